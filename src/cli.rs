@@ -1,0 +1,49 @@
+//! The command line: every subcommand, one enum and one match.
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::{customer, keygen, publish_server, send};
+use crate::common::telemetry::LogArgs;
+
+/// Deliver webhooks: encrypted with each customer's own key, at least once, in order where asked
+#[derive(Debug, Parser)]
+#[command(name = "whk", version, propagate_version = true, max_term_width = 110)]
+#[command(after_help = "\
+The steps, in order:
+  1  whk keygen            the customer makes a key pair and hands over the public key
+  2  whk publish-server    the provider takes events, encrypts, queues and delivers them
+  3  whk customer          the customer verifies and decrypts them
+  4  whk send              sends events to try it all")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// The subcommands, one a step.
+#[derive(Debug, Subcommand)]
+#[expect(missing_docs, reason = "each is described by its arguments, which --help shows")]
+pub enum Command {
+    Keygen(keygen::Args),
+    PublishServer(Box<publish_server::Args>),
+    Customer(Box<customer::Args>),
+    Send(Box<send::Args>),
+}
+
+impl Command {
+    /// Runs the chosen subcommand.
+    ///
+    /// # Errors
+    /// Whatever the subcommand says; [`crate::exit::code_of`] tells the exit code.
+    pub async fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Keygen(args) => keygen::run(args).await,
+            Self::PublishServer(args) => publish_server::run(*args).await,
+            Self::Customer(args) => customer::run(*args).await,
+            Self::Send(args) => send::run(*args).await,
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Step 1, `whk keygen`: a key pair for a tenant.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use crate::common::crypto::keys::{Passphrase, PrivateKey};
+use crate::common::crypto::signature::Secret;
+use crate::common::output::{self, OutputFormat};
+use crate::exit::UsageError;
+
+/// Readable by their owner alone.
+const SECRET_MODE: u32 = 0o600;
+const PUBLIC_MODE: u32 = 0o644;
+
+/// Make an RSA key pair: the customer keeps the private key, the provider gets the public one
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  whk keygen                                       private_key.pem and public_key.pem here
+  whk keygen --out-dir keys --signing-secret       also a secret that both sides sign and verify with
+  whk keygen --passphrase-file pass.txt            the private key encrypted (PKCS#8, PBES2)
+
+Hand public_key.pem to the provider. Keep private_key.pem: who has it can read every event.")]
+pub struct Args {
+    /// Size of the key in bits
+    #[arg(long, value_enum, default_value_t)]
+    bits: Bits,
+    /// Folder to write to; it is made where it doesn't exist
+    #[arg(long, default_value = ".", value_name = "DIR")]
+    out_dir: PathBuf,
+    /// Overwrite existing files; whoever needs the old private key can't open older events any more
+    #[arg(long)]
+    force: bool,
+    /// Encrypt the private key with the first line of this file
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
+    /// Also make signing_secret.txt, which provider and customer share
+    #[arg(long)]
+    signing_secret: bool,
+    /// Form of the result
+    #[arg(long, value_enum, default_value_t)]
+    output: OutputFormat,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum Bits {
+    #[value(name = "2048")]
+    B2048,
+    #[value(name = "3072")]
+    B3072,
+    #[default]
+    #[value(name = "4096")]
+    B4096,
+}
+
+impl Bits {
+    fn count(self) -> u32 {
+        match self {
+            Self::B2048 => 2048,
+            Self::B3072 => 3072,
+            Self::B4096 => 4096,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Made {
+    private_key: PathBuf,
+    public_key: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signing_secret: Option<PathBuf>,
+    key_id: String,
+    bits: u32,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// A file exists and `--force` isn't given, can't be written, or the passphrase file can't be read.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let made = Made {
+        private_key: args.out_dir.join("private_key.pem"),
+        public_key: args.out_dir.join("public_key.pem"),
+        signing_secret: args.signing_secret.then(|| args.out_dir.join("signing_secret.txt")),
+        key_id: String::new(),
+        bits: args.bits.count(),
+    };
+    let passphrase =
+        args.passphrase_file.as_deref().map(Passphrase::read).transpose().context("--passphrase-file")?;
+    fs::create_dir_all(&args.out_dir).with_context(|| format!("make folder {}", args.out_dir.display()))?;
+    if !args.force {
+        for path in [&made.private_key, &made.public_key].into_iter().chain(&made.signing_secret) {
+            refuse_existing(path)?;
+        }
+    }
+
+    let spinner = spinner(made.bits);
+    let bits = made.bits;
+    let key = tokio::task::spawn_blocking(move || PrivateKey::generate(bits)).await?;
+    spinner.finish_and_clear();
+    let key = key?;
+    let write = |path: &Path, mode, text: &str| {
+        write_file(path, mode, text, args.force).with_context(|| format!("write {}", path.display()))
+    };
+    write(&made.private_key, SECRET_MODE, &key.to_pem(passphrase.as_ref())?)?;
+    write(&made.public_key, PUBLIC_MODE, &key.public().to_pem()?)?;
+    if let Some(path) = &made.signing_secret {
+        write(path, SECRET_MODE, &format!("{}\n", *Secret::generate()?.reveal()))?;
+    }
+
+    let made = Made { key_id: key.kid().to_owned(), ..made };
+    let mut text = format!("private key     {}   keep it\n", made.private_key.display());
+    text += &format!("public key      {}    hand it to the provider\n", made.public_key.display());
+    if let Some(path) = &made.signing_secret {
+        text += &format!("signing secret  {} share it with the provider alone\n", path.display());
+    }
+    text += &format!("key id          {}\n", made.key_id);
+    Ok(output::print(args.output, &text, &made)?)
+}
+
+fn refuse_existing(path: &Path) -> Result<(), UsageError> {
+    if path.symlink_metadata().is_ok() {
+        let advice = "pass --force to overwrite it, or another --out-dir";
+        return Err(UsageError(format!("{} exists; {advice}", path.display())));
+    }
+    Ok(())
+}
+
+/// Writes a file whole: a new one must not exist yet, a forced one replaces the old in one step.
+fn write_file(path: &Path, mode: u32, text: &str, force: bool) -> io::Result<()> {
+    let write = |path: &Path| -> io::Result<()> {
+        let mut file: File = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    };
+    if !force {
+        return write(path);
+    }
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(format!(".{}.partial", std::process::id()));
+    let partial = PathBuf::from(partial);
+    write(&partial).and_then(|()| fs::rename(&partial, path)).inspect_err(|_| drop(fs::remove_file(&partial)))
+}
+
+/// Shown on a terminal only, as indicatif does on its own.
+fn spinner(bits: u32) -> ProgressBar {
+    let spinner =
+        ProgressBar::new_spinner().with_message(format!("looking for two primes of {} bits", bits / 2));
+    let style = ProgressStyle::with_template("{spinner} {msg} ({elapsed})")
+        .unwrap_or(ProgressStyle::default_spinner());
+    spinner.set_style(style);
+    spinner.enable_steady_tick(Duration::from_millis(100));
+    spinner
+}

@@ -1,0 +1,27 @@
+//! The subcommands, a file each: `Args`, and `run(args)`.
+
+pub mod customer;
+pub mod keygen;
+pub mod publish_server;
+mod retry_args;
+pub mod send;
+
+use std::str::FromStr as _;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+
+/// Parses a duration flag, such as `500ms`, `30s` or `1h 30m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let problem = || "a duration such as 500ms, 30s or 5m is needed".to_owned();
+    let parsed = SignedDuration::from_str(text).map_err(|_| problem())?;
+    Duration::try_from(parsed).map_err(|_| problem())
+}
+
+/// Parses a flag that counts something of which at least one is needed.
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count) if count > 0 => Ok(count),
+        _ => Err("a whole number of at least 1 is needed".into()),
+    }
+}

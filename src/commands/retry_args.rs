@@ -1,0 +1,74 @@
+//! The flags about retries, for every command that delivers.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::duration;
+use crate::common::retry::{RetryPolicy, RetryPolicyError};
+
+/// When a failed delivery is tried again.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Retries")]
+pub(super) struct RetryArgs {
+    /// Retries after the first attempt; then the job is dead-lettered
+    #[arg(long, env = "MAX_RETRIES", value_name = "COUNT")]
+    max_retries: Option<u32>,
+    /// Delays in milliseconds, comma-separated; the last repeats up to --max-retries
+    #[arg(
+        long,
+        env = "RETRY_DELAYS",
+        value_name = "MS,…",
+        value_delimiter = ',',
+        conflicts_with = "retry_schedule"
+    )]
+    retry_delays: Option<Vec<u64>>,
+    /// A schedule by name: scripts = 1, 2, 4, 8, 16 s; standard = 5 s, 5 min, 30 min, 2, 5, 10, 14, 20 and 24 h
+    #[arg(long, value_enum, value_name = "NAME")]
+    retry_schedule: Option<Schedule>,
+    /// First delay, where neither delays nor a schedule are given
+    #[arg(long, value_parser = duration, default_value = "1s", value_name = "DURATION")]
+    retry_base: Duration,
+    /// What each delay is multiplied by to give the next
+    #[arg(long, default_value_t = 2.0, value_name = "FACTOR")]
+    retry_factor: f64,
+    /// Longest delay
+    #[arg(long, value_parser = duration, default_value = "1h", value_name = "DURATION")]
+    retry_cap: Duration,
+    /// Share by which delays vary at random, 0 to 1
+    #[arg(long, default_value_t = RetryPolicy::JITTER, value_name = "SHARE")]
+    retry_jitter: f64,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Schedule {
+    Scripts,
+    Standard,
+}
+
+/// Retries where nothing else is said: the scripts'.
+const RETRIES: u32 = 5;
+
+impl RetryArgs {
+    pub(super) fn policy(&self) -> Result<RetryPolicy, RetryPolicyError> {
+        let jitter = self.retry_jitter;
+        if let Some(delays) = &self.retry_delays {
+            let delays = delays.iter().copied().map(Duration::from_millis).collect();
+            return RetryPolicy::try_list(delays, self.max_retries, jitter);
+        }
+        match self.retry_schedule {
+            Some(Schedule::Standard) => {
+                let standard = RetryPolicy::standard();
+                let delays = (1..=standard.retries()).map(|retry| standard.delay(retry)).collect();
+                RetryPolicy::try_list(delays, self.max_retries, jitter)
+            }
+            Some(Schedule::Scripts) | None => RetryPolicy::try_exponential(
+                self.retry_base,
+                self.retry_factor,
+                self.retry_cap,
+                self.max_retries.unwrap_or(RETRIES),
+                jitter,
+            ),
+        }
+    }
+}

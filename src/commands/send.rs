@@ -1,0 +1,163 @@
+//! Step 4, `whk send`: publishes events, many or at a rate, and says how it went.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+use http::Uri;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::at_least_one;
+use crate::common::endpoint_url::EndpointUrl;
+use crate::common::output::{self, OutputFormat};
+use crate::common::shutdown::Shutdown;
+use crate::exit::UsageError;
+use crate::send::{Load, Summary, Template};
+
+/// The payload of the scripts' 4_publish.sh.
+const PAYLOAD: &str = r#"{"hello":"world","id":"{{seq}}"}"#;
+
+/// Events of the scripts' 4_kafka_publish.sh, for customer-1 to customer-5.
+const KAFKA_PROFILE: [u64; 5] = [50, 15, 30, 5, 50];
+
+/// Publish events: how many, how fast, and how they were taken
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  whk send                                         100 events to http://127.0.0.1:9000/webhook
+  whk send --count 20000 --concurrency 32          as fast as they are taken
+  whk send --rate 200 --count 2000 --payload '{\"n\":{{seq}},\"sent\":{{now}}}'
+
+In a payload {{seq}} is the event's number, {{now}} microseconds since 1970.
+Exit status: 0 all were accepted, 1 any was refused, 64 usage, 66 a file is missing.")]
+pub struct Args {
+    /// The publish-server
+    #[arg(long, value_name = "URL", value_parser = server_url, default_value = "http://127.0.0.1:4242")]
+    server: Uri,
+    /// Where events are delivered; repeat it to take turns
+    #[arg(long, value_name = "URL", value_parser = webhook_url, default_value = "http://127.0.0.1:9000/webhook")]
+    webhook_url: Vec<String>,
+    /// How many events
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    count: u64,
+    /// The scripts' mix instead of --count: kafka = 50, 15, 30, 5 and 50 events to customer-1 to customer-5
+    #[arg(long, value_enum, conflicts_with_all = ["count", "target"])]
+    profile: Option<Profile>,
+    /// The tenant's name that is sent along
+    #[arg(long, value_name = "NAME")]
+    target: Option<String>,
+    /// The event type that is sent along
+    #[arg(long = "type", value_name = "TYPE")]
+    kind: Option<String>,
+    /// Payload template
+    #[arg(long, value_name = "JSON", default_value = PAYLOAD)]
+    payload: String,
+    /// File with a payload template
+    #[arg(long, value_name = "FILE", conflicts_with = "payload")]
+    payload_file: Option<PathBuf>,
+    /// Requests at once
+    #[arg(long, value_parser = at_least_one, default_value_t = 8, value_name = "COUNT")]
+    concurrency: usize,
+    /// Events a second; as fast as they are taken where it isn't given
+    #[arg(long, value_parser = rate, value_name = "PER_SECOND")]
+    rate: Option<f64>,
+    /// Form of the result
+    #[arg(long, value_enum, default_value_t)]
+    output: OutputFormat,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Profile {
+    Kafka,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// A flag or a file can't be used, or any event was refused.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let text = match &args.payload_file {
+        None => args.payload,
+        Some(path) => std::fs::read_to_string(path)
+            .with_context(|| format!("--payload-file: read {}", path.display()))?,
+    };
+    let template = Template::parse(&text).map_err(|error| UsageError(error.to_string()))?;
+    let load = Load {
+        publish_url: publish_url(&args.server)?,
+        webhook_urls: args.webhook_url,
+        batches: match args.profile {
+            None => vec![(args.target, args.count)],
+            Some(Profile::Kafka) => {
+                let customers = (1..).map(|number| Some(format!("customer-{number}")));
+                customers.zip(KAFKA_PROFILE).collect()
+            }
+        },
+        kind: args.kind,
+        template,
+        concurrency: args.concurrency,
+        rate: args.rate,
+    };
+    let total = load.total();
+    let shutdown = Shutdown::on_signals().context("install signal handlers")?;
+    let progress = progress_bar(total);
+    let summary = tokio::select! {
+        summary = load.run(progress.clone(), shutdown.drain) => summary,
+        () = shutdown.abort.cancelled() => return Err(crate::common::shutdown::Interrupted.into()),
+    };
+    progress.finish_and_clear();
+    output::print(args.output, &as_text(&summary), &summary)?;
+    let unsent = total.saturating_sub(summary.accepted).saturating_sub(summary.refused);
+    match summary.first_refusal {
+        Some(reason) => {
+            anyhow::bail!("{} of {total} events were refused; the first: {reason}", summary.refused)
+        }
+        None if unsent > 0 => anyhow::bail!("stopped by a signal; {unsent} of {total} events weren't sent"),
+        None => Ok(()),
+    }
+}
+
+fn as_text(summary: &Summary) -> String {
+    let latency = &summary.latency_ms;
+    format!(
+        "accepted  {}\nrefused   {}\nrate      {:.0} accepted/s over {:.2} s\nlatency   p50 {:.2} ms   p90 {:.2} ms   p99 {:.2} ms   max {:.2} ms\n",
+        summary.accepted,
+        summary.refused,
+        summary.accepted_per_second,
+        summary.seconds,
+        latency.p50,
+        latency.p90,
+        latency.p99,
+        latency.max,
+    )
+}
+
+/// Shown on a terminal only, as indicatif does on its own.
+fn progress_bar(total: u64) -> ProgressBar {
+    let template = "{bar:40} {pos}/{len} events  {per_sec}  {eta} left";
+    let style = ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar());
+    ProgressBar::new(total).with_style(style)
+}
+
+fn server_url(text: &str) -> Result<Uri, String> {
+    EndpointUrl::parse(text).map(|url| url.uri().clone()).map_err(|error| error.to_string())
+}
+
+fn webhook_url(text: &str) -> Result<String, String> {
+    EndpointUrl::parse(text).map(|url| url.uri().to_string()).map_err(|error| error.to_string())
+}
+
+fn publish_url(server: &Uri) -> Result<Uri, UsageError> {
+    let base = server.path().trim_end_matches('/').trim_end_matches("/publish");
+    let (scheme, authority) = (server.scheme_str().unwrap_or("http"), server.authority());
+    let authority = authority.map_or("", http::uri::Authority::as_str);
+    let url = format!("{scheme}://{authority}{base}/publish");
+    url.parse()
+        .map_err(|_| UsageError(format!("--server {server} isn't a URL that /publish can be added to")))
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(rate) if (0.001..=1e9).contains(&rate) => Ok(rate),
+        _ => Err("a number of events a second, 0.001 at least, is needed".into()),
+    }
+}

@@ -1,0 +1,384 @@
+//! RSA keys: made, read in every form they come in, and named by their RFC 7638 thumbprint.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use pkcs8::{
+    DecodePrivateKey as _, DecodePublicKey as _, EncodePrivateKey as _, EncodePublicKey as _, LineEnding,
+};
+use rsa::pkcs1::{DecodeRsaPrivateKey as _, DecodeRsaPublicKey as _};
+use rsa::traits::PublicKeyParts as _;
+use rsa::{PrivateKey as RsaPrivateKey, PublicKey as RsaPublicKey};
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
+
+use super::{BASE64URL, decode_base64_text};
+
+/// The smallest modulus that is accepted: NIST SP 800-131A disallows less since 2014.
+pub const MIN_BITS: u32 = 2048;
+
+/// A key file longer than this isn't one: an 8192-bit private key's PEM is under 7 KiB.
+const MAX_KEY_FILE: u64 = 64 * 1024;
+
+/// Why a key can't be used. Every message says what to do about it; none holds key material.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The file can't be read.
+    #[error("read key file {path}")]
+    Read {
+        /// The file as it was named.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The content of a file can't be used.
+    #[error("key file {path}")]
+    File {
+        /// The file as it was named.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<KeyError>,
+    },
+    /// Nothing but white space.
+    #[error("is empty; `whk keygen` makes a key pair")]
+    Empty,
+    /// A private key was given where a public one belongs.
+    #[error(
+        "holds a private key where a public key belongs; pass public_key.pem, and keep the private key with the customer"
+    )]
+    PrivateWherePublic,
+    /// A public key was given where a private one belongs.
+    #[error("holds a public key where a private key belongs; pass private_key.pem")]
+    PublicWherePrivate,
+    /// The modulus is too short to be safe.
+    #[error("is an RSA key of {0} bits, at least {MIN_BITS} are needed; `whk keygen` makes one of 4096")]
+    TooShort(u32),
+    /// The private key is encrypted and no passphrase was given.
+    #[error("is encrypted; pass --passphrase-file")]
+    PassphraseNeeded,
+    /// The passphrase doesn't open the private key.
+    #[error("can't be decrypted: wrong passphrase, or damaged")]
+    WrongPassphrase,
+    /// Some other kind of PEM, JWK or file.
+    #[error("holds {0}, not an RSA key as PEM (PKCS#8, SPKI or PKCS#1), base64 of PEM, or (public keys) JWK")]
+    Unsupported(String),
+    /// It looks like a key and isn't one.
+    #[error("is truncated or damaged")]
+    Malformed,
+    /// The operating system's random generator failed, or another step of key generation.
+    #[error("generate RSA key")]
+    Generate(#[source] rsa::Error),
+    /// A key can't be written as PEM.
+    #[error("encode RSA key as PEM")]
+    Encode,
+}
+
+impl KeyError {
+    fn in_file(self, path: &Path) -> Self {
+        Self::File { path: path.to_owned(), source: Box::new(self) }
+    }
+}
+
+/// A public key, with its key id.
+#[derive(Clone)]
+pub struct PublicKey {
+    rsa: RsaPublicKey,
+    kid: Box<str>,
+}
+
+impl PublicKey {
+    /// Reads a key file in any form [`PublicKey::parse`] takes.
+    ///
+    /// # Errors
+    /// The file can't be read, or isn't a public RSA key of at least [`MIN_BITS`].
+    pub fn read(path: &Path) -> Result<Self, KeyError> {
+        Self::parse(&read_key_file(path)?).map_err(|e| e.in_file(path))
+    }
+
+    /// Parses PEM (SPKI or PKCS#1), the Deno scripts' base64 of that PEM, or a JWK (RFC 7517).
+    ///
+    /// # Errors
+    /// `text` isn't a public RSA key of at least [`MIN_BITS`].
+    pub fn parse(text: &str) -> Result<Self, KeyError> {
+        let text = text.trim();
+        if text.starts_with('{') {
+            return Self::from_jwk(text);
+        }
+        let pem = pem_of(text)?;
+        let rsa = match pem_label(&pem)? {
+            "PUBLIC KEY" => RsaPublicKey::from_public_key_pem(&pem).map_err(spki_error)?,
+            "RSA PUBLIC KEY" => RsaPublicKey::from_pkcs1_pem(&pem).map_err(|_| KeyError::Malformed)?,
+            "PRIVATE KEY" | "RSA PRIVATE KEY" | "ENCRYPTED PRIVATE KEY" => {
+                return Err(KeyError::PrivateWherePublic);
+            }
+            other => return Err(KeyError::Unsupported(describe_label(other))),
+        };
+        Self::new(rsa)
+    }
+
+    fn from_jwk(text: &str) -> Result<Self, KeyError> {
+        #[derive(Deserialize)]
+        struct Jwk {
+            kty: String,
+            n: Option<String>,
+            e: Option<String>,
+            d: Option<serde::de::IgnoredAny>,
+        }
+        let jwk: Jwk = serde_json::from_str(text).map_err(|_| KeyError::Malformed)?;
+        if jwk.kty != "RSA" {
+            return Err(KeyError::Unsupported("a JWK of another key type".into()));
+        }
+        if jwk.d.is_some() {
+            return Err(KeyError::PrivateWherePublic);
+        }
+        let number = |member: Option<String>| {
+            let bytes = member.and_then(|m| BASE64URL.decode(m).ok()).ok_or(KeyError::Malformed)?;
+            Ok::<_, KeyError>(rsa::BoxedUint::from_be_slice_vartime(&bytes))
+        };
+        let (n, e) = (number(jwk.n)?, number(jwk.e)?);
+        let bits = n.bit_width_vartime();
+        if bits < MIN_BITS {
+            return Err(KeyError::TooShort(bits));
+        }
+        Self::new(RsaPublicKey::new(n, e).map_err(|_| KeyError::Malformed)?)
+    }
+
+    fn new(rsa: RsaPublicKey) -> Result<Self, KeyError> {
+        let bits = rsa.n().bit_width_vartime();
+        if bits < MIN_BITS {
+            return Err(KeyError::TooShort(bits));
+        }
+        let kid = thumbprint(&rsa).into_boxed_str();
+        Ok(Self { rsa, kid })
+    }
+
+    /// The key id: the RFC 7638 thumbprint, SHA-256, base64url, 43 characters.
+    #[must_use]
+    pub fn kid(&self) -> &str {
+        &self.kid
+    }
+
+    /// The modulus' size in bits.
+    #[must_use]
+    pub fn bits(&self) -> u32 {
+        self.rsa.n().bit_width_vartime()
+    }
+
+    /// The SPKI form as PEM.
+    ///
+    /// # Errors
+    /// The key can't be encoded.
+    pub fn to_pem(&self) -> Result<String, KeyError> {
+        self.rsa.to_public_key_pem(LineEnding::LF).map_err(|_| KeyError::Encode)
+    }
+
+    /// The JWK form (RFC 7517), with `kid`, `use` and `alg`.
+    #[must_use]
+    pub fn to_jwk(&self) -> serde_json::Value {
+        let (n, e) = jwk_numbers(&self.rsa);
+        serde_json::json!({"kty": "RSA", "use": "enc", "alg": "RSA-OAEP-256", "kid": self.kid(), "n": n, "e": e})
+    }
+
+    pub(super) fn rsa(&self) -> &RsaPublicKey {
+        &self.rsa
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PublicKey").field("kid", &self.kid).finish_non_exhaustive()
+    }
+}
+
+/// A private key, with the key id of its public half. `Debug` shows the key id alone.
+#[derive(Clone)]
+pub struct PrivateKey {
+    rsa: RsaPrivateKey,
+    public: PublicKey,
+}
+
+impl PrivateKey {
+    /// Generates a key pair. Takes seconds at 4096 bits: call it from `spawn_blocking`.
+    ///
+    /// # Errors
+    /// `bits` is under [`MIN_BITS`], or the system's random generator fails.
+    pub fn generate(bits: u32) -> Result<Self, KeyError> {
+        if bits < MIN_BITS {
+            return Err(KeyError::TooShort(bits));
+        }
+        let size = usize::try_from(bits).map_err(|_| KeyError::Malformed)?;
+        Self::new(RsaPrivateKey::new(&mut rand::rngs::SysRng, size).map_err(KeyError::Generate)?)
+    }
+
+    /// Reads a key file in any form [`PrivateKey::parse`] takes.
+    ///
+    /// # Errors
+    /// The file can't be read, or isn't a private RSA key of at least [`MIN_BITS`] that `passphrase` opens.
+    pub fn read(path: &Path, passphrase: Option<&Passphrase>) -> Result<Self, KeyError> {
+        Self::parse(&read_key_file(path)?, passphrase).map_err(|e| e.in_file(path))
+    }
+
+    /// Parses PEM (PKCS#8, plain or encrypted, or PKCS#1) or the Deno scripts' base64 of that PEM.
+    ///
+    /// # Errors
+    /// `text` isn't a private RSA key of at least [`MIN_BITS`] that `passphrase` opens.
+    pub fn parse(text: &str, passphrase: Option<&Passphrase>) -> Result<Self, KeyError> {
+        let pem = pem_of(text.trim())?;
+        let rsa = match pem_label(&pem)? {
+            "PRIVATE KEY" => RsaPrivateKey::from_pkcs8_pem(&pem).map_err(pkcs8_error)?,
+            "RSA PRIVATE KEY" => RsaPrivateKey::from_pkcs1_pem(&pem).map_err(|_| KeyError::Malformed)?,
+            "ENCRYPTED PRIVATE KEY" => {
+                let passphrase = passphrase.ok_or(KeyError::PassphraseNeeded)?;
+                RsaPrivateKey::from_pkcs8_encrypted_pem(&pem, passphrase.as_bytes())
+                    .map_err(|_| KeyError::WrongPassphrase)?
+            }
+            "PUBLIC KEY" | "RSA PUBLIC KEY" => return Err(KeyError::PublicWherePrivate),
+            other => return Err(KeyError::Unsupported(describe_label(other))),
+        };
+        Self::new(rsa)
+    }
+
+    fn new(rsa: RsaPrivateKey) -> Result<Self, KeyError> {
+        let public = PublicKey::new(rsa.to_public_key())?;
+        Ok(Self { rsa, public })
+    }
+
+    /// The public half.
+    #[must_use]
+    pub fn public(&self) -> &PublicKey {
+        &self.public
+    }
+
+    /// The key id of the public half.
+    #[must_use]
+    pub fn kid(&self) -> &str {
+        self.public.kid()
+    }
+
+    /// The PKCS#8 form as PEM, encrypted (PBES2: scrypt and AES-256-CBC) where a passphrase is given.
+    ///
+    /// # Errors
+    /// The key can't be encoded.
+    pub fn to_pem(&self, passphrase: Option<&Passphrase>) -> Result<Zeroizing<String>, KeyError> {
+        match passphrase {
+            None => self.rsa.to_pkcs8_pem(LineEnding::LF),
+            Some(passphrase) => self.rsa.to_pkcs8_encrypted_pem(passphrase.as_bytes(), LineEnding::LF),
+        }
+        .map_err(|_| KeyError::Encode)
+    }
+
+    pub(super) fn rsa(&self) -> &RsaPrivateKey {
+        &self.rsa
+    }
+}
+
+impl fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PrivateKey").field("kid", &self.kid()).finish_non_exhaustive()
+    }
+}
+
+/// What an encrypted private key is opened with. `Debug` hides it.
+pub struct Passphrase(Zeroizing<String>);
+
+impl Passphrase {
+    /// Reads the first line of a file.
+    ///
+    /// # Errors
+    /// The file can't be read, or its first line is empty.
+    pub fn read(path: &Path) -> Result<Self, KeyError> {
+        let text = read_key_file(path)?;
+        match text.lines().next() {
+            None | Some("") => Err(KeyError::Unsupported("an empty first line".into()).in_file(path)),
+            Some(line) => Ok(Self(Zeroizing::new(line.to_owned()))),
+        }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl From<&str> for Passphrase {
+    fn from(text: &str) -> Self {
+        Self(Zeroizing::new(text.to_owned()))
+    }
+}
+
+impl fmt::Debug for Passphrase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Passphrase(…)")
+    }
+}
+
+/// Reads a small secret file whole; its content is wiped when dropped.
+pub(super) fn read_key_file(path: &Path) -> Result<Zeroizing<String>, KeyError> {
+    let read = || -> io::Result<Zeroizing<String>> {
+        let length = std::fs::metadata(path)?.len();
+        if length > MAX_KEY_FILE {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "file is too large for a key"));
+        }
+        std::fs::read_to_string(path).map(Zeroizing::new)
+    };
+    read().map_err(|source| KeyError::Read { path: path.to_owned(), source })
+}
+
+/// Finds the PEM in `text`: as it stands (whatever precedes it), or in base64 as the Deno scripts write it.
+fn pem_of(text: &str) -> Result<Zeroizing<String>, KeyError> {
+    let from_begin = |text: &str| text.find("-----BEGIN ").and_then(|at| text.get(at..)).map(str::to_owned);
+    if text.is_empty() {
+        return Err(KeyError::Empty);
+    }
+    if let Some(pem) = from_begin(text) {
+        return Ok(Zeroizing::new(pem));
+    }
+    decode_base64_text(text)
+        .and_then(|bytes| std::str::from_utf8(&bytes).ok().and_then(from_begin))
+        .map(Zeroizing::new)
+        .ok_or_else(|| KeyError::Unsupported("no PEM".into()))
+}
+
+fn pem_label(pem: &str) -> Result<&str, KeyError> {
+    pem.strip_prefix("-----BEGIN ")
+        .and_then(|rest| rest.split_once("-----"))
+        .map(|(label, _)| label)
+        .ok_or(KeyError::Malformed)
+}
+
+fn describe_label(label: &str) -> String {
+    let label: String = label.chars().filter(|c| c.is_ascii_alphanumeric() || *c == ' ').take(40).collect();
+    format!("PEM of type \"{label}\"")
+}
+
+fn spki_error(error: pkcs8::spki::Error) -> KeyError {
+    match error {
+        pkcs8::spki::Error::OidUnknown { .. } => KeyError::Unsupported("a public key that isn't RSA".into()),
+        _ => KeyError::Malformed,
+    }
+}
+
+fn pkcs8_error(error: pkcs8::Error) -> KeyError {
+    match error {
+        pkcs8::Error::PublicKey(pkcs8::spki::Error::OidUnknown { .. }) => {
+            KeyError::Unsupported("a private key that isn't RSA".into())
+        }
+        _ => KeyError::Malformed,
+    }
+}
+
+fn jwk_numbers(key: &RsaPublicKey) -> (String, String) {
+    let encode = |number: Box<[u8]>| {
+        let significant = number.iter().position(|byte| *byte != 0).unwrap_or(number.len());
+        BASE64URL.encode(number.get(significant..).unwrap_or_default())
+    };
+    (encode(key.n().to_be_bytes()), encode(key.e().to_be_bytes()))
+}
+
+/// RFC 7638, section 3: SHA-256 over the required members in lexicographic order, without white space.
+fn thumbprint(key: &RsaPublicKey) -> String {
+    let (n, e) = jwk_numbers(key);
+    BASE64URL.encode(Sha256::digest(format!(r#"{{"e":"{e}","kty":"RSA","n":"{n}"}}"#)))
+}

@@ -1,0 +1,212 @@
+//! Standard Webhooks signatures: `v1,<base64 HMAC-SHA256>` over `id.timestamp.body`, one for each live secret.
+//!
+//! Source: the Standard Webhooks specification 1.0.0, "Verifying webhook authenticity".
+
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use rand::TryRng as _;
+use rand::rngs::{SysError, SysRng};
+use sha2::Sha256;
+use subtle::{Choice, ConstantTimeEq as _};
+use zeroize::Zeroizing;
+
+use super::keys::{KeyError, read_key_file};
+
+const PREFIX: &str = "whsec_";
+const VERSION: &str = "v1,";
+
+/// A signing secret: 24 to 64 random bytes, written `whsec_<base64>`. `Debug` hides it.
+#[derive(Clone)]
+pub struct Secret(Zeroizing<Vec<u8>>);
+
+/// The text isn't a signing secret.
+#[derive(Debug, thiserror::Error)]
+#[error("a signing secret is `whsec_` and base64 of 24 to 64 bytes; `whk keygen --signing-secret` makes one")]
+pub struct SecretError;
+
+/// Why a file gives no signing secrets.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretFileError {
+    /// It can't be read.
+    #[error(transparent)]
+    Read(#[from] KeyError),
+    /// A line of it isn't a secret.
+    #[error("signing secret file {path}, line {line}")]
+    Line {
+        /// The file as it was named.
+        path: Box<Path>,
+        /// Counted from 1.
+        line: usize,
+        /// What a secret looks like.
+        source: SecretError,
+    },
+    /// It holds no line.
+    #[error("signing secret file {0} is empty")]
+    Empty(Box<Path>),
+}
+
+impl Secret {
+    /// Makes a secret of 32 random bytes.
+    ///
+    /// # Errors
+    /// The system's random generator fails.
+    pub fn generate() -> Result<Self, SysError> {
+        let mut bytes = Zeroizing::new(vec![0; 32]);
+        SysRng.try_fill_bytes(&mut bytes)?;
+        Ok(Self(bytes))
+    }
+
+    /// Parses `whsec_<base64>`; the prefix may be missing.
+    ///
+    /// # Errors
+    /// It isn't base64, or isn't of 24 to 64 bytes.
+    pub fn parse(text: &str) -> Result<Self, SecretError> {
+        let text = text.trim();
+        let bytes = STANDARD.decode(text.strip_prefix(PREFIX).unwrap_or(text)).map(Zeroizing::new);
+        match bytes {
+            Ok(bytes) if (24..=64).contains(&bytes.len()) => Ok(Self(bytes)),
+            _ => Err(SecretError),
+        }
+    }
+
+    /// Reads a file with one secret a line; blank lines and lines that start with `#` are passed over.
+    ///
+    /// # Errors
+    /// The file can't be read, holds no secret, or a line isn't one.
+    pub fn read_all(path: &Path) -> Result<Vec<Self>, SecretFileError> {
+        let text = read_key_file(path)?;
+        let lines = text.lines().enumerate();
+        let secrets = lines
+            .filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'))
+            .map(|(index, line)| {
+                let line_number = index.saturating_add(1);
+                Self::parse(line).map_err(|source| SecretFileError::Line {
+                    path: path.into(),
+                    line: line_number,
+                    source,
+                })
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        if secrets.is_empty() { Err(SecretFileError::Empty(path.into())) } else { Ok(secrets) }
+    }
+
+    /// Writes it as `whsec_<base64>`.
+    #[must_use]
+    pub fn reveal(&self) -> Zeroizing<String> {
+        Zeroizing::new(format!("{PREFIX}{}", STANDARD.encode(&*self.0)))
+    }
+
+    fn mac(&self, id: &str, timestamp: &str, body: &[u8]) -> Option<[u8; 32]> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).ok()?;
+        mac.update(id.as_bytes());
+        mac.update(b".");
+        mac.update(timestamp.as_bytes());
+        mac.update(b".");
+        mac.update(body);
+        Some(mac.finalize().into_bytes().into())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// Signs deliveries with every live secret.
+#[derive(Debug, Clone)]
+pub struct Signer(Vec<Secret>);
+
+impl Signer {
+    /// A signer with `secrets`, in the order their signatures are sent.
+    #[must_use]
+    pub fn new(secrets: Vec<Secret>) -> Self {
+        Self(secrets)
+    }
+
+    /// The value of the `webhook-signature` header: one `v1,…` a secret, separated by spaces.
+    #[must_use]
+    pub fn sign(&self, id: &str, timestamp: i64, body: &[u8]) -> String {
+        let timestamp = timestamp.to_string();
+        let mut header = String::with_capacity(self.0.len().saturating_mul(48));
+        for mac in self.0.iter().filter_map(|secret| secret.mac(id, &timestamp, body)) {
+            if !header.is_empty() {
+                header.push(' ');
+            }
+            header.push_str(VERSION);
+            STANDARD.encode_string(mac, &mut header);
+        }
+        header
+    }
+}
+
+/// Why a delivery isn't believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SignatureError {
+    /// One of the three headers is missing or isn't text.
+    #[error("webhook-id, webhook-timestamp and webhook-signature are needed")]
+    Missing,
+    /// The timestamp isn't in Unix seconds.
+    #[error("webhook-timestamp isn't in Unix seconds")]
+    Timestamp,
+    /// The timestamp is too old or too new: a replay, or a wrong clock.
+    #[error("webhook-timestamp is too far from this machine's clock")]
+    Tolerance,
+    /// No signature matches any secret.
+    #[error("no webhook-signature matches")]
+    Mismatch,
+}
+
+/// Verifies deliveries against every live secret.
+#[derive(Debug, Clone)]
+pub struct Verifier {
+    secrets: Vec<Secret>,
+    tolerance: Duration,
+}
+
+impl Verifier {
+    /// Standard Webhooks' tolerance: 5 minutes, both ways.
+    pub const TOLERANCE: Duration = Duration::from_secs(300);
+
+    /// A verifier that accepts any of `secrets`.
+    #[must_use]
+    pub fn new(secrets: Vec<Secret>, tolerance: Duration) -> Self {
+        Self { secrets, tolerance }
+    }
+
+    /// Checks the three headers' values against `body`, at `now` in Unix seconds, in constant time.
+    ///
+    /// # Errors
+    /// The timestamp isn't one or is out of tolerance, or no signature matches.
+    pub fn verify(
+        &self,
+        id: &str,
+        timestamp: &str,
+        signatures: &str,
+        body: &[u8],
+        now: i64,
+    ) -> Result<(), SignatureError> {
+        let sent: i64 = timestamp.parse().map_err(|_| SignatureError::Timestamp)?;
+        if sent.abs_diff(now) > self.tolerance.as_secs() {
+            return Err(SignatureError::Tolerance);
+        }
+        let given =
+            signatures.split(' ').filter_map(|part| STANDARD.decode(part.strip_prefix(VERSION)?).ok());
+        let given: Vec<Vec<u8>> = given.take(MOST_SIGNATURES).collect();
+        let mut matched = Choice::from(0);
+        for mac in self.secrets.iter().filter_map(|secret| secret.mac(id, timestamp, body)) {
+            for signature in &given {
+                matched |= mac.as_slice().ct_eq(signature);
+            }
+        }
+        if bool::from(matched) { Ok(()) } else { Err(SignatureError::Mismatch) }
+    }
+}
+
+/// Signatures of one delivery that are looked at: more live secrets than anybody rotates at once.
+const MOST_SIGNATURES: usize = 16;

@@ -1,0 +1,91 @@
+//! Counters of one process, written as OpenMetrics text.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+/// Upper bounds in seconds: from a local customer's half millisecond to the time limit of 30 s.
+const SECONDS: [f64; 12] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0];
+
+/// What is counted.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Jobs that were queued and answered 202.
+    pub published: Counter,
+    /// Attempts, whatever came of them.
+    pub attempts: Counter,
+    /// Jobs that a customer has.
+    pub delivered: Counter,
+    /// Attempts that failed and are tried again.
+    pub retried: Counter,
+    /// Jobs that were dead-lettered.
+    pub dead: Counter,
+    /// Seconds that attempts took.
+    pub attempt_seconds: Histogram,
+    /// Seconds from publish to a successful end of delivery.
+    pub delivery_seconds: Histogram,
+    /// Jobs in the queue by state.
+    depth: Family<DepthLabels, Gauge>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DepthLabels {
+    state: &'static str,
+}
+
+impl Metrics {
+    /// Counters at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("whk"),
+            published: Counter::default(),
+            attempts: Counter::default(),
+            delivered: Counter::default(),
+            retried: Counter::default(),
+            dead: Counter::default(),
+            attempt_seconds: Histogram::new(SECONDS),
+            delivery_seconds: Histogram::new(SECONDS),
+            depth: Family::default(),
+        };
+        let registry = &mut metrics.registry;
+        registry.register("jobs_published", "Jobs queued and answered 202", metrics.published.clone());
+        registry.register("attempts", "Delivery attempts", metrics.attempts.clone());
+        registry.register("jobs_delivered", "Jobs that a customer has", metrics.delivered.clone());
+        registry.register("retries", "Failed attempts that are tried again", metrics.retried.clone());
+        registry.register("jobs_dead", "Jobs that were dead-lettered", metrics.dead.clone());
+        registry.register("attempt_seconds", "Time an attempt took", metrics.attempt_seconds.clone());
+        registry.register(
+            "delivery_seconds",
+            "Time from publish to delivery",
+            metrics.delivery_seconds.clone(),
+        );
+        registry.register("queue_jobs", "Jobs in the queue by state", metrics.depth.clone());
+        metrics
+    }
+
+    /// Sets the gauge of one state of the queue.
+    pub fn set_depth(&self, state: &'static str, jobs: u64) {
+        self.depth.get_or_create(&DepthLabels { state }).set(i64::try_from(jobs).unwrap_or(i64::MAX));
+    }
+
+    /// All of it as OpenMetrics text.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String can't fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,125 @@
+//! Where opened events go: to stdout, a JSON line each, or to a local application.
+
+use std::io::{self, Write as _};
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method, Request, StatusCode, Uri};
+use http_body_util::Full;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tokio::sync::{mpsc, oneshot};
+
+use super::receiver::{Event, Opened, Rejection};
+use crate::common::crypto::signature::Signer;
+use crate::common::http::{PlainClient, plain_client, root_cause};
+use crate::deliver::{WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
+
+/// Lines that wait for stdout; beyond them deliveries wait.
+const WAITING_LINES: usize = 256;
+
+/// How long the local application may take: under the provider's 30 s, so that it hears an answer.
+const FORWARD_TIME: Duration = Duration::from_secs(25);
+
+/// An event on stdout.
+#[derive(Serialize)]
+struct Line<'a> {
+    id: Option<&'a str>,
+    r#type: Option<&'a str>,
+    time: &'a str,
+    data: &'a RawValue,
+}
+
+/// Writes lines to stdout from a thread of its own: all that wait at once go out with one flush, and a delivery
+/// is answered only after its line was written.
+pub(super) struct Printer(mpsc::Sender<(Vec<u8>, oneshot::Sender<io::Result<()>>)>);
+
+impl Printer {
+    pub(super) fn start() -> Self {
+        let (send, mut lines) = mpsc::channel::<(Vec<u8>, oneshot::Sender<io::Result<()>>)>(WAITING_LINES);
+        thread::spawn(move || {
+            let mut waiting = Vec::new();
+            while lines.blocking_recv_many(&mut waiting, WAITING_LINES) > 0 {
+                let written = write_all(waiting.iter().map(|(line, _)| line.as_slice()));
+                for (_, answer) in waiting.drain(..) {
+                    // The delivery may have been broken off meanwhile.
+                    drop(answer.send(written.as_ref().copied().map_err(|error| error.kind().into())));
+                }
+            }
+        });
+        Self(send)
+    }
+
+    /// Prints one event; an answer of `Ok` means that stdout has it.
+    pub(super) async fn print(&self, event: &Event<'_>) -> io::Result<()> {
+        let line = Line { id: event.id, r#type: event.kind, time: &event.time, data: event.data };
+        let mut line = serde_json::to_vec(&line)?;
+        // Line ends stand only between a payload's tokens (RFC 8259, section 7): without them it is one line.
+        line.retain(|byte| !matches!(byte, b'\n' | b'\r'));
+        line.push(b'\n');
+        let (answer, written) = oneshot::channel();
+        let ended = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        self.0.send((line, answer)).await.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        written.await.map_err(ended)?
+    }
+}
+
+fn write_all<'l>(lines: impl Iterator<Item = &'l [u8]>) -> io::Result<()> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    for line in lines {
+        out.write_all(line)?;
+    }
+    out.flush()
+}
+
+/// Hands decrypted messages to a local application, signed anew so that it can verify them as usual.
+pub(super) struct Forwarder {
+    client: PlainClient,
+    url: Uri,
+    signer: Option<Signer>,
+}
+
+impl Forwarder {
+    pub(super) fn new(url: Uri, signer: Option<Signer>) -> Self {
+        Self { client: plain_client(64), url, signer }
+    }
+
+    /// The application's status; 502 where it can't be reached.
+    pub(super) async fn forward(&self, opened: &Opened) -> StatusCode {
+        let request = match self.request(opened) {
+            Ok(request) => request,
+            Err(rejection) => return rejection.status(),
+        };
+        match tokio::time::timeout(FORWARD_TIME, self.client.request(request)).await {
+            Ok(Ok(response)) => response.status(),
+            Ok(Err(error)) => {
+                tracing::warn!(error = %root_cause(&error), "the application can't be reached; see --forward");
+                StatusCode::BAD_GATEWAY
+            }
+            Err(_) => {
+                tracing::warn!("the application gave no answer within {} s", FORWARD_TIME.as_secs());
+                StatusCode::GATEWAY_TIMEOUT
+            }
+        }
+    }
+
+    fn request(&self, opened: &Opened) -> Result<Request<Full<Bytes>>, Rejection> {
+        let event = opened.event()?;
+        let id = opened.id.as_deref().or(event.id).unwrap_or_default();
+        let timestamp = jiff::Timestamp::now().as_second();
+        let body = Bytes::copy_from_slice(opened.plaintext());
+        let mut request = Request::new(Full::new(body.clone()));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.url.clone();
+        let headers = request.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(WEBHOOK_ID, HeaderValue::try_from(id).map_err(|_| Rejection::Id)?);
+        headers.insert(WEBHOOK_TIMESTAMP, timestamp.into());
+        if let Some(signature) = self.signer.as_ref().map(|signer| signer.sign(id, timestamp, &body)) {
+            headers.insert(WEBHOOK_SIGNATURE, HeaderValue::try_from(signature).map_err(|_| Rejection::Id)?);
+        }
+        Ok(request)
+    }
+}

@@ -1,0 +1,167 @@
+//! One attempt: egress guard, signature, POST, outcome.
+
+mod connect;
+pub mod egress;
+#[cfg(test)]
+mod tests;
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, RETRY_AFTER, USER_AGENT};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::{Client, Error};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+
+use crate::common::clock::Clock;
+use crate::common::crypto::signature::Signer;
+use crate::common::http::{self as plumbing, root_cause};
+use crate::common::job::Job;
+use crate::common::retry::{Failure, Outcome};
+pub use connect::{ExtraRoots, ExtraRootsError};
+use connect::{GuardedDial, refusal_in};
+use egress::EgressGuard;
+
+/// The header with the message id (Standard Webhooks).
+pub const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
+/// The header with the attempt's time in Unix seconds (Standard Webhooks).
+pub const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
+/// The header with the signatures (Standard Webhooks).
+pub const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+/// The header with the trace (W3C Trace Context).
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// A response longer than this is a failure, and no more of it is read.
+pub const MOST_RESPONSE: usize = 64 * 1024;
+
+/// How long an unused connection to a customer is kept.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// What attempts are made with.
+#[derive(Debug, Clone)]
+pub struct DeliverConfig {
+    /// Connect, headers and body together.
+    pub time_limit: Duration,
+    /// Which addresses may be called.
+    pub guard: EgressGuard,
+    /// Roots of trust beyond Mozilla's.
+    pub extra_roots: ExtraRoots,
+    /// Signs every attempt, where there are secrets.
+    pub signer: Option<Signer>,
+    /// Unused connections that are kept per customer.
+    pub idle_connections: usize,
+}
+
+/// Makes attempts.
+pub struct Deliverer {
+    client: Client<HttpsConnector<GuardedDial>, Full<Bytes>>,
+    signer: Option<Signer>,
+    time_limit: Duration,
+    clock: Clock,
+}
+
+impl Deliverer {
+    /// A deliverer whose outcomes are timed by `clock`.
+    #[must_use]
+    pub fn new(config: DeliverConfig, clock: Clock) -> Self {
+        let roots = (*config.extra_roots.0).clone();
+        let client = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(config.idle_connections)
+            .http1_max_buf_size(MOST_RESPONSE)
+            .build(connect::connector(&config.guard, roots, config.time_limit));
+        Self { client, signer: config.signer, time_limit: config.time_limit, clock }
+    }
+
+    /// Makes one attempt to deliver `job`. Dropping the future breaks the attempt off.
+    pub async fn attempt(&self, job: &Job) -> Outcome {
+        let result = match tokio::time::timeout(self.time_limit, self.exchange(job)).await {
+            Ok(result) => result,
+            Err(_) => Err(Failure::TimedOut),
+        };
+        Outcome { at: self.clock.now(), result }
+    }
+
+    async fn exchange(&self, job: &Job) -> Result<u16, Failure> {
+        let response = self.client.request(self.request(job)).await.map_err(|error| failure_of(&error))?;
+        let status = response.status();
+        if status.is_success() {
+            read_to_end(response.into_body()).await?;
+            return Ok(status.as_u16());
+        }
+        let failure = Failure::Status { status: status.as_u16(), retry_after: retry_after(&response) };
+        // Read so that the connection can be used again; the status has said what there is to know.
+        drop(read_to_end(response.into_body()).await);
+        Err(failure)
+    }
+
+    fn request(&self, job: &Job) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(job.body.clone()));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = job.url.uri().clone();
+        let headers = request.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(job.content_type.as_str()));
+        headers.insert(USER_AGENT, HeaderValue::from_static(plumbing::USER_AGENT));
+        let signed_at = unix_seconds();
+        let id = job.id.to_string();
+        if let Some(signer) = &self.signer {
+            insert(headers, WEBHOOK_SIGNATURE, signer.sign(&id, signed_at, &job.body));
+        }
+        insert(headers, WEBHOOK_ID, id);
+        insert(headers, WEBHOOK_TIMESTAMP, signed_at.to_string());
+        insert(headers, TRACEPARENT, job.trace.attempt_header());
+        request
+    }
+}
+
+/// Seconds since 1970 by the system's clock, which receivers compare with theirs.
+fn unix_seconds() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: String) {
+    // Ids, numbers and base64: always a valid header value.
+    if let Ok(value) = HeaderValue::try_from(value) {
+        headers.insert(name, value);
+    }
+}
+
+/// Reads a response to its end and keeps none of it.
+async fn read_to_end(mut body: Incoming) -> Result<(), Failure> {
+    let mut read = 0_usize;
+    while let Some(frame) = body.frame().await {
+        let frame =
+            frame.map_err(|error| Failure::Broken(format!("response broke off: {}", root_cause(&error))))?;
+        read = read.saturating_add(frame.data_ref().map_or(0, Bytes::len));
+        if read > MOST_RESPONSE {
+            return Err(Failure::ResponseTooLarge(MOST_RESPONSE));
+        }
+    }
+    Ok(())
+}
+
+/// RFC 9110, section 10.2.3: seconds, or a date.
+fn retry_after(response: &Response<Incoming>) -> Option<Duration> {
+    if !matches!(response.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+        return None;
+    }
+    let value = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
+    match value.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => httpdate::parse_http_date(value).ok()?.duration_since(SystemTime::now()).ok(),
+    }
+}
+
+fn failure_of(error: &Error) -> Failure {
+    if let Some(refusal) = refusal_in(error) {
+        return Failure::Refused(refusal.to_string());
+    }
+    let cause = root_cause(error).to_string();
+    if error.is_connect() { Failure::Connect(cause) } else { Failure::Broken(cause) }
+}

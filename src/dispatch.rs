@@ -1,0 +1,144 @@
+//! The dispatcher: claim, deliver, judge, settle. Only it touches both the queue and the network.
+//!
+//! A permit is taken before a job is claimed and given back after it is settled, so what is in flight is bounded
+//! and a drain knows when it is done.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+
+use crate::common::clock::Clock;
+use crate::common::metrics::Metrics;
+use crate::common::retry::{Outcome, RetryPolicy, Verdict, judge};
+use crate::deliver::Deliverer;
+use crate::queue::{Lease, Queue, QueueError};
+
+/// Jobs claimed and verdicts settled at a time: enough to make a lock, or a commit, cheap for each.
+const BATCH: usize = 64;
+
+/// How long to wait before the queue is asked again after it failed.
+const QUEUE_PAUSE: Duration = Duration::from_millis(500);
+
+/// What attempts are made with and counted in.
+pub struct Dispatcher {
+    /// Where jobs come from and verdicts go.
+    pub queue: Arc<dyn Queue>,
+    /// Makes the attempts.
+    pub deliverer: Deliverer,
+    /// Decides what becomes of a failure.
+    pub policy: RetryPolicy,
+    /// Attempts at once, over all endpoints.
+    pub in_flight: usize,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Times deliveries.
+    pub clock: Clock,
+}
+
+struct Verdicted {
+    lease: Lease,
+    verdict: Verdict,
+    /// Given back once the verdict is settled.
+    permit: OwnedSemaphorePermit,
+}
+
+impl Dispatcher {
+    /// Delivers until the queue is closed and nothing is left to do for this process. Dropping the future
+    /// breaks off what is in flight.
+    pub async fn run(self) {
+        let slots = Arc::new(Semaphore::new(self.in_flight));
+        let (settle, verdicts) = mpsc::channel(self.in_flight.max(1));
+        let queue = Arc::clone(&self.queue);
+        let this = Arc::new(self);
+        tokio::join!(this.claim_and_deliver(slots, settle), settle_verdicts(queue, verdicts));
+    }
+
+    async fn claim_and_deliver(self: Arc<Self>, slots: Arc<Semaphore>, settle: mpsc::Sender<Verdicted>) {
+        let mut attempts = JoinSet::new();
+        loop {
+            let Ok(mut permits) = Arc::clone(&slots).acquire_owned().await else { return };
+            let more = slots.available_permits().min(BATCH - 1);
+            if let Ok(more) = Arc::clone(&slots).try_acquire_many_owned(u32::try_from(more).unwrap_or(0)) {
+                permits.merge(more);
+            }
+            let leases = match self.queue.claim(permits.num_permits()).await {
+                Ok(leases) => leases,
+                Err(error) => {
+                    pause_after(&error, "claim jobs").await;
+                    continue;
+                }
+            };
+            if leases.is_empty() {
+                break;
+            }
+            for lease in leases {
+                let Some(permit) = permits.split(1) else { break };
+                let (this, settle) = (Arc::clone(&self), settle.clone());
+                attempts.spawn(async move {
+                    let verdict = this.deliver(&lease).await;
+                    // The receiver lives until the last sender is gone.
+                    drop(settle.send(Verdicted { lease, verdict, permit }).await);
+                });
+            }
+            while attempts.try_join_next().is_some() {}
+        }
+        while attempts.join_next().await.is_some() {}
+    }
+
+    async fn deliver(&self, lease: &Lease) -> Verdict {
+        let started = self.clock.now();
+        let outcome = self.deliverer.attempt(&lease.job).await;
+        let verdict = judge(&outcome, lease.attempt, &self.policy, &mut rand::rng());
+        let seconds = |since: jiff::Timestamp| outcome.at.duration_since(since).as_secs_f64();
+        self.metrics.attempts.inc();
+        self.metrics.attempt_seconds.observe(seconds(started));
+        match &verdict {
+            Verdict::Done => {
+                self.metrics.delivered.inc();
+                self.metrics.delivery_seconds.observe(seconds(lease.job.published_at));
+            }
+            Verdict::Retry { .. } => {
+                self.metrics.retried.inc();
+            }
+            Verdict::Dead { .. } => {
+                self.metrics.dead.inc();
+            }
+        }
+        log(lease, &outcome, &verdict);
+        verdict
+    }
+}
+
+async fn settle_verdicts(queue: Arc<dyn Queue>, mut verdicts: mpsc::Receiver<Verdicted>) {
+    let mut batch = Vec::with_capacity(BATCH);
+    while verdicts.recv_many(&mut batch, BATCH).await > 0 {
+        let (permits, settled): (Vec<_>, Vec<_>) =
+            batch.drain(..).map(|done| (done.permit, (done.lease, done.verdict))).unzip();
+        if let Err(error) = queue.settle(settled).await {
+            // Their leases run out and they are delivered again.
+            pause_after(&error, "settle jobs").await;
+        }
+        drop(permits);
+    }
+}
+
+async fn pause_after(error: &QueueError, doing: &str) {
+    tracing::error!(%error, "{doing}");
+    tokio::time::sleep(QUEUE_PAUSE).await;
+}
+
+fn log(lease: &Lease, outcome: &Outcome, verdict: &Verdict) {
+    let (id, endpoint, attempt) = (lease.job.id, &lease.job.url, lease.attempt);
+    match (verdict, &outcome.result) {
+        (Verdict::Retry { at }, Err(failure)) => {
+            tracing::info!(message_id = %id, %endpoint, attempt, error = %failure, retry_at = %at, "attempt failed");
+        }
+        (Verdict::Dead { cause }, _) => {
+            tracing::warn!(message_id = %id, %endpoint, attempt, cause = %cause, "dead-lettered");
+        }
+        _ => tracing::debug!(message_id = %id, %endpoint, attempt, "delivered"),
+    }
+}

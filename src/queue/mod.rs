@@ -1,0 +1,122 @@
+//! The queue: jobs wait here between publish and delivery. [`open`] is the only place that picks a backend.
+//!
+//! [`lanes`] schedules (which job is next), [`throttle`] holds failing endpoints back, [`memory`] is the
+//! backend that lives in this process.
+
+pub mod lanes;
+pub mod memory;
+pub mod throttle;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::common::clock::Clock;
+use crate::common::job::Job;
+use crate::common::retry::{RetryPolicy, Verdict};
+use memory::MemoryQueue;
+
+/// Why the queue didn't do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// No room: the publisher tries again later.
+    #[error("the queue is full")]
+    Full,
+    /// The queue takes no more jobs, since the process is stopping.
+    #[error("the queue is closed")]
+    Closed,
+}
+
+/// At-least-once: a crash may deliver twice, never lose (but see each backend's promise).
+#[async_trait]
+pub trait Queue: Send + Sync {
+    /// All of `jobs` or none; as durable as the backend promises when it returns.
+    async fn push(&self, jobs: Vec<Job>) -> Result<(), QueueError>;
+
+    /// Waits until a job is due, then leases up to `max`, fairly over lanes; ordered: one a lane.
+    /// An empty answer means: closed, and nothing is left for this process to do.
+    ///
+    /// Cancel-safe: dropping the future loses nothing.
+    async fn claim(&self, max: usize) -> Result<Vec<Lease>, QueueError>;
+
+    /// Done, retry or dead, each in one atomic step; repeating it after an error is harmless.
+    async fn settle(&self, verdicts: Vec<(Lease, Verdict)>) -> Result<(), QueueError>;
+
+    /// How many jobs are in which state.
+    async fn depth(&self) -> Result<Depth, QueueError>;
+
+    /// Takes no more jobs. A queue that ends with the process goes on to give out what it holds.
+    fn close(&self);
+
+    /// The jobs that end with this process, as far as they aren't settled. A durable queue has none.
+    fn abandoned(&self) -> Vec<Arc<Job>>;
+}
+
+/// A claimed job: settle it, or it is claimed again after [`QueueConfig::lease`].
+#[derive(Debug)]
+pub struct Lease {
+    /// What is to be delivered.
+    pub job: Arc<Job>,
+    /// Which attempt this is, counted from 1.
+    pub attempt: u32,
+    id: lanes::LeaseId,
+}
+
+/// Jobs by state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Depth {
+    /// Due now.
+    pub ready: u64,
+    /// Waiting for a retry's time.
+    pub delayed: u64,
+    /// Being delivered.
+    pub leased: u64,
+    /// Dead letters.
+    pub dead: u64,
+}
+
+impl Depth {
+    /// Jobs that are still to be delivered.
+    #[must_use]
+    pub fn unsettled(&self) -> u64 {
+        self.ready.saturating_add(self.delayed).saturating_add(self.leased)
+    }
+}
+
+/// Where jobs are kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum QueueKind {
+    /// In this process alone: a crash loses what wasn't delivered, SIGTERM delivers it or says what is left.
+    #[default]
+    Memory,
+}
+
+/// What every backend is told.
+#[derive(Debug, Clone)]
+pub struct QueueConfig {
+    /// Whether each lane keeps strict order, waiting for its head while that is retried.
+    pub ordered: bool,
+    /// Unsettled jobs that are held; one more is refused.
+    pub max_jobs: usize,
+    /// Bytes of their bodies that are held.
+    pub max_bytes: usize,
+    /// Leases that are out at once.
+    pub in_flight: usize,
+    /// Leases of one lane that are out at once, when it does well.
+    pub lane_in_flight: u32,
+    /// How long a lease lasts: longer than any attempt.
+    pub lease: Duration,
+    /// The delays by which an endpoint that fails is probed.
+    pub retry: RetryPolicy,
+}
+
+/// Opens the queue of that kind.
+#[must_use]
+pub fn open(kind: QueueKind, config: QueueConfig, clock: Clock) -> Arc<dyn Queue> {
+    match kind {
+        QueueKind::Memory => Arc::new(MemoryQueue::new(config, clock)),
+    }
+}

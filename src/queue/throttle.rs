@@ -1,0 +1,161 @@
+//! How much at once one endpoint is sent: less when it fails, more when it does well, a probe when it is down.
+//!
+//! Additive increase, multiplicative decrease, as TCP does it; after five failures in a row a breaker opens,
+//! and one attempt per delay finds out whether the endpoint is back.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::common::clock::after;
+use crate::common::retry::RetryPolicy;
+
+/// Attempts at once that an endpoint starts with, before anything is known of it.
+const START: u32 = 8;
+
+/// Failures in a row that open the breaker.
+const BREAKER_FAILURES: u32 = 5;
+
+/// Probes are never further apart, so that an endpoint that is back is noticed within a minute.
+const MOST_PROBE_DELAY: Duration = Duration::from_secs(60);
+
+/// The state of one endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Throttle {
+    limit: u32,
+    most: u32,
+    failures: u32,
+    breaker: Option<Breaker>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Breaker {
+    probes: u32,
+    closed_until: Timestamp,
+}
+
+/// What may be sent now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// So many attempts at once, counting those under way.
+    Upto(u32),
+    /// Nothing before that time.
+    NotBefore(Timestamp),
+}
+
+impl Throttle {
+    /// An endpoint of which nothing is known, never to be sent more than `most` at once.
+    #[must_use]
+    pub fn new(most: u32) -> Self {
+        Self { limit: START.min(most).max(1), most: most.max(1), failures: 0, breaker: None }
+    }
+
+    /// What may be sent at `now`.
+    #[must_use]
+    pub fn room(&self, now: Timestamp) -> Room {
+        match self.breaker {
+            Some(breaker) if now < breaker.closed_until => Room::NotBefore(breaker.closed_until),
+            Some(_) => Room::Upto(1),
+            None => Room::Upto(self.limit),
+        }
+    }
+
+    /// Whether the endpoint is taken to be down, so that what is sent is a probe.
+    #[must_use]
+    pub fn is_probing(&self) -> bool {
+        self.breaker.is_some()
+    }
+
+    /// An attempt was successful.
+    pub fn succeeded(&mut self) {
+        if self.breaker.take().is_some() {
+            self.limit = 1;
+        }
+        self.failures = 0;
+        self.limit = self.limit.saturating_add(1).min(self.most);
+    }
+
+    /// An attempt failed at `now`.
+    pub fn failed(&mut self, now: Timestamp, delays: &RetryPolicy) {
+        self.limit = (self.limit / 2).max(1);
+        self.failures = self.failures.saturating_add(1);
+        let probes = match self.breaker {
+            // An attempt from before the breaker opened says nothing new.
+            Some(breaker) if now < breaker.closed_until => return,
+            Some(breaker) => breaker.probes.saturating_add(1),
+            None if self.failures < BREAKER_FAILURES => return,
+            None => 1,
+        };
+        let delay = delays.delay(probes).min(MOST_PROBE_DELAY);
+        self.breaker = Some(Breaker { probes, closed_until: after(now, delay) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+    fn later(seconds: u64) -> Timestamp {
+        after(NOW, Duration::from_secs(seconds))
+    }
+
+    fn broken() -> Throttle {
+        let mut throttle = Throttle::new(64);
+        for _ in 0..BREAKER_FAILURES {
+            assert!(!throttle.is_probing());
+            throttle.failed(NOW, &RetryPolicy::default());
+        }
+        throttle
+    }
+
+    #[test]
+    fn success_adds_one_and_failure_halves() {
+        let mut throttle = Throttle::new(10);
+        throttle.succeeded();
+        assert_eq!(throttle.room(NOW), Room::Upto(9));
+        for _ in 0..9 {
+            throttle.succeeded();
+        }
+        assert_eq!(throttle.room(NOW), Room::Upto(10));
+        throttle.failed(NOW, &RetryPolicy::default());
+        assert_eq!(throttle.room(NOW), Room::Upto(5));
+        for _ in 0..3 {
+            throttle.failed(NOW, &RetryPolicy::default());
+        }
+        assert_eq!(throttle.room(NOW), Room::Upto(1));
+    }
+
+    #[test]
+    fn five_failures_in_a_row_open_the_breaker() {
+        let throttle = broken();
+        assert_eq!(throttle.room(NOW), Room::NotBefore(later(1)));
+        assert_eq!(throttle.room(later(1)), Room::Upto(1));
+    }
+
+    #[test]
+    fn failed_probes_are_further_apart_up_to_a_minute() {
+        let mut throttle = broken();
+        let hourly = RetryPolicy::try_list(vec![Duration::from_secs(3600)], None, 0.0).unwrap();
+        throttle.failed(later(1), &RetryPolicy::default());
+        assert_eq!(throttle.room(later(1)), Room::NotBefore(later(3)));
+        throttle.failed(later(3), &hourly);
+        assert_eq!(throttle.room(later(3)), Room::NotBefore(later(63)));
+    }
+
+    #[test]
+    fn attempts_from_before_the_breaker_opened_do_not_lengthen_it() {
+        let mut throttle = broken();
+        throttle.failed(NOW, &RetryPolicy::default());
+        assert_eq!(throttle.room(NOW), Room::NotBefore(later(1)));
+    }
+
+    #[test]
+    fn a_successful_probe_starts_over_slowly() {
+        let mut throttle = broken();
+        throttle.succeeded();
+        assert!(!throttle.is_probing());
+        assert_eq!(throttle.room(NOW), Room::Upto(2));
+    }
+}
