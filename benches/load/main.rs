@@ -1,0 +1,264 @@
+//! Load runs with real processes on one machine, and a bare forwarder as their yardstick.
+//!
+//! `scripts/bench.sh` runs it. Everything shares the machine: sender, server and customer. Absolute figures
+//! vary with it; the ratio of two rows of one run is what to compare.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "its output is its result")]
+#![expect(clippy::arithmetic_side_effects, reason = "nothing here is fed from outside")]
+
+mod forwarder;
+mod process;
+mod sink;
+
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::mpsc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use hdrhistogram::Histogram;
+use process::{Process, own, whk};
+use serde::Deserialize;
+
+const PAYLOAD_BYTES: usize = 1024;
+const CONCURRENCY: &str = "32";
+
+#[derive(Deserialize)]
+struct Sent {
+    accepted: u64,
+    refused: u64,
+    accepted_per_second: f64,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["sink"] => serve(|listener| async { sink::run(listener).await }),
+        ["forwarder", target] => {
+            let target = target.parse()?;
+            serve(|listener| async { forwarder::run(listener, target).await })
+        }
+        [] => bench(20_000, 2_000),
+        ["--quick"] => bench(2_000, 200),
+        _ => anyhow::bail!("usage: load [--quick]"),
+    }
+}
+
+fn serve<F: Future<Output = anyhow::Result<()>>>(
+    run: impl FnOnce(tokio::net::TcpListener) -> F,
+) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        eprintln!("{{\"address\":\"{}\"}}", listener.local_addr()?);
+        run(listener).await
+    })
+}
+
+/// What one run needs on disk.
+struct Files {
+    folder: tempfile::TempDir,
+}
+
+impl Files {
+    fn make() -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let mut keygen = whk();
+        keygen.args(["keygen", "--signing-secret", "--out-dir"]).arg(folder.path());
+        anyhow::ensure!(keygen.stdout(Stdio::null()).status()?.success(), "keygen");
+        let frame = r#"{"seq":{{seq}},"sent":{{now}},"text":""}"#;
+        let text = "x".repeat(PAYLOAD_BYTES - frame.len());
+        let payload = frame.replace("\"\"}", &format!("\"{text}\"}}"));
+        std::fs::write(folder.path().join("payload.json"), payload)?;
+        Ok(Self { folder })
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        Path::join(self.folder.path(), name)
+    }
+
+    fn server(&self) -> anyhow::Result<Process> {
+        let mut command = whk();
+        command.args(["--log-format", "json", "publish-server", "--port", "0"]);
+        command.args(["--allow-net", "127.0.0.0/8", "--max-queue-size", "100000"]);
+        command.arg("--public-key").arg(self.path("public_key.pem"));
+        command.arg("--signing-secret-file").arg(self.path("signing_secret.txt"));
+        Process::start(&mut command)
+    }
+
+    fn customer(&self) -> anyhow::Result<Customer> {
+        let mut command = whk();
+        command.args(["--log-format", "json", "customer", "--port", "0"]).stdout(Stdio::piped());
+        command.arg("--private-key").arg(self.path("private_key.pem"));
+        command.arg("--secret-file").arg(self.path("signing_secret.txt"));
+        let mut process = Process::start(&mut command)?;
+        let stdout = process.stdout()?;
+        let (send, arrivals) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                drop(send.send((line, SystemTime::now())));
+            }
+        });
+        Ok(Customer { process, arrivals })
+    }
+
+    /// Runs `whk send` to the end.
+    fn send(&self, server: u16, urls: &[String], count: u64, rate: Option<u64>) -> anyhow::Result<Sent> {
+        let mut command = whk();
+        command.args([
+            "send",
+            "--output",
+            "json",
+            "--concurrency",
+            CONCURRENCY,
+            "--count",
+            &count.to_string(),
+        ]);
+        command.args(["--server", &format!("http://127.0.0.1:{server}")]);
+        command.arg("--payload-file").arg(self.path("payload.json"));
+        for url in urls {
+            command.args(["--webhook-url", url]);
+        }
+        if let Some(rate) = rate {
+            command.args(["--rate", &rate.to_string()]);
+        }
+        let output = command.stderr(Stdio::inherit()).output()?;
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
+}
+
+struct Customer {
+    process: Process,
+    arrivals: mpsc::Receiver<(String, SystemTime)>,
+}
+
+impl Customer {
+    fn urls(&self, count: usize) -> Vec<String> {
+        (0..count).map(|n| format!("http://127.0.0.1:{}/webhook?endpoint={n}", self.process.port)).collect()
+    }
+
+    /// Waits for `count` events; their latencies from publish to here in microseconds.
+    fn wait_for(&self, count: u64) -> anyhow::Result<Histogram<u64>> {
+        #[derive(Deserialize)]
+        struct Line {
+            data: Data,
+        }
+        #[derive(Deserialize)]
+        struct Data {
+            sent: u64,
+        }
+        let mut latencies = Histogram::new(3)?;
+        for _ in 0..count {
+            let (line, at) =
+                self.arrivals.recv_timeout(Duration::from_secs(60)).context("wait for events")?;
+            let line: Line = serde_json::from_str(&line)?;
+            let at = u64::try_from(at.duration_since(UNIX_EPOCH)?.as_micros())?;
+            latencies.record(at.saturating_sub(line.data.sent).max(1))?;
+        }
+        Ok(latencies)
+    }
+}
+
+fn sink_count(port: u16) -> anyhow::Result<u64> {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
+    stream.write_all(b"GET /count HTTP/1.1\r\nhost: sink\r\nconnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.rsplit("\r\n").next().context("count")?.parse()?)
+}
+
+fn wait_for_sink(port: u16, count: u64) -> anyhow::Result<()> {
+    let give_up = Instant::now() + Duration::from_secs(60);
+    while sink_count(port)? < count {
+        anyhow::ensure!(Instant::now() < give_up, "the sink waits in vain");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+/// One row of the table of rates.
+struct Row {
+    delivered_per_second: f64,
+}
+
+fn row(name: &str, sent: &Sent, count: u64, elapsed: Duration, server: &Process) -> anyhow::Result<Row> {
+    anyhow::ensure!(sent.refused == 0 && sent.accepted == count, "{name}: {} were refused", sent.refused);
+    let delivered_per_second = count as f64 / elapsed.as_secs_f64();
+    println!(
+        "{name:<34} {:>10.0} {:>11.0} {:>14.3} {:>9.1}",
+        sent.accepted_per_second,
+        delivered_per_second,
+        server.cpu_seconds()? * 1_000.0 / count as f64,
+        server.peak_mib()?,
+    );
+    Ok(Row { delivered_per_second })
+}
+
+fn bench(count: u64, paced: u64) -> anyhow::Result<()> {
+    let files = Files::make()?;
+    println!(
+        "{count} events of {PAYLOAD_BYTES} bytes, {CONCURRENCY} connections, everything on this machine"
+    );
+    println!(
+        "{:<34} {:>10} {:>11} {:>14} {:>9}",
+        "", "accepted/s", "delivered/s", "cpu s / 1,000", "peak MiB"
+    );
+
+    let forwarder = {
+        let sink = Process::start(&mut own("sink")?)?;
+        let target = format!("http://127.0.0.1:{}/", sink.port);
+        let server = Process::start(own("forwarder")?.arg(&target))?;
+        let start = Instant::now();
+        let sent = files.send(server.port, &[target], count, None)?;
+        wait_for_sink(sink.port, count)?;
+        row("forwarder to bare sink", &sent, count, start.elapsed(), &server)?
+    };
+    let to_sink = {
+        let sink = Process::start(&mut own("sink")?)?;
+        let server = files.server()?;
+        let start = Instant::now();
+        let sent = files.send(server.port, &[format!("http://127.0.0.1:{}/", sink.port)], count, None)?;
+        wait_for_sink(sink.port, count)?;
+        row("whk to bare sink, 1 endpoint", &sent, count, start.elapsed(), &server)?
+    };
+    let mut to_customer = Vec::new();
+    for endpoints in [1, 10] {
+        let (server, customer) = (files.server()?, files.customer()?);
+        let start = Instant::now();
+        let sent = files.send(server.port, &customer.urls(endpoints), count, None)?;
+        customer.wait_for(count)?;
+        let name = format!("whk to whk customer, {endpoints} endpoint(s)");
+        to_customer.push(row(&name, &sent, count, start.elapsed(), &server)?);
+    }
+    println!("\ndelivered/s as a share of the forwarder's:");
+    for (name, row) in
+        ["bare sink", "customer, 1", "customer, 10"].iter().zip([to_sink].iter().chain(&to_customer))
+    {
+        println!("  {name:<14} {:.2}", row.delivered_per_second / forwarder.delivered_per_second);
+    }
+
+    println!("\npublish to delivery at 200/s, {paced} events, milliseconds");
+    println!("{:<50} {:>8} {:>8} {:>8}", "", "p50", "p99", "max");
+    for hanging in [false, true] {
+        let (server, customer) = (files.server()?, files.customer()?);
+        let sink = Process::start(&mut own("sink")?)?;
+        let mut urls = customer.urls(9);
+        let expected = paced / 10 * 9;
+        urls.push(if hanging {
+            format!("http://127.0.0.1:{}/hang", sink.port)
+        } else {
+            format!("http://127.0.0.1:{}/", sink.port)
+        });
+        files.send(server.port, &urls, paced, Some(200))?;
+        let latencies = customer.wait_for(expected)?;
+        let name = if hanging {
+            "nine of ten endpoints, the tenth hanging"
+        } else {
+            "nine of ten endpoints, all well"
+        };
+        let ms = |quantile| latencies.value_at_quantile(quantile) as f64 / 1_000.0;
+        println!("{name:<50} {:>8.2} {:>8.2} {:>8.2}", ms(0.5), ms(0.99), ms(1.0));
+    }
+    Ok(())
+}
