@@ -382,3 +382,6 @@ fn thumbprint(key: &RsaPublicKey) -> String {
     let (n, e) = jwk_numbers(key);
     BASE64URL.encode(Sha256::digest(format!(r#"{{"e":"{e}","kty":"RSA","n":"{n}"}}"#)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -87,3 +87,46 @@ pub fn open<'k>(
         .map(Zeroizing::new)
         .ok_or(LegacyError::Decrypt)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::common::crypto::tests::{fixture_text, private_key, public_key};
+
+    fn raw(json: &str) -> Box<RawValue> {
+        RawValue::from_string(json.to_owned()).unwrap()
+    }
+
+    #[test]
+    fn what_the_scripts_sealed_opens() {
+        let opened = open([&private_key()], fixture_text("envelopes/scripts.json").as_bytes()).unwrap();
+        assert_eq!(opened.as_slice(), fixture_text("envelopes/scripts.plain.json").as_bytes());
+    }
+
+    #[test]
+    fn what_is_sealed_opens_with_any_of_several_keys() {
+        let other = PrivateKey::parse(&fixture_text("keys/other_private_key.pem"), None).unwrap();
+        let body = seal(&public_key(), &raw(r#"{"a":1}"#), 1_700_000_000_000).unwrap();
+        let opened = open([&other, &private_key()], &body).unwrap();
+        assert_eq!(opened.as_slice(), br#"{"payload":{"a":1},"timestamp":1700000000000}"#);
+        assert!(matches!(open([&other], &body), Err(LegacyError::Decrypt)));
+    }
+
+    #[test]
+    fn its_capacity_is_kept_to_the_byte() {
+        let key = public_key();
+        assert_eq!(capacity(&key), 214);
+        let frame = r#"{"payload":"","timestamp":1700000000000}"#.len();
+        let payload = |bytes: usize| raw(&format!("\"{}\"", "x".repeat(bytes)));
+        assert!(seal(&key, &payload(214 - frame), 1_700_000_000_000).is_ok());
+        let over = seal(&key, &payload(215 - frame), 1_700_000_000_000);
+        assert!(matches!(over, Err(LegacyError::TooLarge { needed: 215, most: 214 })));
+    }
+
+    #[test]
+    fn garbage_is_refused() {
+        for body in ["", "\"", "\"?\"", "{}", "null", "\"aGVsbG8=\""] {
+            assert!(open([&private_key()], body.as_bytes()).is_err(), "{body}");
+        }
+    }
+}

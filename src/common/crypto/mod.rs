@@ -4,6 +4,8 @@ pub mod envelope;
 pub mod keys;
 pub mod legacy;
 pub mod signature;
+#[cfg(test)]
+pub(crate) mod tests;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};

@@ -210,3 +210,105 @@ impl Verifier {
 
 /// Signatures of one delivery that are looked at: more live secrets than anybody rotates at once.
 const MOST_SIGNATURES: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::common::crypto::tests::fixture;
+
+    /// Standard Webhooks' own libraries test with these.
+    const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    const ID: &str = "msg_p5jXN8AQM9LWM0D4loKWxJek";
+    const AT: i64 = 1_614_265_330;
+    const BODY: &[u8] = br#"{"test": 2432232314}"#;
+    const SIGNATURE: &str = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
+
+    fn secret() -> Secret {
+        Secret::parse(SECRET).unwrap()
+    }
+
+    fn verifier(secrets: Vec<Secret>) -> Verifier {
+        Verifier::new(secrets, Verifier::TOLERANCE)
+    }
+
+    fn verify(signatures: &str, now: i64) -> Result<(), SignatureError> {
+        verifier(vec![secret()]).verify(ID, &AT.to_string(), signatures, BODY, now)
+    }
+
+    #[test]
+    fn the_published_vector_is_made_and_verified() {
+        assert_eq!(Signer::new(vec![secret()]).sign(ID, AT, BODY), SIGNATURE);
+        assert_eq!(verify(SIGNATURE, AT), Ok(()));
+        assert_eq!(*secret().reveal(), SECRET);
+    }
+
+    #[test]
+    fn any_live_secret_matches_while_secrets_are_rotated() {
+        let (old, new) = (secret(), Secret::generate().unwrap());
+        let header = Signer::new(vec![new.clone(), old.clone()]).sign(ID, AT, BODY);
+        assert_eq!(header.split(' ').count(), 2);
+        for live in [vec![old.clone()], vec![new.clone()], vec![Secret::generate().unwrap(), new]] {
+            assert_eq!(verifier(live).verify(ID, &AT.to_string(), &header, BODY, AT), Ok(()));
+        }
+        assert_eq!(verify(&format!("v1a,other v2,x {SIGNATURE}"), AT), Ok(()));
+    }
+
+    #[test]
+    fn the_timestamp_may_be_five_minutes_off_and_no_more() {
+        assert_eq!(verify(SIGNATURE, AT + 300), Ok(()));
+        assert_eq!(verify(SIGNATURE, AT - 300), Ok(()));
+        assert_eq!(verify(SIGNATURE, AT + 301), Err(SignatureError::Tolerance));
+        assert_eq!(verify(SIGNATURE, AT - 301), Err(SignatureError::Tolerance));
+        for odd in ["", "x", "1.5", "99999999999999999999"] {
+            let verified = verifier(vec![secret()]).verify(ID, odd, SIGNATURE, BODY, AT);
+            assert_eq!(verified, Err(SignatureError::Timestamp), "{odd}");
+        }
+    }
+
+    #[test]
+    fn nothing_else_matches() {
+        let other = Signer::new(vec![Secret::generate().unwrap()]).sign(ID, AT, BODY);
+        for signatures in ["", "v1,", "v1", "v2,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=", other.as_str()]
+        {
+            assert_eq!(verify(signatures, AT), Err(SignatureError::Mismatch), "{signatures}");
+        }
+        let verified = verifier(vec![]).verify(ID, &AT.to_string(), SIGNATURE, BODY, AT);
+        assert_eq!(verified, Err(SignatureError::Mismatch));
+    }
+
+    #[test]
+    fn secrets_are_of_24_to_64_bytes_and_never_shown() {
+        let of = |bytes: usize| Secret::parse(&format!("whsec_{}", STANDARD.encode(vec![7; bytes])));
+        assert!(of(23).is_err() && of(24).is_ok() && of(64).is_ok() && of(65).is_err());
+        assert!(Secret::parse("whsec_?").is_err() && Secret::parse("").is_err());
+        assert_eq!(format!("{:?}", secret()), "Secret(…)");
+        assert_eq!(Secret::read_all(&fixture("keys/signing_secret.txt")).unwrap().len(), 1);
+        assert!(matches!(Secret::read_all(&fixture("keys/empty.pem")), Err(SecretFileError::Empty(_))));
+        let not_secrets = Secret::read_all(&fixture("keys/public_key.pem"));
+        assert!(matches!(not_secrets, Err(SecretFileError::Line { line: 1, .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn a_signed_delivery_verifies_and_a_changed_one_does_not(
+            id in "[a-z0-9_]{1,40}", body: Vec<u8>, flip: prop::sample::Index, bit in 0_u8..8,
+        ) {
+            let header = Signer::new(vec![secret()]).sign(&id, AT, &body);
+            let verify = |id: &str, body: &[u8]| verifier(vec![secret()]).verify(id, &AT.to_string(), &header, body, AT);
+            prop_assert_eq!(verify(&id, &body), Ok(()));
+            prop_assert!(verify(&(id.clone() + "x"), &body).is_err());
+            if !body.is_empty() {
+                let mut changed = body.clone();
+                changed[flip.index(body.len())] ^= 1 << bit;
+                prop_assert!(verify(&id, &changed).is_err());
+            }
+        }
+
+        #[test]
+        fn no_header_makes_the_verifier_panic(timestamp in "\\PC{0,30}", signatures in "\\PC{0,200}") {
+            prop_assert!(verifier(vec![secret()]).verify(ID, &timestamp, &signatures, BODY, i64::MIN).is_err());
+        }
+    }
+}
