@@ -367,3 +367,6 @@ pub enum Settled {
     /// The job is the caller's to bury.
     Dead(Arc<Job>, Cause),
 }
+
+#[cfg(test)]
+mod tests;

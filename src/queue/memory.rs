@@ -174,3 +174,6 @@ impl Queue for MemoryQueue {
         self.lock().lanes.jobs().cloned().collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,8 @@
 
 pub mod lanes;
 pub mod memory;
+#[cfg(test)]
+mod tests;
 pub mod throttle;
 
 use std::sync::Arc;

@@ -1,0 +1,276 @@
+use std::collections::HashMap;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::common::job::MessageId;
+use crate::queue::tests::{config, dead, job};
+
+fn at(seconds: u64) -> Timestamp {
+    after(Timestamp::UNIX_EPOCH, Duration::from_secs(seconds))
+}
+
+fn with_jobs(ordered: bool, lanes: &[&str]) -> Lanes {
+    let mut scheduler = Lanes::new(config(ordered));
+    for lane in lanes {
+        scheduler.push(Arc::new(job(lane)));
+    }
+    scheduler
+}
+
+fn lanes_of(leases: &[Lease]) -> Vec<Lane> {
+    leases.iter().map(|lease| lease.job.lane.clone()).collect()
+}
+
+fn retry_at(seconds: u64) -> Verdict {
+    Verdict::Retry { at: at(seconds) }
+}
+
+#[test]
+fn lanes_take_turns() {
+    let mut scheduler = with_jobs(false, &["a", "a", "a", "b", "c"]);
+    let claimed = scheduler.claim(4, at(0));
+    assert_eq!(lanes_of(&claimed), ["a", "b", "c", "a"].map(Lane::new));
+}
+
+#[test]
+fn a_retry_is_hidden_until_it_is_due_and_its_attempts_are_counted() {
+    let mut scheduler = with_jobs(false, &["a"]);
+    let lease = scheduler.claim(1, at(0)).remove(0);
+    assert_eq!(lease.attempt, 1);
+    scheduler.settle(&lease, retry_at(10), at(0));
+    assert!(scheduler.claim(1, at(9)).is_empty());
+    assert_eq!(scheduler.next_due(), Some(at(10)));
+    let again = scheduler.claim(1, at(10)).remove(0);
+    assert_eq!((again.job.id, again.attempt), (lease.job.id, 2));
+}
+
+#[test]
+fn unordered_a_failed_job_waits_aside_and_its_lane_goes_on() {
+    let mut scheduler = with_jobs(false, &["a", "a"]);
+    let first = scheduler.claim(1, at(0)).remove(0);
+    scheduler.settle(&first, retry_at(10), at(0));
+    assert_ne!(scheduler.claim(1, at(0)).remove(0).job.id, first.job.id);
+}
+
+#[test]
+fn ordered_a_lane_waits_for_its_head_and_only_that_lane() {
+    let mut scheduler = with_jobs(true, &["a", "a", "b"]);
+    let claimed = scheduler.claim(8, at(0));
+    assert_eq!(lanes_of(&claimed), ["a", "b"].map(Lane::new));
+    let head = &claimed[0];
+    scheduler.settle(head, retry_at(10), at(0));
+    assert!(scheduler.claim(8, at(9)).is_empty());
+    let again = scheduler.claim(8, at(10));
+    assert_eq!(again.iter().map(|lease| lease.job.id).collect::<Vec<_>>(), [head.job.id]);
+    scheduler.settle(&again[0], dead(), at(10));
+    assert_eq!(scheduler.claim(8, at(10)).len(), 1);
+}
+
+#[test]
+fn an_unsettled_lease_comes_back_and_its_late_verdict_is_harmless() {
+    let mut scheduler = with_jobs(false, &["a"]);
+    let lost = scheduler.claim(1, at(0)).remove(0);
+    assert_eq!(scheduler.next_due(), Some(at(60)));
+    assert!(scheduler.claim(1, at(59)).is_empty());
+    let again = scheduler.claim(1, at(60)).remove(0);
+    assert_eq!(again.job.id, lost.job.id);
+    assert!(scheduler.settle(&lost, Verdict::Done, at(61)).is_none());
+    assert!(matches!(scheduler.settle(&again, Verdict::Done, at(61)), Some(Settled::Done(_))));
+    assert!(scheduler.settle(&again, Verdict::Done, at(61)).is_none(), "settled twice");
+    assert_eq!(scheduler.depth(), Depth::default());
+}
+
+#[test]
+fn one_lane_has_at_most_its_share() {
+    let mut scheduler = with_jobs(false, &["a"; 20]);
+    assert_eq!(scheduler.claim(20, at(0)).len(), 4, "lane_in_flight");
+}
+
+#[test]
+fn hanging_lanes_leave_a_slot_for_one_that_answers() {
+    let hanging: Vec<String> = (0..6).flat_map(|lane| vec![format!("hanging {lane}"); 4]).collect();
+    let mut scheduler = with_jobs(false, &hanging.iter().map(String::as_str).collect::<Vec<_>>());
+    let held = scheduler.claim(100, at(0));
+    assert!(held.len() < 8, "all {} slots are held", held.len());
+    scheduler.push(Arc::new(job("well")));
+    assert_eq!(lanes_of(&scheduler.claim(100, at(1))), [Lane::new("well")]);
+}
+
+#[test]
+fn a_lane_that_fails_five_times_is_probed_once_a_delay() {
+    let mut scheduler = with_jobs(false, &["a"; 20]);
+    for _ in 0..2 {
+        for lease in scheduler.claim(20, at(0)) {
+            scheduler.settle(&lease, dead(), at(0));
+        }
+    }
+    assert!(scheduler.claim(20, at(0)).is_empty(), "the breaker is open");
+    assert_eq!(scheduler.next_due(), Some(at(1)));
+    let probe = scheduler.claim(20, at(1));
+    assert_eq!(probe.len(), 1);
+    assert!(scheduler.claim(20, at(1)).is_empty(), "one probe at a time");
+    scheduler.settle(&probe[0], dead(), at(1));
+    assert!(scheduler.claim(20, at(2)).is_empty());
+    let probe = scheduler.claim(20, at(3));
+    scheduler.settle(&probe[0], Verdict::Done, at(3));
+    assert_eq!(scheduler.claim(20, at(3)).len(), 2, "slowly again");
+}
+
+#[test]
+fn a_job_pushed_to_a_lane_that_is_held_back_waits_for_its_timer() {
+    let mut scheduler = with_jobs(false, &["a"; 5]);
+    for _ in 0..2 {
+        for lease in scheduler.claim(20, at(0)) {
+            scheduler.settle(&lease, retry_at(100), at(0));
+        }
+    }
+    for _ in 0..3 {
+        scheduler.push(Arc::new(job("a")));
+        assert!(scheduler.claim(20, at(0)).is_empty(), "the breaker is open");
+    }
+    assert_eq!(scheduler.timers.len(), 5 + 1, "five retries, and one timer for the lane");
+    assert_eq!(scheduler.claim(20, at(1)).len(), 1);
+}
+
+#[test]
+fn a_refused_address_says_nothing_of_the_endpoint() {
+    let mut scheduler = with_jobs(false, &["a"; 20]);
+    for _ in 0..3 {
+        for lease in scheduler.claim(4, at(0)) {
+            let refused = Verdict::Dead { cause: Cause::Refused("loopback".into()) };
+            scheduler.settle(&lease, refused, at(0));
+        }
+    }
+    assert_eq!(scheduler.claim(4, at(0)).len(), 4);
+}
+
+#[test]
+fn a_lane_without_jobs_is_forgotten() {
+    let mut scheduler = with_jobs(false, &["a", "b"]);
+    for lease in scheduler.claim(2, at(0)) {
+        scheduler.settle(&lease, Verdict::Done, at(0));
+    }
+    assert!(scheduler.claim(1, at(0)).is_empty());
+    assert!(scheduler.lanes.is_empty() && scheduler.ring.is_empty());
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Push(u8),
+    Claim(usize),
+    Settle(prop::sample::Index, u8),
+    Wait(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => (0_u8..4).prop_map(Step::Push),
+        3 => (0_usize..6).prop_map(Step::Claim),
+        4 => (any::<prop::sample::Index>(), 0_u8..6).prop_map(|(index, verdict)| Step::Settle(index, verdict)),
+        2 => (0_u64..80).prop_map(Step::Wait),
+    ]
+}
+
+/// What a queue must be, said as simply as can be.
+#[derive(Default)]
+struct Model {
+    /// Unsettled jobs by lane, in order.
+    lanes: HashMap<Lane, Vec<MessageId>>,
+    /// Leases that are out, with when they run out.
+    leases: Vec<(Lease, Timestamp)>,
+}
+
+impl Model {
+    fn settled(&mut self, lease: &Lease) {
+        if let Some(lane) = self.lanes.get_mut(&lease.job.lane) {
+            lane.retain(|id| *id != lease.job.id);
+        }
+    }
+
+    fn unsettled(&self) -> usize {
+        self.lanes.values().map(Vec::len).sum()
+    }
+}
+
+fn check_against_model(steps: Vec<Step>, ordered: bool) -> Result<(), TestCaseError> {
+    let mut scheduler = Lanes::new(config(ordered));
+    let mut model = Model::default();
+    let mut now = at(0);
+    for step in steps {
+        match step {
+            Step::Push(lane) => {
+                let job = job(&lane.to_string());
+                model.lanes.entry(job.lane.clone()).or_default().push(job.id);
+                scheduler.push(Arc::new(job));
+            }
+            Step::Claim(max) => {
+                let claimed = scheduler.claim(max, now);
+                prop_assert!(claimed.len() <= max);
+                for lease in claimed {
+                    model.leases.retain(|(out, until)| *until > now || out.job.id != lease.job.id);
+                    let twice = model.leases.iter().any(|(out, _)| out.job.id == lease.job.id);
+                    prop_assert!(!twice, "leased twice");
+                    if ordered {
+                        prop_assert_eq!(
+                            model.lanes[&lease.job.lane].first(),
+                            Some(&lease.job.id),
+                            "out of order"
+                        );
+                    }
+                    model.leases.push((lease, after(now, Duration::from_secs(60))));
+                }
+                prop_assert!(model.leases.iter().filter(|(_, until)| *until > now).count() <= 8);
+            }
+            Step::Settle(index, verdict) => {
+                if model.leases.is_empty() {
+                    continue;
+                }
+                let (lease, _) = model.leases.swap_remove(index.index(model.leases.len()));
+                let verdict = match verdict {
+                    0 | 1 => Verdict::Done,
+                    2 => dead(),
+                    later => Verdict::Retry { at: after(now, Duration::from_secs(u64::from(later))) },
+                };
+                let retried = matches!(verdict, Verdict::Retry { .. });
+                if scheduler.settle(&lease, verdict, now).is_some() && !retried {
+                    model.settled(&lease);
+                }
+            }
+            Step::Wait(seconds) => now = after(now, Duration::from_secs(seconds)),
+        }
+        prop_assert_eq!(scheduler.depth().unsettled(), model.unsettled() as u64);
+        prop_assert_eq!(scheduler.jobs().count(), model.unsettled());
+    }
+    // Whatever happened, everything is delivered in the end: nothing is lost, nothing sticks.
+    for _ in 0..1_000 {
+        let claimed = scheduler.claim(8, now);
+        for lease in &claimed {
+            prop_assert!(scheduler.settle(lease, Verdict::Done, now).is_some());
+            model.settled(lease);
+        }
+        if claimed.is_empty() {
+            match scheduler.next_due() {
+                Some(due) => now = now.max(due),
+                None => break,
+            }
+        }
+    }
+    prop_assert_eq!(model.unsettled(), 0);
+    prop_assert_eq!(scheduler.depth(), Depth::default());
+    prop_assert!(scheduler.lanes.is_empty() && scheduler.timers.is_empty());
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn unordered_it_does_what_the_model_does(steps in prop::collection::vec(step(), 0..120)) {
+        check_against_model(steps, false)?;
+    }
+
+    #[test]
+    fn ordered_it_does_what_the_model_does(steps in prop::collection::vec(step(), 0..120)) {
+        check_against_model(steps, true)?;
+    }
+}

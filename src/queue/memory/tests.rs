@@ -1,0 +1,139 @@
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::*;
+use crate::common::clock::after;
+use crate::queue::tests::{config, dead, job};
+
+fn queue(ordered: bool) -> (Arc<MemoryQueue>, Clock) {
+    let clock = Clock::start();
+    (Arc::new(MemoryQueue::new(config(ordered), clock)), clock)
+}
+
+async fn settle(queue: &MemoryQueue, lease: Lease, verdict: Verdict) {
+    queue.settle(vec![(lease, verdict)]).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiting_claim_is_woken_by_a_push() {
+    let (queue, _) = queue(false);
+    let waiting = tokio::spawn({
+        let queue = Arc::clone(&queue);
+        async move { queue.claim(8).await.unwrap() }
+    });
+    tokio::task::yield_now().await;
+    queue.push(vec![job("a"), job("b")]).await.unwrap();
+    assert_eq!(waiting.await.unwrap().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiting_claim_is_woken_when_a_retry_is_due() {
+    let (queue, clock) = queue(false);
+    queue.push(vec![job("a")]).await.unwrap();
+    let lease = queue.claim(1).await.unwrap().remove(0);
+    settle(&queue, lease, Verdict::Retry { at: after(clock.now(), Duration::from_secs(10)) }).await;
+    let start = Instant::now();
+    assert_eq!(queue.claim(1).await.unwrap()[0].attempt, 2);
+    let waited = start.elapsed();
+    assert!(waited >= Duration::from_secs(10) && waited < Duration::from_secs(11), "{waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_claim_loses_nothing() {
+    let (queue, _) = queue(false);
+    for _ in 0..10 {
+        let waiting = queue.claim(8);
+        assert!(tokio::time::timeout(Duration::from_secs(1), waiting).await.is_err());
+    }
+    queue.push(vec![job("a")]).await.unwrap();
+    assert_eq!(queue.claim(8).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_all_of_a_batch() {
+    let (queue, _) = queue(false);
+    queue.push((0..99).map(|_| job("a")).collect()).await.unwrap();
+    let refused = queue.push(vec![job("a"), job("a")]).await;
+    assert!(matches!(refused, Err(QueueError::Full)));
+    assert_eq!(queue.depth().await.unwrap().ready, 99);
+    queue.push(vec![job("a")]).await.unwrap();
+    for lease in queue.claim(1).await.unwrap() {
+        settle(&queue, lease, Verdict::Done).await;
+    }
+    queue.push(vec![job("a")]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_queue_full_of_bytes_refuses() {
+    let (queue, _) = queue(false);
+    let large = || Job { body: vec![0; 6_000].into(), ..job("a") };
+    queue.push(vec![large()]).await.unwrap();
+    assert!(matches!(queue.push(vec![large()]).await, Err(QueueError::Full)));
+}
+
+#[tokio::test]
+async fn the_dead_are_counted_and_kept_with_their_cause() {
+    let (queue, _) = queue(false);
+    queue.push(vec![job("a")]).await.unwrap();
+    let lease = queue.claim(1).await.unwrap().remove(0);
+    let id = lease.job.id;
+    settle(&queue, lease, dead()).await;
+    assert_eq!(queue.depth().await.unwrap(), Depth { dead: 1, ..Depth::default() });
+    let letters = queue.dead_letters();
+    assert_eq!(letters.iter().map(|letter| letter.job.id).collect::<Vec<_>>(), [id]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn closed_it_gives_out_what_it_holds_and_then_ends() {
+    let (queue, _) = queue(false);
+    queue.push(vec![job("a"), job("b")]).await.unwrap();
+    queue.close();
+    assert!(matches!(queue.push(vec![job("a")]).await, Err(QueueError::Closed)));
+    let leases = queue.claim(8).await.unwrap();
+    assert_eq!(leases.len(), 2);
+    let ending = tokio::spawn({
+        let queue = Arc::clone(&queue);
+        async move { queue.claim(8).await.unwrap() }
+    });
+    tokio::task::yield_now().await;
+    assert!(!ending.is_finished(), "two leases are still out");
+    assert_eq!(queue.abandoned().len(), 2);
+    for lease in leases {
+        settle(&queue, lease, Verdict::Done).await;
+    }
+    assert!(ending.await.unwrap().is_empty());
+    assert!(queue.abandoned().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn concurrent_claims_never_share_a_job() {
+    let (queue, _) = queue(false);
+    queue.push((0..100).map(|lane| job(&lane.to_string())).collect()).await.unwrap();
+    queue.close();
+    let claimers: Vec<_> = (0..4)
+        .map(|_| {
+            let queue = Arc::clone(&queue);
+            tokio::spawn(async move {
+                let mut ids = Vec::new();
+                loop {
+                    let leases = queue.claim(2).await.unwrap();
+                    if leases.is_empty() {
+                        return ids;
+                    }
+                    for lease in leases {
+                        ids.push(lease.job.id);
+                        settle(&queue, lease, Verdict::Done).await;
+                    }
+                }
+            })
+        })
+        .collect();
+    let mut ids = Vec::new();
+    for claimer in claimers {
+        ids.extend(claimer.await.unwrap());
+    }
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 100);
+}

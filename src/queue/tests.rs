@@ -1,0 +1,43 @@
+//! What the tests of queues share.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use super::QueueConfig;
+use crate::common::endpoint_url::EndpointUrl;
+use crate::common::job::{ContentType, Job, Lane, MessageId, TraceContext};
+use crate::common::retry::{Cause, Failure, RetryPolicy, Verdict};
+
+/// A queue of few jobs, eight in flight, four a lane, leases of a minute.
+pub(super) fn config(ordered: bool) -> QueueConfig {
+    QueueConfig {
+        ordered,
+        max_jobs: 100,
+        max_bytes: 10_000,
+        in_flight: 8,
+        lane_in_flight: 4,
+        lease: Duration::from_secs(60),
+        retry: RetryPolicy::default(),
+    }
+}
+
+/// A job of that lane.
+pub(super) fn job(lane: &str) -> Job {
+    Job {
+        id: MessageId::new(),
+        tenant: "tenant".into(),
+        lane: Lane::new(lane),
+        url: EndpointUrl::parse("https://example.com/").unwrap(),
+        content_type: ContentType::Jose,
+        body: Bytes::from_static(b"0123456789"),
+        published_at: Timestamp::UNIX_EPOCH,
+        trace: TraceContext::new(),
+    }
+}
+
+/// The verdict on a job whose retries are used up.
+pub(super) fn dead() -> Verdict {
+    Verdict::Dead { cause: Cause::Exhausted(Failure::TimedOut) }
+}
