@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 
 use crate::common::crypto::keys::KeyError;
+use crate::common::crypto::signature::SecretFileError;
 use crate::common::shutdown::Interrupted;
 use crate::common::telemetry::LogFilterError;
 
@@ -41,7 +42,13 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
         cause.downcast_ref::<KeyError>().or(cause.downcast_ref::<Box<KeyError>>().map(Box::as_ref));
     let unusable_key =
         key_error.is_some_and(|error| !matches!(error, KeyError::Read { .. } | KeyError::File { .. }));
-    if unusable_key || cause.is::<UsageError>() || cause.is::<LogFilterError>() {
+    if unusable_key
+        || cause
+            .downcast_ref::<SecretFileError>()
+            .is_some_and(|error| !matches!(error, SecretFileError::Read(_)))
+        || cause.is::<UsageError>()
+        || cause.is::<LogFilterError>()
+    {
         return Some(USAGE);
     }
     cause.is::<Interrupted>().then_some(INTERRUPTED)

@@ -19,10 +19,10 @@ pub(super) struct RetryArgs {
         long,
         env = "RETRY_DELAYS",
         value_name = "MS,…",
-        value_delimiter = ',',
+        value_delimiter = ',', value_parser = milliseconds,
         conflicts_with = "retry_schedule"
     )]
-    retry_delays: Option<Vec<u64>>,
+    retry_delays: Option<Vec<Duration>>,
     /// A schedule by name: scripts = 1, 2, 4, 8, 16 s; standard = 5 s, 5 min, 30 min, 2, 5, 10, 14, 20 and 24 h
     #[arg(long, value_enum, value_name = "NAME")]
     retry_schedule: Option<Schedule>,
@@ -53,8 +53,7 @@ impl RetryArgs {
     pub(super) fn policy(&self) -> Result<RetryPolicy, RetryPolicyError> {
         let jitter = self.retry_jitter;
         if let Some(delays) = &self.retry_delays {
-            let delays = delays.iter().copied().map(Duration::from_millis).collect();
-            return RetryPolicy::try_list(delays, self.max_retries, jitter);
+            return RetryPolicy::try_list(delays.clone(), self.max_retries, jitter);
         }
         match self.retry_schedule {
             Some(Schedule::Standard) => {
@@ -71,4 +70,10 @@ impl RetryArgs {
             ),
         }
     }
+}
+
+/// As the scripts do, with white space around the number.
+fn milliseconds(text: &str) -> Result<Duration, String> {
+    let number = text.trim().parse().map_err(|_| "whole milliseconds, separated by commas, are needed")?;
+    Ok(Duration::from_millis(number))
 }

@@ -3,8 +3,6 @@
 mod receiver;
 mod seen;
 mod sink;
-#[cfg(test)]
-mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

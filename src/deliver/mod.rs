@@ -2,8 +2,6 @@
 
 mod connect;
 pub mod egress;
-#[cfg(test)]
-mod tests;
 
 use std::time::{Duration, SystemTime};
 

@@ -1,0 +1,164 @@
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use crate::support::{Server, fixture, run, stderr, whk};
+
+fn mode(path: &Path) -> u32 {
+    path.metadata().unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn keygen_makes_a_pair_with_safe_modes_and_says_its_key_id() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("keys");
+    let arguments = ["keygen", "--bits", "2048", "--signing-secret", "--output", "json", "--out-dir"];
+    let made = whk(&arguments).arg(&out).output().unwrap();
+    assert!(made.status.success(), "{}", stderr(&made));
+    let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+    assert_eq!(made["bits"], 2048);
+    assert_eq!(made["key_id"].as_str().unwrap().len(), 43);
+    assert_eq!(mode(&out.join("private_key.pem")), 0o600);
+    assert_eq!(mode(&out.join("public_key.pem")), 0o644);
+    assert_eq!(mode(&out.join("signing_secret.txt")), 0o600);
+    let text = |name: &str| std::fs::read_to_string(out.join(name)).unwrap();
+    assert!(text("private_key.pem").starts_with("-----BEGIN PRIVATE KEY-----"));
+    assert!(text("public_key.pem").starts_with("-----BEGIN PUBLIC KEY-----"));
+    assert!(text("signing_secret.txt").starts_with("whsec_"));
+}
+
+#[test]
+fn keygen_overwrites_only_with_force() {
+    let folder = tempfile::tempdir().unwrap();
+    let keygen = |more: &[&str]| {
+        whk(&["keygen", "--bits", "2048", "--out-dir"]).arg(folder.path()).args(more).output().unwrap()
+    };
+    let private = folder.path().join("private_key.pem");
+    assert!(keygen(&[]).status.success());
+    let first = std::fs::read(&private).unwrap();
+    let refused = keygen(&[]);
+    assert_eq!(refused.status.code(), Some(64));
+    assert!(stderr(&refused).contains("--force"), "{}", stderr(&refused));
+    assert_eq!(std::fs::read(&private).unwrap(), first);
+    assert!(keygen(&["--force"]).status.success());
+    assert_ne!(std::fs::read(&private).unwrap(), first);
+    assert_eq!(mode(&private), 0o600);
+    assert_eq!(folder.path().read_dir().unwrap().count(), 2, "nothing partial is left");
+}
+
+#[test]
+fn keygen_encrypts_with_a_passphrase() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut keygen = whk(&["keygen", "--bits", "2048", "--passphrase-file"]);
+    keygen.arg(fixture("keys/passphrase.txt")).arg("--out-dir").arg(folder.path());
+    assert!(keygen.output().unwrap().status.success());
+    let private = folder.path().join("private_key.pem");
+    assert!(std::fs::read_to_string(&private).unwrap().starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----"));
+    let mut command = whk(&["customer", "--port", "0", "--allow-unsigned", "--private-key"]);
+    command.arg(&private).arg("--passphrase-file").arg(fixture("keys/passphrase.txt"));
+    drop(Server::start(command));
+}
+
+#[test]
+fn help_teaches_every_command() {
+    for arguments in [vec!["--help"], vec!["keygen", "--help"], vec!["publish-server", "--help"]] {
+        let help = run(&arguments);
+        assert!(help.status.success());
+        assert!(String::from_utf8_lossy(&help.stdout).contains("Usage: whk"));
+    }
+}
+
+#[test]
+fn what_can_not_be_used_is_named_with_its_flag_and_exit_code() {
+    let taken = Server::customer(&[]);
+    let port = taken.port.to_string();
+    let key = |name: &str| fixture(&format!("keys/{name}")).to_str().unwrap().to_owned();
+    let public =
+        |name: &str| vec!["publish-server".into(), "--port=0".into(), "--public-key".into(), key(name)];
+    let private = |name: &str, more: &[&str]| {
+        let mut arguments = vec!["customer".into(), "--port=0".into(), "--allow-unsigned".into()];
+        arguments.extend(["--private-key".into(), key(name)]);
+        arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
+        arguments
+    };
+    let mut on_port = public("public_key.pem");
+    on_port.extend(["--port".into(), port.clone()]);
+    on_port.remove(1);
+    let with = |mut arguments: Vec<String>, more: &[&str]| {
+        arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
+        arguments
+    };
+    let secret = key("public_key.pem");
+    for (arguments, code, told) in [
+        (vec!["--no-such-flag".into()], 64, "--no-such-flag"),
+        (vec!["keygen".into(), "--bits=1024".into()], 64, "4096"),
+        (public("none.pem"), 66, "none.pem"),
+        (public("private_key.pem"), 64, "private key where a public key belongs"),
+        (public("short_public_key.pem"), 64, "1024 bits"),
+        (public("empty.pem"), 64, "empty"),
+        (public("truncated_public_key.pem"), 64, "truncated"),
+        (public("ec_public_key.pem"), 64, "isn't RSA"),
+        (private("public_key.pem", &[]), 64, "public key where a private key belongs"),
+        (private("private_key.encrypted.pem", &[]), 64, "--passphrase-file"),
+        (
+            private("private_key.encrypted.pem", &["--passphrase-file", &key("signing_secret.txt")]),
+            64,
+            "wrong passphrase",
+        ),
+        (vec!["customer".into(), "--port=0".into()], 64, "--secret-file"),
+        (on_port, 69, "--port"),
+        (with(public("public_key.pem"), &["--key-reuse", "0"]), 64, "--key-reuse"),
+        (with(public("public_key.pem"), &["--retry-delays", "0"]), 64, "retry"),
+        (with(public("public_key.pem"), &["--retry-jitter", "2"]), 64, "jitter"),
+        (with(public("public_key.pem"), &["--allow-net", "loopback"]), 64, "--allow-net"),
+        (with(public("public_key.pem"), &["--delivery-timeout", "soon"]), 64, "30s"),
+        (with(public("public_key.pem"), &["--ca-file", &key("public_key.pem")]), 64, "--ca-file"),
+        (with(public("public_key.pem"), &["--signing-secret-file", &secret]), 64, "whsec_"),
+        (with(public("public_key.pem"), &["--log", "a=b=c"]), 64, "--log"),
+        (vec!["send".into(), "--payload".into(), "{".into()], 64, "payload"),
+        (vec!["send".into(), "--server".into(), "ftp://host".into()], 64, "http"),
+        (vec!["send".into(), "--payload-file".into(), key("none.json")], 66, "none.json"),
+    ] {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let output = run(&arguments);
+        let told_text = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {told_text}");
+        assert!(told_text.contains(told), "{arguments:?}: {told_text}");
+    }
+}
+
+#[test]
+fn send_counts_what_was_accepted_and_what_was_refused() {
+    let customer = Server::customer(&[]);
+    let server = Server::publish_locally(&[]);
+    let send = |more: &[&str]| {
+        let mut command = whk(&["send", "--output", "json", "--server", &server.url("")]);
+        command.args(["--webhook-url", &customer.url("/webhook")]).args(more).output().unwrap()
+    };
+    let sent = send(&["--profile", "kafka"]);
+    assert!(sent.status.success(), "{}", stderr(&sent));
+    let summary: serde_json::Value = serde_json::from_slice(&sent.stdout).unwrap();
+    assert_eq!((summary["accepted"].as_u64(), summary["refused"].as_u64()), (Some(150), Some(0)));
+    assert!(summary["latency_ms"]["p99"].as_f64().unwrap() > 0.0);
+    assert_eq!(customer.events(150).len(), 150);
+
+    let numbered = send(&["--count", "3", "--rate", "100", "--payload", r#"{"n":{{seq}}}"#]);
+    assert!(numbered.status.success());
+    let mut numbers: Vec<_> =
+        customer.events(3).iter().map(|event| event["data"]["n"].as_u64().unwrap()).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, [1, 2, 3]);
+
+    let refused = send(&["--count", "5", "--webhook-url", "http://10.0.0.1/"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let summary: serde_json::Value = serde_json::from_slice(&refused.stdout).unwrap();
+    assert_eq!((summary["accepted"].as_u64(), summary["refused"].as_u64()), (Some(3), Some(2)));
+    assert!(stderr(&refused).contains("--allow-net"), "{}", stderr(&refused));
+}
+
+#[test]
+fn send_to_nowhere_says_so() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let output = run(&["send", "--count", "2", "--server", &format!("http://{closed}")]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("refused"), "{}", stderr(&output));
+}

@@ -1,0 +1,284 @@
+use std::collections::HashSet;
+use std::io::Write as _;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::{PATIENCE, RawCustomer, Server, fixture, post, publish, publish_to, run, stderr, whk};
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+#[test]
+fn a_delivery_on_the_wire_is_as_documented() {
+    let customer = RawCustomer::answering(OK);
+    let server = Server::publish_locally(&[]);
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let headers = [
+        ("content-type", "application/json; charset=utf-8"),
+        ("traceparent", &format!("00-{trace}-00f067aa0ba902b7-01")),
+    ];
+    let body = format!(r#"{{"url":"{}?a=1","payload":{{"card":"tiger"}}}}"#, customer.url());
+    let published = post(server.port, "/publish", &headers, body.as_bytes());
+    assert_eq!(published.status, 202);
+    assert!(published.json()["event_id"].as_str().unwrap().starts_with("evt_"));
+
+    let request = customer.request();
+    assert_eq!(request.head, "POST /webhook?a=1 HTTP/1.1");
+    let header = |name: &str| request.headers[name].as_str();
+    assert_eq!(header("content-type"), "application/jose+json");
+    assert_eq!(header("user-agent"), concat!("whk/", env!("CARGO_PKG_VERSION")));
+    assert_eq!(header("webhook-id"), published.json()["messages"][0]["id"]);
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    assert!(now.abs_diff(header("webhook-timestamp").parse().unwrap()) < 60);
+    assert!(header("webhook-signature").starts_with("v1,"));
+    assert!(header("traceparent").starts_with(&format!("00-{trace}-")));
+    assert!(!header("traceparent").contains("00f067aa0ba902b7"), "the attempt has a span of its own");
+    assert!(!request.body.contains("tiger"));
+    let envelope: Value = serde_json::from_str(&request.body).unwrap();
+    assert_eq!(envelope.as_object().unwrap().len(), 5);
+}
+
+#[test]
+fn every_attempt_has_the_same_id_and_body() {
+    let customer = RawCustomer::start(|stream, number| {
+        let status = if number < 2 { "500 No" } else { "204 Yes" };
+        drop(write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"));
+    });
+    let server = Server::publish_locally(&[]);
+    publish_to(&server, &customer.url(), "{}");
+    let attempts: Vec<_> = (0..3).map(|_| customer.request()).collect();
+    let same: HashSet<_> =
+        attempts.iter().map(|attempt| (&attempt.headers["webhook-id"], &attempt.body)).collect();
+    assert_eq!(same.len(), 1);
+    server.wait_for_metric("whk_jobs_delivered_total", 1);
+    assert_eq!(server.metric("whk_retries_total"), 2);
+}
+
+#[test]
+fn a_flaky_customer_gets_every_event_once() {
+    let customer = Server::customer(&["--fail-rate", "0.2"]);
+    let server = Server::publish_locally(&[]);
+    let sent = send(&server, &[&customer.url("/webhook")], 200);
+    assert!(sent.status.success(), "{}", stderr(&sent));
+    let ids: HashSet<String> = customer.events(200).iter().map(|event| event["id"].to_string()).collect();
+    assert_eq!(ids.len(), 200);
+    server.wait_for_metric("whk_jobs_delivered_total", 200);
+    assert!(server.metric("whk_retries_total") > 0);
+    assert_eq!(server.metric("whk_jobs_dead_total"), 0);
+    assert!(customer.is_silent());
+}
+
+fn send(server: &Server, urls: &[&str], count: u64) -> std::process::Output {
+    let mut command = whk(&["send", "--payload", r#"{"n":{{seq}}}"#, "--count", &count.to_string()]);
+    command.args(["--concurrency", "1", "--server", &server.url("")]);
+    for url in urls {
+        command.args(["--webhook-url", url]);
+    }
+    command.output().unwrap()
+}
+
+#[test]
+fn ordered_events_arrive_in_order_though_the_customer_fails() {
+    let customer = Server::customer(&["--fail-rate", "0.3"]);
+    let server = Server::publish_locally(&["--ordered", "--retry-delays", "5", "--retry-jitter", "1"]);
+    assert!(send(&server, &[&customer.url("/webhook")], 60).status.success());
+    let numbers: Vec<u64> =
+        customer.events(60).iter().map(|event| event["data"]["n"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, (1..=60).collect::<Vec<_>>());
+    assert!(server.metric("whk_retries_total") > 0);
+}
+
+/// What a bad customer does is a counted failure, and a good one beside it is served meanwhile.
+fn is_counted_as_failure(told: &str, misbehave: impl Fn(&mut std::net::TcpStream) + Send + Sync + 'static) {
+    let good = Server::customer(&[]);
+    let bad = RawCustomer::start(move |stream, _| misbehave(stream));
+    let server = Server::publish_locally(&["--max-retries", "1", "--delivery-timeout", "1s"]);
+    let id = publish_to(&server, &bad.url(), "{}");
+    publish_to(&server, &good.url("/webhook"), "{}");
+    good.events(1);
+    server.wait_for_metric("whk_jobs_dead_total", 1);
+    assert_eq!(server.metric("whk_attempts_total"), 3, "two at the bad customer, one at the good");
+    let log = server.log();
+    let dead = log.lines().find(|line| line.contains("dead-lettered")).unwrap();
+    assert!(dead.contains(&id) && dead.contains(told), "{dead}");
+}
+
+#[test]
+fn a_customer_that_answers_and_stalls() {
+    is_counted_as_failure("time limit", |stream| {
+        drop(stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n12345"));
+        thread::sleep(PATIENCE);
+    });
+}
+
+#[test]
+fn a_customer_that_never_answers() {
+    is_counted_as_failure("time limit", |_| thread::sleep(PATIENCE));
+}
+
+#[test]
+fn a_customer_that_hangs_up() {
+    is_counted_as_failure("retries exhausted", |_| {});
+}
+
+#[test]
+fn a_customer_that_resets_in_the_middle_of_its_answer() {
+    is_counted_as_failure("broke off", |stream| {
+        drop(stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n12345"));
+    });
+}
+
+#[test]
+fn a_customer_that_streams_endlessly() {
+    is_counted_as_failure("65536 bytes", |stream| {
+        drop(stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"));
+        while stream.write_all(b"3e8\r\n").and_then(|()| stream.write_all(&[b'x'; 1_000])).is_ok() {
+            if stream.write_all(b"\r\n").is_err() {
+                break;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_customer_that_answers_with_a_gibibyte() {
+    is_counted_as_failure("65536 bytes", |stream| {
+        drop(stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1073741824\r\n\r\n"));
+        let mebibyte = vec![b'x'; 1 << 20];
+        let mut left = 1_024;
+        while left > 0 && stream.write_all(&mebibyte).is_ok() {
+            left -= 1;
+        }
+        assert!(left > 0, "all of it was read");
+    });
+}
+
+#[test]
+fn a_customer_that_does_not_speak_http() {
+    is_counted_as_failure("retries exhausted", |stream| {
+        drop(stream.write_all(b"220 smtp.example.com ESMTP\r\n"))
+    });
+}
+
+#[test]
+fn a_customer_with_endless_headers() {
+    is_counted_as_failure("retries exhausted", |stream| {
+        drop(stream.write_all(b"HTTP/1.1 200 OK\r\n"));
+        while stream.write_all(b"x-padding: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n").is_ok()
+        {
+        }
+    });
+}
+
+#[test]
+fn a_redirect_is_a_failure_and_never_followed() {
+    let inside = RawCustomer::answering(OK);
+    let location = inside.url();
+    let redirecting = RawCustomer::start(move |stream, _| {
+        drop(write!(
+            stream,
+            "HTTP/1.1 307 Look\r\nlocation: {location}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+        ));
+    });
+    let server = Server::publish_locally(&["--max-retries", "2"]);
+    publish_to(&server, &redirecting.url(), "{}");
+    server.wait_for_metric("whk_jobs_dead_total", 1);
+    assert_eq!(server.metric("whk_attempts_total"), 3);
+    assert!(inside.got_nothing());
+    assert!(server.log().contains("answered 307"));
+}
+
+#[test]
+fn gone_is_dead_at_once_and_other_refusals_are_retried() {
+    let gone = RawCustomer::answering("HTTP/1.1 410 Gone\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    let server = Server::publish_locally(&[]);
+    publish_to(&server, &gone.url(), "{}");
+    server.wait_for_metric("whk_jobs_dead_total", 1);
+    assert_eq!(server.metric("whk_attempts_total"), 1);
+    assert!(server.log().contains("410 Gone"));
+}
+
+#[test]
+fn retry_after_is_waited_for() {
+    let busy = RawCustomer::start(|stream, number| {
+        let answer = if number == 0 { "503 Busy\r\nretry-after: 2" } else { "200 OK" };
+        drop(write!(stream, "HTTP/1.1 {answer}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"));
+    });
+    let server = Server::publish_locally(&[]);
+    publish_to(&server, &busy.url(), "{}");
+    busy.request();
+    let first = Instant::now();
+    busy.request();
+    assert!(first.elapsed() >= Duration::from_millis(1_900), "it came back too early");
+}
+
+#[test]
+fn hanging_endpoints_do_not_hold_up_a_healthy_one() {
+    let healthy = Server::customer(&[]);
+    let hanging = RawCustomer::start(|_, _| thread::sleep(PATIENCE * 2));
+    let server = Server::publish_locally(&["--in-flight", "16"]);
+    for endpoint in 0..8 {
+        for _ in 0..4 {
+            publish_to(&server, &format!("{}?{endpoint}", hanging.url()), "{}");
+        }
+    }
+    for _ in 0..20 {
+        publish_to(&server, &healthy.url("/webhook"), "{}");
+    }
+    healthy.events(20);
+    server.wait_for_metric("whk_jobs_delivered_total", 20);
+}
+
+#[test]
+fn a_customer_that_is_killed_and_comes_back_gets_everything() {
+    let customer = Server::customer(&["--delay", "5ms"]);
+    let server = Server::publish_locally(&["--max-retries", "1000"]);
+    let url = customer.url("/webhook");
+    let port = customer.port.to_string();
+    let published: HashSet<String> = (0..100).map(|_| publish_to(&server, &url, "{}")).collect();
+    let mut received = customer.events(10);
+    received.extend(customer.kill());
+    assert!(received.len() < 100, "it was killed too late");
+    let again = Server::customer(&["--port", &port]);
+    server.wait_for_metric("whk_jobs_delivered_total", 100);
+    received.extend(again.kill());
+    let received: HashSet<String> =
+        received.iter().map(|event| event["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(received, published);
+}
+
+#[test]
+fn every_envelope_and_key_file_works_end_to_end() {
+    for (key, envelope) in [
+        ("keys/public_key.pem", "jwe"),
+        ("keys/public_key.jwk.json", "jwe"),
+        ("keys/public_key.scripts.pem", "rsa-oaep"),
+    ] {
+        let customer = Server::customer(&[]);
+        let key = fixture(key);
+        let server =
+            Server::publish_locally(&["--public-key", key.to_str().unwrap(), "--envelope", envelope]);
+        let id = publish_to(&server, &customer.url("/webhook"), r#"{"n":18446744073709551615,"x":1.10}"#);
+        let line = customer.line();
+        assert!(line.contains(r#""data":{"n":18446744073709551615,"x":1.10}"#), "byte for byte: {line}");
+        assert!(line.contains(&id), "{line}");
+    }
+}
+
+#[test]
+fn a_payload_with_line_ends_stays_one_line() {
+    let customer = Server::customer(&[]);
+    let server = Server::publish_locally(&["--key-reuse", "1"]);
+    publish(
+        &server,
+        &format!("{{\"url\":\"{}\",\"payload\":{{\r\n\"a\":\n\"b\\n\"}}}}", customer.url("/webhook")),
+    );
+    assert_eq!(customer.events(1)[0]["data"]["a"], "b\n");
+}
+
+#[test]
+fn help_says_what_a_run_prints() {
+    let help = String::from_utf8(run(&["customer", "--help"]).stdout).unwrap();
+    assert!(help.contains("--forward") && help.contains("--fail-rate"));
+}

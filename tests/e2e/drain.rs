@@ -1,0 +1,64 @@
+use std::thread;
+
+use crate::support::{PATIENCE, RawCustomer, Server, publish_to, whk};
+
+#[test]
+fn sigterm_delivers_what_is_queued_and_ends_well() {
+    let customer = Server::customer(&["--delay", "100ms"]);
+    let mut server = Server::publish_locally(&["--endpoint-in-flight", "4"]);
+    for _ in 0..40 {
+        publish_to(&server, &customer.url("/webhook"), "{}");
+    }
+    server.signal("TERM");
+    customer.events(40);
+    assert_eq!(server.wait().code(), Some(0), "{}", server.log());
+    assert!(server.log().contains("nothing is left"));
+}
+
+#[test]
+fn sigint_stops_a_customer_too() {
+    let mut customer = Server::customer(&[]);
+    customer.signal("INT");
+    assert_eq!(customer.wait().code(), Some(0));
+}
+
+#[test]
+fn what_can_not_be_delivered_in_time_is_named() {
+    let hanging = RawCustomer::start(|_, _| thread::sleep(PATIENCE));
+    let mut server = Server::publish_locally(&["--drain-timeout", "500ms"]);
+    let ids: Vec<String> = (0..3).map(|_| publish_to(&server, &hanging.url(), "{}")).collect();
+    server.signal("TERM");
+    assert_eq!(server.wait().code(), Some(1));
+    for id in ids {
+        assert!(server.log().contains(&id), "{id} isn't in {}", server.log());
+    }
+    assert!(server.log().contains("3 jobs"));
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let hanging = RawCustomer::start(|_, _| thread::sleep(PATIENCE * 2));
+    let mut server = Server::publish_locally(&["--drain-timeout", "1h"]);
+    publish_to(&server, &hanging.url(), "{}");
+    server.signal("TERM");
+    server.wait_for_log("a second signal ends at once");
+    server.signal("TERM");
+    assert_eq!(server.wait().code(), Some(130));
+}
+
+#[test]
+fn a_sender_that_is_interrupted_says_what_it_sent() {
+    let customer = Server::customer(&[]);
+    let server = Server::publish_locally(&[]);
+    let mut send = whk(&["send", "--rate", "10", "--count", "100000", "--output", "json", "--server"]);
+    send.arg(server.url("")).args(["--webhook-url", &customer.url("/webhook")]);
+    let child =
+        send.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    customer.events(3);
+    let kill = std::process::Command::new("kill").arg(child.id().to_string()).status().unwrap();
+    assert!(kill.success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(summary["accepted"].as_u64().unwrap() >= 3);
+}

@@ -1,0 +1,96 @@
+//! The example receivers under fixtures/receivers, run as a customer would run them, with the libraries they name.
+//!
+//! `scripts/test.sh` installs those and says so in WHK_INTEROP; without it these tests tell that they were passed
+//! over, and fail where CI is set.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use whk::common::crypto::keys::PublicKey;
+
+use crate::support::{Server, fixture, post, publish_to};
+
+/// The Python of the virtual environment with the libraries; none where they weren't installed.
+fn python() -> Option<PathBuf> {
+    let found = std::env::var_os("WHK_INTEROP").map(PathBuf::from);
+    if found.is_none() {
+        assert!(std::env::var_os("CI").is_none(), "WHK_INTEROP isn't set; scripts/test.sh sets it");
+        eprintln!("passed over: WHK_INTEROP isn't set, scripts/test.sh installs the libraries and sets it");
+    }
+    found
+}
+
+fn receiver(program: &str) -> Option<Command> {
+    let python = python()?;
+    let file = fixture("receivers").join(program);
+    let mut command = Command::new(if program.ends_with(".py") { python } else { "node".into() });
+    command.arg(file).env("PORT", "0").env("PRIVATE_KEY", fixture("keys/private_key.pem"));
+    let secret = std::fs::read_to_string(fixture("keys/signing_secret.txt")).unwrap();
+    command.env("SIGNING_SECRET", secret.trim());
+    Some(command)
+}
+
+/// What we seal and sign is verified and opened, twice under one content key; a forgery isn't.
+fn opens_what_we_seal(program: &str) {
+    let Some(command) = receiver(program) else { return };
+    let receiver = Server::start(command);
+    let server = Server::publish_locally(&[]);
+    for number in 1..=2 {
+        let id =
+            publish_to(&server, &receiver.url("/webhook"), &format!(r#"{{"n":{number},"text":"Grüße"}}"#));
+        let event: serde_json::Value = serde_json::from_str(&receiver.line()).unwrap();
+        assert_eq!(event["id"], id);
+        assert_eq!(event["data"], serde_json::json!({"n": number, "text": "Grüße"}));
+    }
+    server.wait_for_metric("whk_jobs_delivered_total", 2);
+    assert_eq!(server.metric("whk_attempts_total"), 2);
+    let forged =
+        [("webhook-id", "msg_1"), ("webhook-timestamp", "1614265330"), ("webhook-signature", "v1,AAAA")];
+    assert_eq!(post(receiver.port, "/webhook", &forged, b"{}").status, 401);
+}
+
+#[test]
+fn node_with_express_jose_and_standardwebhooks() {
+    opens_what_we_seal("node/server.mjs");
+}
+
+#[test]
+fn python_with_flask_jwcrypto_and_standardwebhooks() {
+    opens_what_we_seal("python/flask_jwcrypto.py");
+}
+
+#[test]
+fn python_with_joserfc_and_standardwebhooks() {
+    opens_what_we_seal("python/plain_joserfc.py");
+}
+
+/// What another library seals, the customer opens.
+fn is_opened_by_us(program: &str) {
+    let Some(mut command) = receiver(program) else { return };
+    let message = r#"{"id":"msg_1","type":"a","timestamp":"2026-01-02T03:04:05Z","data":{"text":"Grüße"}}"#;
+    let key = fixture("keys/public_key.pem");
+    command.arg(&key).arg(PublicKey::read(&key).unwrap().kid());
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(message.as_bytes()).unwrap();
+    let sealed = child.wait_with_output().unwrap();
+    assert!(sealed.status.success());
+    let customer = Server::customer(&["--allow-unsigned"]);
+    assert_eq!(post(customer.port, "/webhook", &[], sealed.stdout.trim_ascii()).status, 200);
+    assert_eq!(customer.events(1)[0]["data"]["text"], "Grüße");
+}
+
+#[test]
+fn what_jose_seals() {
+    is_opened_by_us("node/seal.mjs");
+}
+
+#[test]
+fn what_jwcrypto_seals() {
+    is_opened_by_us("python/seal_jwcrypto.py");
+}
+
+#[test]
+fn what_joserfc_seals() {
+    is_opened_by_us("python/seal_joserfc.py");
+}

@@ -1,0 +1,199 @@
+use std::io::Write as _;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use crate::support::{RawCustomer, Server, get, post, publish, publish_to, read_answer};
+
+const MIB: usize = 1 << 20;
+
+fn text_of(bytes: usize) -> String {
+    format!("\"{}\"", "x".repeat(bytes - 2))
+}
+
+#[test]
+fn what_is_not_an_event_is_refused_and_says_why() {
+    let server = Server::publish_locally(&[]);
+    for (body, told) in [
+        ("", "isn't JSON"),
+        ("{", "isn't JSON"),
+        ("{\"url\":\"http://127.0.0.1/\",\"payload\":{}", "isn't JSON"),
+        ("[]", "JSON object"),
+        ("null", "JSON object"),
+        ("7", "JSON object"),
+        (r#"{"url":1,"payload":{}}"#, "'url' (text)"),
+        (r#"{"url":"http://127.0.0.1/","payload":{},"target":7}"#, "'target'"),
+        (r#"{"url":"http://127.0.0.1/","payload":{},"payload":{}}"#, "each once"),
+        (r#"{"payload":{}}"#, "'url' is required"),
+        (r#"{"url":"http://127.0.0.1/"}"#, "'payload' is required"),
+        (r#"{"url":"http://127.0.0.1/","payload":null}"#, "'payload' is required"),
+        (r#"{"url":"http://127.0.0.1/","payload":{},"target":""}"#, "'target'"),
+        (r#"{"url":"http://127.0.0.1/","payload":{},"target":"a\nb"}"#, "'target'"),
+        (r#"{"url":"http://127.0.0.1/","payload":{},"type":"a\u0000"}"#, "'type'"),
+        (r#"{"url":"","payload":{}}"#, "absolute URL"),
+        (r#"{"url":"/webhook","payload":{}}"#, "absolute URL"),
+        (r#"{"url":"ftp://127.0.0.1/","payload":{}}"#, "http or https"),
+        (r#"{"url":"http://user:pw@127.0.0.1/","payload":{}}"#, "credentials"),
+    ] {
+        let answer = publish(&server, body);
+        assert_eq!(answer.status, 400, "{body}: {answer:?}");
+        assert!(answer.problem().contains(told), "{body}: {}", answer.problem());
+    }
+    let deep = format!(r#"{{"url":"http://127.0.0.1/","payload":{}}}"#, "[".repeat(100_000));
+    assert_eq!(publish(&server, &deep).status, 400);
+    assert_eq!(server.metric("whk_jobs_published_total"), 0);
+}
+
+#[test]
+fn private_and_metadata_addresses_are_refused_in_every_spelling() {
+    let server = Server::publish(&["--allow-net", "192.0.2.0/24"]);
+    for host in [
+        "127.0.0.1",
+        "2130706433",
+        "0x7f000001",
+        "0x7f.1",
+        "0177.0.0.1",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]",
+        "[64:ff9b::7f00:1]",
+        "[2002:7f00:1::]",
+        "10.0.0.1",
+        "192.168.1.1",
+        "169.254.169.254",
+        "0xa9fea9fe",
+        "[fd00:ec2::254]",
+        "[fe80::1]",
+        "0.0.0.0",
+    ] {
+        let answer = publish(&server, &format!(r#"{{"url":"http://{host}/","payload":{{}}}}"#));
+        assert_eq!(answer.status, 400, "{host}");
+        assert!(answer.problem().contains("--allow-net"), "{host}: {}", answer.problem());
+    }
+    let strict = Server::publish(&[]);
+    let answer = publish(&strict, r#"{"url":"http://example.com/","payload":{}}"#);
+    assert!(answer.problem().contains("https"), "{}", answer.problem());
+}
+
+#[test]
+fn a_name_that_resolves_to_loopback_is_dead_lettered_and_never_dialled() {
+    let customer = RawCustomer::answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+    let server = Server::publish(&["--allow-net", "192.0.2.0/24"]);
+    publish_to(&server, &format!("http://localhost:{}/webhook", customer.port), "{}");
+    publish_to(&server, &format!("https://localhost:{}/webhook", customer.port), "{}");
+    server.wait_for_metric("whk_jobs_dead_total", 2);
+    assert!(customer.got_nothing());
+    assert!(server.log().contains("isn't a public address"), "{}", server.log());
+}
+
+#[test]
+fn other_content_types_routes_and_methods_are_refused() {
+    let server = Server::publish_locally(&[]);
+    let body = br#"{"url":"http://127.0.0.1/","payload":{}}"#;
+    for headers in [vec![], vec![("content-type", "text/plain")], vec![("content-type", "application/xml")]] {
+        let answer = post(server.port, "/publish", &headers, body);
+        assert_eq!(answer.status, 415, "{headers:?}");
+        answer.problem();
+    }
+    let unknown = post(server.port, "/nowhere", &[], b"");
+    assert_eq!((unknown.status, unknown.problem().contains("/publish")), (404, true));
+    let wrong_method = get(server.port, "/publish");
+    assert_eq!(wrong_method.status, 405);
+    wrong_method.problem();
+    assert_eq!(get(server.port, "/healthz").json()["status"], "ok");
+    assert_eq!(get(server.port, "/readyz").json()["status"], "ready");
+}
+
+#[test]
+fn a_payload_of_a_mebibyte_is_taken_and_a_byte_more_is_not() {
+    let customer = Server::customer(&[]);
+    let server = Server::publish_locally(&[]);
+    let event = |payload: &str| format!(r#"{{"url":"{}","payload":{payload}}}"#, customer.url("/webhook"));
+    let over = publish(&server, &event(&text_of(MIB + 1)));
+    assert_eq!(over.status, 413);
+    assert!(over.problem().contains("1048577"), "{}", over.problem());
+    let far_over = publish(&server, &event(&text_of(4 * MIB)));
+    assert_eq!(far_over.status, 413);
+    assert_eq!(publish(&server, &event(&text_of(MIB))).status, 202);
+    assert_eq!(customer.events(1)[0]["data"].as_str().unwrap().len(), MIB - 2);
+}
+
+#[test]
+fn a_body_that_dribbles_in_is_cut_off_and_holds_nobody_up() {
+    let server = Server::publish_locally(&["--request-timeout", "2s"]);
+    let mut slow = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
+    let head = "POST /publish HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n";
+    slow.write_all(head.as_bytes()).unwrap();
+    let dribble = std::thread::spawn(move || {
+        for _ in 0..8 {
+            if slow.write_all(b" ").is_err() {
+                break;
+            }
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        slow.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        read_answer(&mut slow)
+    });
+    let quick = publish(&server, r#"{"url":"http://127.0.0.1:1/","payload":{}}"#);
+    assert_eq!(quick.status, 202);
+    let answer = dribble.join().unwrap();
+    assert_eq!(answer.status, 408);
+    assert!(answer.problem().contains("2 s"), "{}", answer.problem());
+}
+
+#[test]
+fn a_full_queue_answers_503_and_when_to_come_back() {
+    let hanging = RawCustomer::start(|_, _| std::thread::sleep(Duration::from_secs(600)));
+    let server = Server::publish_locally(&["--max-queue-size", "3"]);
+    for _ in 0..3 {
+        publish_to(&server, &hanging.url(), "{}");
+    }
+    let refused = publish(&server, &format!(r#"{{"url":"{}","payload":{{}}}}"#, hanging.url()));
+    assert_eq!(refused.status, 503);
+    assert_eq!(refused.headers["retry-after"], "1");
+    assert!(refused.problem().contains("full"), "{}", refused.problem());
+}
+
+#[test]
+fn the_scripts_own_body_and_environment_are_understood() {
+    let customer = Server::customer(&["--allow-unsigned"]);
+    let mut command = crate::support::whk(&["publish-server", "--allow-net", "127.0.0.0/8", "--public-key"]);
+    command.arg(crate::support::fixture("keys/public_key.scripts.pem"));
+    command.args(["--envelope", "rsa-oaep"]);
+    command.env("SERVER_PORT", "0").env("SERVER_HOSTNAME", "127.0.0.1").env("MAX_QUEUE_SIZE", "1");
+    command.env("RETRY_DELAYS", "100, 200").env("MAX_RETRIES", "1").env("MAX_PAYLOAD_SIZE", "50");
+    let server = Server::start(command);
+    let body = format!(
+        r#"{{"url":"{}","payload":{{"hello":"world","id":"1"}},"target":"customer-1"}}"#,
+        customer.url("/webhook")
+    );
+    assert_eq!(publish(&server, &body).status, 202);
+    let event = customer.events(1).remove(0);
+    assert_eq!(event["data"], serde_json::json!({"hello": "world", "id": "1"}));
+    let over = publish(&server, &format!(r#"{{"url":"http://127.0.0.1/","payload":{}}}"#, text_of(51)));
+    assert_eq!(over.status, 413);
+}
+
+#[test]
+fn the_legacy_envelope_refuses_what_does_not_fit() {
+    let server = Server::publish_locally(&["--envelope", "rsa-oaep"]);
+    let over = publish(&server, &format!(r#"{{"url":"http://127.0.0.1/","payload":{}}}"#, text_of(400)));
+    assert_eq!(over.status, 413);
+    assert!(over.problem().contains("--envelope jwe"), "{}", over.problem());
+}
+
+#[test]
+fn no_payload_and_no_token_is_logged_or_answered() {
+    let server = Server::publish_locally(&["--log", "trace", "--max-retries", "1"]);
+    let secret = "tiger-in-the-tank";
+    publish(&server, &format!(r#"{{"url":"http://127.0.0.1:1/{secret}?t={secret}","payload":"{secret}"}}"#));
+    server.wait_for_metric("whk_jobs_dead_total", 1);
+    for body in [format!(r#"{{"url":"{secret}","payload":1}}"#), format!(r#"{{"url":7,"x":"{secret}"#)] {
+        let answer = publish(&server, &body);
+        assert_eq!(answer.status, 400);
+        assert!(!answer.body.contains(secret), "{}", answer.body);
+    }
+    let ours: Vec<String> =
+        server.log().lines().filter(|line| line.contains("whk::")).map(str::to_owned).collect();
+    assert!(!ours.is_empty());
+    assert!(!ours.iter().any(|line| line.contains(secret)), "{ours:?}");
+}

@@ -1,0 +1,345 @@
+//! Processes, raw HTTP and badly behaved customers for the tests.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a test waits for what must come: far longer than it takes.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+}
+
+/// `whk` with `arguments`, deaf to the environment's settings.
+pub(crate) fn whk(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_whk"));
+    command.args(arguments).stdin(Stdio::null());
+    for name in [
+        "SERVER_PORT",
+        "SERVER_HOSTNAME",
+        "MAX_QUEUE_SIZE",
+        "MAX_PAYLOAD_SIZE",
+        "MAX_RETRIES",
+        "RETRY_DELAYS",
+    ] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Runs `whk` to its end.
+pub(crate) fn run(arguments: &[&str]) -> Output {
+    whk(arguments).output().unwrap()
+}
+
+/// The output's stderr as text.
+pub(crate) fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A server that runs beside the test and is killed with it.
+pub(crate) struct Server {
+    child: Child,
+    pub(crate) port: u16,
+    log: Arc<Mutex<Vec<String>>>,
+    lines: Receiver<String>,
+}
+
+impl Server {
+    /// Starts a command that says on stderr where it listens.
+    pub(crate) fn start(mut command: Command) -> Self {
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (found, port) = mpsc::channel();
+        let (line_in, lines) = mpsc::channel();
+        let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                drop(line_in.send(line));
+            }
+        });
+        let written = Arc::clone(&log);
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if let Some((_, after)) = line.split_once("127.0.0.1:") {
+                    let digits: String = after.chars().take_while(char::is_ascii_digit).collect();
+                    drop(found.send(digits.parse()));
+                }
+                written.lock().unwrap().push(line);
+            }
+        });
+        let port = port.recv_timeout(PATIENCE);
+        let port = port.unwrap_or_else(|_| panic!("it doesn't listen: {:?}", log.lock().unwrap())).unwrap();
+        Self { child, port, log, lines }
+    }
+
+    /// `whk publish-server` with the fixtures' keys and `more`.
+    pub(crate) fn publish(more: &[&str]) -> Self {
+        let mut command = whk(&["publish-server", "--port", "0", "--log-format", "json"]);
+        if !more.contains(&"--public-key") {
+            command.arg("--public-key").arg(fixture("keys/public_key.pem"));
+        }
+        command.arg("--signing-secret-file").arg(fixture("keys/signing_secret.txt")).args(more);
+        Self::start(command)
+    }
+
+    /// The same with loopback allowed and quick retries.
+    pub(crate) fn publish_locally(more: &[&str]) -> Self {
+        let local = ["--allow-net", "127.0.0.0/8", "--retry-delays", "50", "--max-retries", "20"];
+        let overridden = |flag: &str| more.contains(&flag);
+        let mut arguments: Vec<&str> = Vec::new();
+        for pair in local.chunks(2).filter(|pair| !overridden(pair[0])) {
+            arguments.extend(pair);
+        }
+        arguments.extend(more);
+        Self::publish(&arguments)
+    }
+
+    /// `whk customer` with the fixtures' keys and `more`.
+    pub(crate) fn customer(more: &[&str]) -> Self {
+        let mut command = whk(&["customer", "--log-format", "json", "--private-key"]);
+        command.arg(fixture("keys/private_key.pem"));
+        if !more.contains(&"--port") {
+            command.args(["--port", "0"]);
+        }
+        if !more.contains(&"--allow-unsigned") {
+            command.arg("--secret-file").arg(fixture("keys/signing_secret.txt"));
+        }
+        command.args(more);
+        Self::start(command)
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    /// The next line on stdout.
+    pub(crate) fn line(&self) -> String {
+        self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no line; its log: {}", self.log()))
+    }
+
+    /// The next `count` lines on stdout as JSON.
+    pub(crate) fn events(&self, count: usize) -> Vec<serde_json::Value> {
+        (0..count).map(|_| serde_json::from_str(&self.line()).unwrap()).collect()
+    }
+
+    /// Kills it and gives what else it had printed.
+    pub(crate) fn kill(mut self) -> Vec<serde_json::Value> {
+        self.signal("KILL");
+        self.wait();
+        self.lines.iter().map(|line| serde_json::from_str(&line).unwrap()).collect()
+    }
+
+    /// Whether stdout has nothing more to say.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.lines.try_recv().is_err()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().join("\n")
+    }
+
+    /// Waits until the log holds `text`.
+    pub(crate) fn wait_for_log(&self, text: &str) {
+        wait_until(&format!("{text:?} in the log"), || self.log().contains(text));
+    }
+
+    /// One value of `/metrics`.
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        let text = get(self.port, "/metrics").body;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
+    }
+
+    pub(crate) fn wait_for_metric(&self, name: &str, value: u64) {
+        wait_until(&format!("{name} = {value}"), || self.metric(name) == value);
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let kill = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        assert!(kill.unwrap().success());
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(start.elapsed() < PATIENCE, "it doesn't end: {}", self.log());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Waits for a state of another process, which no event of this one tells.
+pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "in vain: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// An HTTP answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("not JSON: {self:?}"))
+    }
+
+    /// The detail of a problem (RFC 9457), whose form is checked on the way.
+    pub(crate) fn problem(&self) -> String {
+        assert_eq!(self.headers["content-type"], "application/problem+json");
+        let problem = self.json();
+        assert_eq!(problem["status"], self.status);
+        problem["detail"].as_str().unwrap().to_owned()
+    }
+}
+
+/// Sends `head` and `body` as they stand and reads the answer to its end.
+pub(crate) fn exchange(port: u16, head: &str, body: &[u8]) -> Answer {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(head.as_bytes()).unwrap();
+    // A server that refuses early may close before it has read all.
+    drop(stream.write_all(body));
+    read_answer(&mut stream)
+}
+
+/// Reads one answer up to the end of the connection.
+pub(crate) fn read_answer(stream: &mut TcpStream) -> Answer {
+    let mut bytes = Vec::new();
+    let mut chunk = [0; 65_536];
+    while let Ok(read) = stream.read(&mut chunk) {
+        if read == 0 {
+            break;
+        }
+        bytes.extend(&chunk[..read]);
+    }
+    let text = String::from_utf8(bytes).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
+    let mut lines = head.lines();
+    let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    let headers =
+        lines.filter_map(|line| line.split_once(": ")).map(|(k, v)| (k.to_lowercase(), v.to_owned()));
+    Answer { status, headers: headers.collect(), body: body.to_owned() }
+}
+
+pub(crate) fn get(port: u16, path: &str) -> Answer {
+    exchange(port, &format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n"), b"")
+}
+
+/// POSTs with those headers.
+pub(crate) fn post(port: u16, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    let mut head = format!("POST {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n");
+    for (name, value) in headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    exchange(port, &format!("{head}content-length: {}\r\n\r\n", body.len()), body)
+}
+
+/// POSTs JSON to `/publish`.
+pub(crate) fn publish(server: &Server, body: &str) -> Answer {
+    post(server.port, "/publish", &[("content-type", "application/json")], body.as_bytes())
+}
+
+/// Publishes one event to `url` and gives its message id.
+pub(crate) fn publish_to(server: &Server, url: &str, payload: &str) -> String {
+    let answer = publish(server, &format!(r#"{{"url":"{url}","payload":{payload}}}"#));
+    assert_eq!(answer.status, 202, "{answer:?}");
+    answer.json()["messages"][0]["id"].as_str().unwrap().to_owned()
+}
+
+/// A request that a customer got.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) head: String,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: String,
+}
+
+/// A customer that does with each connection what `answer` says, and tells what it got.
+pub(crate) struct RawCustomer {
+    pub(crate) port: u16,
+    requests: Receiver<Request>,
+}
+
+impl RawCustomer {
+    pub(crate) fn start(answer: impl Fn(&mut TcpStream, usize) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (got, requests) = mpsc::channel();
+        let answer = Arc::new(answer);
+        thread::spawn(move || {
+            for (number, stream) in listener.incoming().map_while(Result::ok).enumerate() {
+                let (got, answer) = (got.clone(), Arc::clone(&answer));
+                thread::spawn(move || {
+                    let mut stream = stream;
+                    if let Some(request) = read_request(&mut stream) {
+                        drop(got.send(request));
+                        answer(&mut stream, number);
+                    }
+                });
+            }
+        });
+        Self { port, requests }
+    }
+
+    /// One that answers every request with `text` and closes.
+    pub(crate) fn answering(text: &'static str) -> Self {
+        Self::start(move |stream, _| drop(stream.write_all(text.as_bytes())))
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/webhook", self.port)
+    }
+
+    pub(crate) fn request(&self) -> Request {
+        self.requests.recv_timeout(PATIENCE).expect("a request")
+    }
+
+    pub(crate) fn got_nothing(&self) -> bool {
+        self.requests.try_recv().is_err()
+    }
+}
+
+fn read_request(stream: &mut TcpStream) -> Option<Request> {
+    let mut bytes = Vec::new();
+    let mut chunk = [0; 65_536];
+    loop {
+        let read = stream.read(&mut chunk).ok().filter(|read| *read > 0)?;
+        bytes.extend(&chunk[..read]);
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let (first, rest) = head.split_once("\r\n")?;
+        let headers = rest.lines().filter_map(|line| line.split_once(": "));
+        let headers: BTreeMap<String, String> =
+            headers.map(|(k, v)| (k.to_lowercase(), v.to_owned())).collect();
+        if body.len() >= headers.get("content-length")?.parse::<usize>().ok()? {
+            return Some(Request { head: first.to_owned(), headers, body: body.to_owned() });
+        }
+    }
+}

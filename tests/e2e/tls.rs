@@ -1,0 +1,78 @@
+//! Deliveries over TLS: HTTP/2 where it is offered, and only to who can prove its name.
+
+use std::io::Write as _;
+use std::sync::{Arc, mpsc};
+
+use http::{Request, Response, Version};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+
+use crate::support::{PATIENCE, Server, publish_to};
+
+/// A customer behind TLS for `localhost`; tells the HTTP version of each request.
+fn customer(alpn: &[&[u8]]) -> (u16, mpsc::Receiver<Version>, tempfile::NamedTempFile) {
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let mut ca_file = tempfile::NamedTempFile::new().unwrap();
+    ca_file.write_all(certified.cert.pem().as_bytes()).unwrap();
+    let key = certified.signing_key.serialize_der().try_into().unwrap();
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certified.cert.der().clone()], key)
+        .unwrap();
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let (told, versions) = mpsc::channel();
+    let (bound, port) = mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            bound.send(listener.local_addr().unwrap().port()).unwrap();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let Ok(stream) = acceptor.accept(stream).await else { continue };
+                let told = told.clone();
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let _ = told.send(request.version());
+                    async { Ok::<_, std::convert::Infallible>(Response::new(String::new())) }
+                });
+                tokio::spawn(async move {
+                    let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                    drop(builder.serve_connection(TokioIo::new(stream), service).await);
+                });
+            }
+        });
+    });
+    (port.recv_timeout(PATIENCE).unwrap(), versions, ca_file)
+}
+
+#[test]
+fn http_2_is_spoken_where_it_is_offered_and_1_1_otherwise() {
+    for (alpn, version) in
+        [(&[b"h2".as_slice(), b"http/1.1"][..], Version::HTTP_2), (&[b"http/1.1"], Version::HTTP_11)]
+    {
+        let (port, versions, ca_file) = customer(alpn);
+        let server = Server::publish_locally(&["--ca-file", ca_file.path().to_str().unwrap()]);
+        for _ in 0..3 {
+            publish_to(&server, &format!("https://localhost:{port}/webhook"), "{}");
+            assert_eq!(versions.recv_timeout(PATIENCE).unwrap(), version);
+        }
+        server.wait_for_metric("whk_jobs_delivered_total", 3);
+    }
+}
+
+#[test]
+fn a_certificate_that_nobody_vouches_for_is_a_failure() {
+    let (port, versions, _) = customer(&[b"h2"]);
+    let server = Server::publish_locally(&["--max-retries", "1"]);
+    publish_to(&server, &format!("https://localhost:{port}/webhook"), "{}");
+    server.wait_for_metric("whk_jobs_dead_total", 1);
+    assert!(server.log().contains("certificate"), "{}", server.log());
+    assert!(versions.try_recv().is_err());
+}
