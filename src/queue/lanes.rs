@@ -2,15 +2,20 @@
 //!
 //! ```text
 //! lanes    one Lane State per lane that has jobs: those waiting in order, how many are leased, its throttle
-//! ring     the lanes that may have a job to lease, each once: taken from the front, put back at the end
+//! idle     what was learnt of lanes that have no jobs just now, the latest 16,384
+//! rings    the lanes that may have a job to lease: taken from the front, put back at the end. One ring for
+//!          lanes that do well and one for doubtful ones, served in turn. A lane is in each at most once; where
+//!          it changed sides since, its entry in the other ring is passed over
 //! timers   what becomes due: a retried job (unordered), or a lane that was held back
 //! leases   the jobs that are out, until they are settled or a sweep finds that their lease ran out
 //! ```
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use lru::LruCache;
 use slab::Slab;
 
 use super::throttle::{Room, Throttle};
@@ -30,16 +35,61 @@ pub struct LeaseId {
 pub struct Lanes {
     config: QueueConfig,
     lanes: HashMap<Lane, LaneState>,
-    ring: VecDeque<Lane>,
+    idle: LruCache<Lane, Throttle>,
+    rings: Rings,
     timers: BTreeMap<(Timestamp, u64), Timer>,
     leases: Slab<Leased>,
     /// When to look for leases that ran out, while any are out.
     next_sweep: Option<Timestamp>,
-    /// Leases of lanes whose breaker is open.
-    probes: usize,
+    /// Leases of doubtful lanes.
+    doubtful: usize,
     serial: u64,
     ready: usize,
     delayed: usize,
+}
+
+/// Lanes without jobs whose throttles are kept.
+const IDLE_LANES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(16_383);
+
+/// The share of the free slots, as a divisor, that bounds what one lane holds.
+const FREE_PER_HELD: usize = 4;
+
+#[derive(Default)]
+struct Rings {
+    well: VecDeque<Lane>,
+    doubtful: VecDeque<Lane>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Class {
+    Well,
+    Doubtful,
+}
+
+impl Class {
+    fn other(self) -> Self {
+        match self {
+            Self::Well => Self::Doubtful,
+            Self::Doubtful => Self::Well,
+        }
+    }
+}
+
+impl Rings {
+    fn of(&mut self, class: Class) -> &mut VecDeque<Lane> {
+        match class {
+            Class::Well => &mut self.well,
+            Class::Doubtful => &mut self.doubtful,
+        }
+    }
+
+    /// Puts a lane at the end of its ring, unless it is there.
+    fn put(&mut self, lane: &Lane, state: &mut LaneState) {
+        let class = state.class();
+        if !std::mem::replace(state.entry(class), true) {
+            self.of(class).push_back(lane.clone());
+        }
+    }
 }
 
 struct LaneState {
@@ -47,12 +97,31 @@ struct LaneState {
     leased: u32,
     /// Retried jobs among the timers.
     aside: usize,
-    in_ring: bool,
+    /// Whether it has an entry in either ring.
+    in_well: bool,
+    in_doubtful: bool,
     /// Whether a timer will wake it: never more than one a lane.
     has_timer: bool,
     /// Ordered: when the head is due again.
     head_due: Option<Timestamp>,
     throttle: Throttle,
+}
+
+impl LaneState {
+    fn class(&self) -> Class {
+        if self.throttle.is_doubtful() { Class::Doubtful } else { Class::Well }
+    }
+
+    fn entry(&mut self, class: Class) -> &mut bool {
+        match class {
+            Class::Well => &mut self.in_well,
+            Class::Doubtful => &mut self.in_doubtful,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.leased == 0 && self.aside == 0
+    }
 }
 
 struct Waiting {
@@ -69,7 +138,7 @@ struct Leased {
     waiting: Waiting,
     serial: u64,
     until: Timestamp,
-    is_probe: bool,
+    class: Class,
 }
 
 impl Lanes {
@@ -79,11 +148,12 @@ impl Lanes {
         Self {
             config,
             lanes: HashMap::new(),
-            ring: VecDeque::new(),
+            idle: LruCache::new(IDLE_LANES),
+            rings: Rings::default(),
             timers: BTreeMap::new(),
             leases: Slab::new(),
             next_sweep: None,
-            probes: 0,
+            doubtful: 0,
             serial: 0,
             ready: 0,
             delayed: 0,
@@ -100,28 +170,46 @@ impl Lanes {
         self.fire_timers(now);
         self.sweep_leases(now);
         let mut claimed = Vec::new();
-        let mut passed_over = 0_usize;
-        while claimed.len() < max && passed_over < self.ring.len() {
-            let Some(lane) = self.ring.pop_front() else { break };
+        let mut turn = Class::Well;
+        // Lanes of each ring that were passed over in a row.
+        let (mut passed_well, mut passed_doubtful) = (0_usize, 0_usize);
+        while claimed.len() < max {
+            let has_turn = |class| match class {
+                Class::Well => passed_well < self.rings.well.len(),
+                Class::Doubtful => passed_doubtful < self.rings.doubtful.len() && self.has_doubtful_slot(),
+            };
+            let Some(class) = [turn, turn.other()].into_iter().find(|class| has_turn(*class)) else { break };
+            let Some(lane) = self.rings.of(class).pop_front() else { break };
+            let Some(state) = self.lanes.get_mut(&lane) else { continue };
+            *state.entry(class) = false;
+            if state.class() != class {
+                self.wake(&lane, now);
+                continue;
+            }
+            turn = class.other();
             match self.turn_of(&lane, now) {
                 Turn::Lease => {
                     claimed.extend(self.lease_head(&lane, now));
-                    self.ring.push_back(lane);
-                    passed_over = 0;
+                    self.put_back(&lane);
+                    (passed_well, passed_doubtful) = (0, 0);
                 }
                 Turn::PassOver => {
-                    self.ring.push_back(lane);
-                    passed_over = passed_over.saturating_add(1);
-                }
-                Turn::Leave => {
-                    if let Some(state) = self.lanes.get_mut(&lane) {
-                        state.in_ring = false;
+                    self.put_back(&lane);
+                    match class {
+                        Class::Well => passed_well = passed_well.saturating_add(1),
+                        Class::Doubtful => passed_doubtful = passed_doubtful.saturating_add(1),
                     }
-                    self.wake(&lane, now);
                 }
+                Turn::Leave => self.wake(&lane, now),
             }
         }
         claimed
+    }
+
+    fn put_back(&mut self, lane: &Lane) {
+        if let Some(state) = self.lanes.get_mut(lane) {
+            self.rings.put(lane, state);
+        }
     }
 
     /// What a lane in the ring may do now.
@@ -139,27 +227,33 @@ impl Lanes {
         }
     }
 
-    /// No lane may hold more slots than are still free, and probes no more than half of all: however many
-    /// endpoints hang, one that answers finds a slot. (Choudhury and Hahne, "Dynamic queue length thresholds
-    /// for shared-memory packet switches", 1998.)
+    /// However many endpoints hang, one that answers finds a slot: a lane holds no more than a share of what is
+    /// still free, so a few that stop answering leave most of it, and all doubtful lanes together hold no more
+    /// than half. (The first rule is Choudhury and Hahne's, "Dynamic queue length thresholds for shared-memory
+    /// packet switches", 1998.)
     fn has_slot_for(&self, state: &LaneState) -> bool {
         let free = self.config.in_flight.saturating_sub(self.leases.len());
         let held = usize::try_from(state.leased).unwrap_or(usize::MAX);
-        free > held && (!state.throttle.is_probing() || self.probes <= self.config.in_flight / 2)
+        free > held.saturating_mul(FREE_PER_HELD)
+            && (state.class() == Class::Well || self.has_doubtful_slot())
+    }
+
+    fn has_doubtful_slot(&self) -> bool {
+        self.doubtful < self.config.in_flight.div_ceil(2)
     }
 
     fn lease_head(&mut self, lane: &Lane, now: Timestamp) -> Option<Lease> {
         let state = self.lanes.get_mut(lane)?;
         let waiting = state.waiting.pop_front()?;
-        let is_probe = state.throttle.is_probing();
+        let class = state.class();
         state.head_due = None;
         state.leased = state.leased.saturating_add(1);
-        self.probes = self.probes.saturating_add(usize::from(is_probe));
+        self.doubtful = self.doubtful.saturating_add(usize::from(class == Class::Doubtful));
         self.ready = self.ready.saturating_sub(1);
         self.serial = self.serial.wrapping_add(1);
         let (job, attempt) = (Arc::clone(&waiting.job), waiting.failures.saturating_add(1));
         let until = after(now, self.config.lease);
-        let slot = self.leases.insert(Leased { waiting, serial: self.serial, until, is_probe });
+        let slot = self.leases.insert(Leased { waiting, serial: self.serial, until, class });
         self.next_sweep.get_or_insert(until);
         Some(Lease { job, attempt, id: LeaseId { slot, serial: self.serial } })
     }
@@ -210,13 +304,13 @@ impl Lanes {
     fn wake(&mut self, lane: &Lane, now: Timestamp) {
         let ordered = self.config.ordered;
         let Some(state) = self.lanes.get_mut(lane) else { return };
-        if state.in_ring {
+        if state.is_empty() && !state.in_well && !state.in_doubtful {
+            if let Some((lane, state)) = self.lanes.remove_entry(lane) {
+                self.idle.put(lane, state.throttle);
+            }
             return;
         }
         if state.waiting.is_empty() {
-            if state.leased == 0 && state.aside == 0 {
-                self.lanes.remove(lane);
-            }
             return;
         }
         let (limit, throttled_until) = match state.throttle.room(now) {
@@ -232,33 +326,31 @@ impl Lanes {
                     self.set_timer(time, Timer::Lane(lane.clone()));
                 }
             }
-            _ => {
-                state.in_ring = true;
-                self.ring.push_back(lane.clone());
-            }
+            _ => self.rings.put(lane, state),
         }
     }
 
     fn enqueue(&mut self, waiting: Waiting, end: End) {
         let most = self.config.lane_in_flight;
         let lane = waiting.job.lane.clone();
+        let idle = &mut self.idle;
         let state = self.lanes.entry(lane.clone()).or_insert_with(|| LaneState {
             waiting: VecDeque::new(),
             leased: 0,
             aside: 0,
-            in_ring: false,
+            in_well: false,
+            in_doubtful: false,
             has_timer: false,
             head_due: None,
-            throttle: Throttle::new(most),
+            throttle: idle.pop(&lane).unwrap_or_else(|| Throttle::new(most)),
         });
         match end {
             End::Back => state.waiting.push_back(waiting),
             End::Front => state.waiting.push_front(waiting),
         }
         self.ready = self.ready.saturating_add(1);
-        if !state.in_ring && !state.has_timer {
-            state.in_ring = true;
-            self.ring.push_back(lane);
+        if !state.has_timer {
+            self.rings.put(&lane, state);
         }
     }
 
@@ -311,7 +403,7 @@ impl Lanes {
     fn take_lease(&mut self, id: LeaseId) -> Option<Waiting> {
         self.leases.get(id.slot).filter(|leased| leased.serial == id.serial)?;
         let leased = self.leases.try_remove(id.slot)?;
-        self.probes = self.probes.saturating_sub(usize::from(leased.is_probe));
+        self.doubtful = self.doubtful.saturating_sub(usize::from(leased.class == Class::Doubtful));
         Some(leased.waiting)
     }
 

@@ -10,13 +10,13 @@ use crate::common::endpoint_url::EndpointUrl;
 use crate::common::job::{ContentType, Job, Lane, MessageId, TraceContext};
 use crate::common::retry::{Cause, Failure, RetryPolicy, Verdict};
 
-/// A queue of few jobs, eight in flight, four a lane, leases of a minute.
+/// A queue of few jobs, 32 in flight, four a lane, leases of a minute.
 pub(super) fn config(ordered: bool) -> QueueConfig {
     QueueConfig {
         ordered,
         max_jobs: 100,
         max_bytes: 10_000,
-        in_flight: 8,
+        in_flight: 32,
         lane_in_flight: 4,
         lease: Duration::from_secs(60),
         retry: RetryPolicy::default(),

@@ -1,7 +1,7 @@
 //! How much at once one endpoint is sent: less when it fails, more when it does well, a probe when it is down.
 //!
-//! Additive increase, multiplicative decrease, as TCP does it; after five failures in a row a breaker opens,
-//! and one attempt per delay finds out whether the endpoint is back.
+//! Slow start, additive increase, multiplicative decrease, as TCP does it; after five failures in a row a
+//! breaker opens, and one attempt per delay finds out whether the endpoint is back.
 
 use std::time::Duration;
 
@@ -10,8 +10,9 @@ use jiff::Timestamp;
 use crate::common::clock::after;
 use crate::common::retry::RetryPolicy;
 
-/// Attempts at once that an endpoint starts with, before anything is known of it.
-const START: u32 = 8;
+/// Attempts at once that an endpoint starts with: as long as it hasn't answered it may be one that hangs. Each
+/// success adds one, so an endpoint that does well has doubled after each round trip.
+const START: u32 = 1;
 
 /// Failures in a row that open the breaker.
 const BREAKER_FAILURES: u32 = 5;
@@ -24,7 +25,9 @@ const MOST_PROBE_DELAY: Duration = Duration::from_secs(60);
 pub struct Throttle {
     limit: u32,
     most: u32,
+    /// In a row.
     failures: u32,
+    has_succeeded: bool,
     breaker: Option<Breaker>,
 }
 
@@ -47,7 +50,7 @@ impl Throttle {
     /// An endpoint of which nothing is known, never to be sent more than `most` at once.
     #[must_use]
     pub fn new(most: u32) -> Self {
-        Self { limit: START.min(most).max(1), most: most.max(1), failures: 0, breaker: None }
+        Self { limit: START, most: most.max(1), failures: 0, has_succeeded: false, breaker: None }
     }
 
     /// What may be sent at `now`.
@@ -60,18 +63,19 @@ impl Throttle {
         }
     }
 
-    /// Whether the endpoint is taken to be down, so that what is sent is a probe.
+    /// Whether the next attempt may well hang or fail: the last one failed, or there was none.
     #[must_use]
-    pub fn is_probing(&self) -> bool {
-        self.breaker.is_some()
+    pub fn is_doubtful(&self) -> bool {
+        self.failures > 0 || !self.has_succeeded
     }
 
     /// An attempt was successful.
     pub fn succeeded(&mut self) {
         if self.breaker.take().is_some() {
-            self.limit = 1;
+            self.limit = START;
         }
         self.failures = 0;
+        self.has_succeeded = true;
         self.limit = self.limit.saturating_add(1).min(self.most);
     }
 
@@ -104,7 +108,7 @@ mod tests {
     fn broken() -> Throttle {
         let mut throttle = Throttle::new(64);
         for _ in 0..BREAKER_FAILURES {
-            assert!(!throttle.is_probing());
+            assert_eq!(throttle.breaker, None);
             throttle.failed(NOW, &RetryPolicy::default());
         }
         throttle
@@ -113,8 +117,9 @@ mod tests {
     #[test]
     fn success_adds_one_and_failure_halves() {
         let mut throttle = Throttle::new(10);
+        assert_eq!(throttle.room(NOW), Room::Upto(1));
         throttle.succeeded();
-        assert_eq!(throttle.room(NOW), Room::Upto(9));
+        assert_eq!(throttle.room(NOW), Room::Upto(2));
         for _ in 0..9 {
             throttle.succeeded();
         }
@@ -155,7 +160,16 @@ mod tests {
     fn a_successful_probe_starts_over_slowly() {
         let mut throttle = broken();
         throttle.succeeded();
-        assert!(!throttle.is_probing());
         assert_eq!(throttle.room(NOW), Room::Upto(2));
+    }
+
+    #[test]
+    fn an_endpoint_is_doubtful_until_it_answers_and_after_it_failed() {
+        let mut throttle = Throttle::new(10);
+        assert!(throttle.is_doubtful());
+        throttle.succeeded();
+        assert!(!throttle.is_doubtful());
+        throttle.failed(NOW, &RetryPolicy::default());
+        assert!(throttle.is_doubtful());
     }
 }
