@@ -117,13 +117,23 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     }
 
     let made = Made { key_id: key.kid().to_owned(), ..made };
-    let mut text = format!("private key     {}   keep it\n", made.private_key.display());
-    text += &format!("public key      {}    hand it to the provider\n", made.public_key.display());
-    if let Some(path) = &made.signing_secret {
-        text += &format!("signing secret  {} share it with the provider alone\n", path.display());
+    Ok(output::print(args.output, &as_text(&made), &made)?)
+}
+
+fn as_text(made: &Made) -> String {
+    let mut rows = vec![
+        ("private key", &made.private_key, "keep it"),
+        ("public key", &made.public_key, "hand it to the provider"),
+    ];
+    rows.extend(
+        made.signing_secret.as_ref().map(|path| ("signing secret", path, "share it with the provider alone")),
+    );
+    let width = rows.iter().map(|(_, path, _)| path.display().to_string().len()).max().unwrap_or_default();
+    let mut text = String::new();
+    for (name, path, advice) in rows {
+        text += &format!("{name:<15} {:<width$}  {advice}\n", path.display().to_string());
     }
-    text += &format!("key id          {}\n", made.key_id);
-    Ok(output::print(args.output, &text, &made)?)
+    text + &format!("{:<15} {}\n", "key id", made.key_id)
 }
 
 fn refuse_existing(path: &Path) -> Result<(), UsageError> {

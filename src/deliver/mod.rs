@@ -49,7 +49,7 @@ pub struct DeliverConfig {
     pub extra_roots: ExtraRoots,
     /// Signs every attempt, where there are secrets.
     pub signer: Option<Signer>,
-    /// Unused connections that are kept per customer.
+    /// Unused connections that are kept per host and port.
     pub idle_connections: usize,
 }
 

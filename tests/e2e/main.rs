@@ -1,5 +1,15 @@
 //! End to end: the real binary, real sockets, real signals.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a test that can't go on panics"
+)]
+
 mod cli;
 mod customer;
 mod delivery;

@@ -1,3 +1,5 @@
+#![expect(clippy::arithmetic_side_effects, reason = "a count that overflows fails the test")]
+
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Everything a change must pass: format, lints, docs, tests against real libraries, the demo, licences.
+# Installs what it needs: under target/ as a user, with apt-get where it is root and a program is missing.
+#   usage: scripts/test.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+DENY_VERSION=0.20.2
+
+step() { printf '\n== %s (at %d s)\n' "$1" "$SECONDS"; }
+
+# need PROGRAM PACKAGE: the program, installed where it is missing.
+need() {
+  command -v "$1" >/dev/null && return
+  [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null || { echo "$1 is missing; install $2" >&2; exit 1; }
+  [[ -n ${APT_UPDATED:-} ]] || { apt-get update -qq; APT_UPDATED=yes; }
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$2" >/dev/null
+}
+
+step 'programs'
+need cc gcc
+need node nodejs
+need npm npm
+need python3 python3
+need curl curl
+python3 -c 'import ensurepip' 2>/dev/null || need python3-venv python3-venv
+if ! cargo deny --version 2>/dev/null | grep -qF "$DENY_VERSION"; then
+  cargo install --quiet --locked --root target/tools --version "$DENY_VERSION" cargo-deny
+fi
+export PATH="$PWD/target/tools/bin:$PATH"
+
+step 'libraries of the example receivers'
+(cd fixtures/receivers/node && npm ci --silent)
+[[ -x target/venv/bin/python ]] || python3 -m venv target/venv
+target/venv/bin/pip install --quiet --disable-pip-version-check -r fixtures/receivers/python/requirements.txt
+export WHK_INTEROP="$PWD/target/venv/bin/python"
+
+step 'format'
+cargo fmt --check
+
+step 'lints'
+cargo clippy --quiet --locked --all-targets -- -D warnings
+
+step 'docs'
+RUSTDOCFLAGS='-D warnings' cargo doc --quiet --locked --no-deps
+
+step 'tests'
+cargo test --locked
+
+step 'demo'
+WHK=target/debug/whk scripts/demo.sh
+
+step 'licences, bans, sources'
+cargo deny --log-level error check licenses bans sources
+
+step 'passed'
