@@ -42,8 +42,10 @@ pub(super) struct Receiver {
     max_body: usize,
     request_time: Duration,
     seen: Seen,
-    /// RSA on as many threads as there are cores, however many deliveries wait for it.
+    /// One content key is unwrapped at a time: those who wait mostly wait for the same one.
     unwrapping: Semaphore,
+    /// The scripts' format takes RSA for every delivery: as many at once as there are cores.
+    legacy_opening: Semaphore,
 }
 
 /// A delivery that passed every check.
@@ -131,7 +133,8 @@ impl Receiver {
             max_body: config.max_body,
             request_time: config.request_time,
             seen: Seen::new(config.window),
-            unwrapping: Semaphore::new(cores),
+            unwrapping: Semaphore::new(1),
+            legacy_opening: Semaphore::new(cores),
         }
     }
 
@@ -177,7 +180,7 @@ impl Receiver {
 
     async fn open_legacy(&self, body: Bytes) -> Result<Zeroizing<Vec<u8>>, Rejection> {
         let opener = Arc::clone(&self.opener);
-        let _permit = self.unwrapping.acquire().await.map_err(|_| OpenError::Decrypt)?;
+        let _permit = self.legacy_opening.acquire().await.map_err(|_| OpenError::Decrypt)?;
         let opened = tokio::task::spawn_blocking(move || legacy::open(opener.keys(), &body)).await;
         Ok(opened.map_err(|_| OpenError::Decrypt)??)
     }
