@@ -5,7 +5,7 @@
 //! protected = base64url({"alg":"RSA-OAEP-256","enc":"A256GCM","kid":"<thumbprint>","typ":"JOSE+JSON","cty":"json"})
 //! ```
 //!
-//! [`seal`] makes them, [`open`] reads them. One content key seals many messages, each under its own random
+//! [`Sealer`] makes them, [`Opener`] reads them. One content key seals many messages, each under its own random
 //! IV, since wrapping a key with RSA costs hundreds of times what sealing a message does.
 
 mod open;
