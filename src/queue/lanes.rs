@@ -10,7 +10,11 @@
 //! leases   the jobs that are out, until they are settled or a sweep finds that their lease ran out
 //! ```
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+mod lane;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -18,6 +22,7 @@ use jiff::Timestamp;
 use lru::LruCache;
 use slab::Slab;
 
+use self::lane::{Class, LaneState, Rings, Waiting};
 use super::throttle::{Room, Throttle};
 use super::{Depth, Lease, QueueConfig};
 use crate::common::clock::after;
@@ -53,81 +58,6 @@ const IDLE_LANES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(16_383);
 
 /// The share of the free slots, as a divisor, that bounds what one lane holds.
 const FREE_PER_HELD: usize = 4;
-
-#[derive(Default)]
-struct Rings {
-    well: VecDeque<Lane>,
-    doubtful: VecDeque<Lane>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Class {
-    Well,
-    Doubtful,
-}
-
-impl Class {
-    fn other(self) -> Self {
-        match self {
-            Self::Well => Self::Doubtful,
-            Self::Doubtful => Self::Well,
-        }
-    }
-}
-
-impl Rings {
-    fn of(&mut self, class: Class) -> &mut VecDeque<Lane> {
-        match class {
-            Class::Well => &mut self.well,
-            Class::Doubtful => &mut self.doubtful,
-        }
-    }
-
-    /// Puts a lane at the end of its ring, unless it is there.
-    fn put(&mut self, lane: &Lane, state: &mut LaneState) {
-        let class = state.class();
-        if !std::mem::replace(state.entry(class), true) {
-            self.of(class).push_back(lane.clone());
-        }
-    }
-}
-
-struct LaneState {
-    waiting: VecDeque<Waiting>,
-    leased: u32,
-    /// Retried jobs among the timers.
-    aside: usize,
-    /// Whether it has an entry in either ring.
-    in_well: bool,
-    in_doubtful: bool,
-    /// Whether a timer will wake it: never more than one a lane.
-    has_timer: bool,
-    /// Ordered: when the head is due again.
-    head_due: Option<Timestamp>,
-    throttle: Throttle,
-}
-
-impl LaneState {
-    fn class(&self) -> Class {
-        if self.throttle.is_doubtful() { Class::Doubtful } else { Class::Well }
-    }
-
-    fn entry(&mut self, class: Class) -> &mut bool {
-        match class {
-            Class::Well => &mut self.in_well,
-            Class::Doubtful => &mut self.in_doubtful,
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.leased == 0 && self.aside == 0
-    }
-}
-
-struct Waiting {
-    job: Arc<Job>,
-    failures: u32,
-}
 
 enum Timer {
     Job(Waiting),
@@ -334,16 +264,10 @@ impl Lanes {
         let most = self.config.lane_in_flight;
         let lane = waiting.job.lane.clone();
         let idle = &mut self.idle;
-        let state = self.lanes.entry(lane.clone()).or_insert_with(|| LaneState {
-            waiting: VecDeque::new(),
-            leased: 0,
-            aside: 0,
-            in_well: false,
-            in_doubtful: false,
-            has_timer: false,
-            head_due: None,
-            throttle: idle.pop(&lane).unwrap_or_else(|| Throttle::new(most)),
-        });
+        let state = self
+            .lanes
+            .entry(lane.clone())
+            .or_insert_with(|| LaneState::new(idle.pop(&lane).unwrap_or_else(|| Throttle::new(most))));
         match end {
             End::Back => state.waiting.push_back(waiting),
             End::Front => state.waiting.push_front(waiting),
@@ -459,6 +383,3 @@ pub enum Settled {
     /// The job is the caller's to bury.
     Dead(Arc<Job>, Cause),
 }
-
-#[cfg(test)]
-mod tests;
