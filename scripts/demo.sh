@@ -6,11 +6,14 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 COUNT=${1:-100}
 DIR=target/demo
+command -v curl >/dev/null || { echo 'curl is missing; the demo reads the counters with it' >&2; exit 1; }
+# The demo sets what it needs; settings of the caller's own server aren't for it.
+unset MAX_RETRIES RETRY_DELAYS MAX_QUEUE_SIZE MAX_PAYLOAD_SIZE SERVER_PORT SERVER_HOSTNAME WHK_LOG WHK_LOG_FORMAT
 
 if [[ -z ${WHK:-} ]]; then
   echo 'Building whk (release; a few minutes the first time)'
   cargo build --quiet --release --locked
-  WHK=target/release/whk
+  WHK=${CARGO_TARGET_DIR:-target}/release/whk
 fi
 
 pids=()

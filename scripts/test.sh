@@ -20,6 +20,8 @@ need() {
 step 'programs'
 need cc gcc
 need node nodejs
+node -e 'process.exit(parseInt(process.versions.node) < 20)' ||
+  { echo "Node.js 20 or newer is needed for the example receivers, $(node --version) is here" >&2; exit 1; }
 need npm npm
 need python3 python3
 need curl curl
@@ -30,7 +32,7 @@ fi
 export PATH="$PWD/target/tools/bin:$PATH"
 
 step 'libraries of the example receivers'
-(cd fixtures/receivers/node && npm ci --silent)
+(cd fixtures/receivers/node && npm ci --loglevel=error)
 [[ -x target/venv/bin/python ]] || python3 -m venv target/venv
 target/venv/bin/pip install --quiet --disable-pip-version-check -r fixtures/receivers/python/requirements.txt
 export WHK_INTEROP="$PWD/target/venv/bin/python"
@@ -48,8 +50,9 @@ step 'tests'
 cargo test --locked
 
 step 'demo'
-WHK=target/debug/whk scripts/demo.sh
+WHK=${CARGO_TARGET_DIR:-target}/debug/whk scripts/demo.sh
 
+# Advisories too where their database can be had: `cargo deny check advisories`.
 step 'licences, bans, sources'
 cargo deny --log-level error check licenses bans sources
 

@@ -9,11 +9,13 @@ use crate::common::telemetry::LogArgs;
 #[derive(Debug, Parser)]
 #[command(name = "whk", version, propagate_version = true, max_term_width = 110)]
 #[command(after_help = "\
-The steps, in order:
-  1  whk keygen            the customer makes a key pair and hands over the public key
-  2  whk publish-server    the provider takes events, encrypts, queues and delivers them
-  3  whk customer          the customer verifies and decrypts them
-  4  whk send              sends events to try it all")]
+The steps, in order, each in a terminal of its own:
+  1  whk keygen --signing-secret                 the customer's keys, and a secret that both sides share
+  2  whk publish-server --signing-secret-file signing_secret.txt --allow-net 127.0.0.0/8
+                                                 the provider takes events, encrypts, queues and delivers them
+  3  whk customer --secret-file signing_secret.txt
+                                                 the customer verifies and decrypts them
+  4  whk send                                    a hundred events to try it all")]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

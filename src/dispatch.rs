@@ -133,7 +133,7 @@ async fn pause_after(error: &QueueError, doing: &str) {
 fn log(lease: &Lease, outcome: &Outcome, verdict: &Verdict) {
     let (id, endpoint, attempt) = (lease.job.id, &lease.job.url, lease.attempt);
     match (verdict, &outcome.result) {
-        (Verdict::Retry { at }, Err(failure)) => {
+        (Verdict::Retry { at, .. }, Err(failure)) => {
             tracing::info!(message_id = %id, %endpoint, attempt, error = %failure, retry_at = %at, "attempt failed");
         }
         (Verdict::Dead { cause }, _) => {

@@ -19,7 +19,7 @@ pub const MISSING_INPUT: u8 = 66;
 pub const UNAVAILABLE: u8 = 69;
 /// The operating system doesn't permit it.
 pub const NOT_PERMITTED: u8 = 77;
-/// A second signal cut the drain short.
+/// A signal ended it before it was done.
 pub const INTERRUPTED: u8 = 130;
 
 /// A flag that can't be used as it was given; names the flag.
@@ -38,20 +38,33 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
         return of_io(error.kind());
     }
     // A source that is boxed is found as its box.
-    let key_error =
-        cause.downcast_ref::<KeyError>().or(cause.downcast_ref::<Box<KeyError>>().map(Box::as_ref));
-    let unusable_key =
-        key_error.is_some_and(|error| !matches!(error, KeyError::Read { .. } | KeyError::File { .. }));
-    if unusable_key
-        || cause
-            .downcast_ref::<SecretFileError>()
-            .is_some_and(|error| !matches!(error, SecretFileError::Read(_)))
-        || cause.is::<UsageError>()
-        || cause.is::<LogFilterError>()
+    if let Some(error) =
+        cause.downcast_ref::<KeyError>().or(cause.downcast_ref::<Box<KeyError>>().map(Box::as_ref))
     {
+        return of_key(error);
+    }
+    let bad_secret = cause
+        .downcast_ref::<SecretFileError>()
+        .is_some_and(|error| !matches!(error, SecretFileError::Read(_)));
+    if bad_secret || cause.is::<UsageError>() || cause.is::<LogFilterError>() {
         return Some(USAGE);
     }
     cause.is::<Interrupted>().then_some(INTERRUPTED)
+}
+
+fn of_key(error: &KeyError) -> Option<u8> {
+    match error {
+        // Text was expected, and of a key's size.
+        KeyError::Read { source, .. }
+            if matches!(source.kind(), ErrorKind::InvalidData | ErrorKind::IsADirectory) =>
+        {
+            Some(USAGE)
+        }
+        // What it wraps comes next in the chain.
+        KeyError::Read { .. } | KeyError::File { .. } => None,
+        KeyError::Generate(_) | KeyError::Encode => Some(FAILED),
+        _ => Some(USAGE),
+    }
 }
 
 fn of_io(kind: ErrorKind) -> Option<u8> {
@@ -85,6 +98,8 @@ mod tests {
         assert_eq!(code_of(&interrupted), INTERRUPTED);
         let missing = KeyError::Read { path: "key.pem".into(), source: ErrorKind::NotFound.into() };
         assert_eq!(code_of(&missing.into()), MISSING_INPUT);
+        let binary = KeyError::Read { path: "key.der".into(), source: ErrorKind::InvalidData.into() };
+        assert_eq!(code_of(&binary.into()), USAGE);
         let damaged = KeyError::File { path: "key.pem".into(), source: KeyError::Malformed.into() };
         assert_eq!(code_of(&damaged.into()), USAGE);
     }

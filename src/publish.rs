@@ -33,7 +33,6 @@ pub enum Envelope {
 }
 
 /// An event that names its URL itself, as the scripts publish it.
-#[derive(Debug)]
 pub struct DirectEvent<'a> {
     /// Where it goes.
     pub url: EndpointUrl,
@@ -105,8 +104,8 @@ impl Publisher {
     pub async fn publish_direct(&self, event: DirectEvent<'_>) -> Result<Published, PublishError> {
         self.guard.check_url(&event.url)?;
         let id = MessageId::new();
-        let published_at = self.clock.now();
-        let (content_type, body) = self.seal(id, &event, published_at)?;
+        // Customers compare it with their clocks; the queue's own, below, only measures.
+        let (content_type, body) = self.seal(id, &event, Timestamp::now())?;
         let job = Job {
             id,
             tenant: event.target.into(),
@@ -114,7 +113,7 @@ impl Publisher {
             url: event.url,
             content_type,
             body,
-            published_at,
+            published_at: self.clock.now(),
             trace: event.trace,
         };
         self.queue.push(vec![job]).await?;
@@ -126,18 +125,18 @@ impl Publisher {
         &self,
         id: MessageId,
         event: &DirectEvent<'_>,
-        published_at: Timestamp,
+        timestamp: Timestamp,
     ) -> Result<(ContentType, Bytes), PublishError> {
         match &self.envelope {
             Envelope::Jwe(sealer) => {
-                let message = Message { id, kind: event.kind, timestamp: published_at, data: event.payload };
+                let message = Message { id, kind: event.kind, timestamp, data: event.payload };
                 // The frame around the payload takes about 120 bytes: room for it saves growing.
                 let mut plaintext = Vec::with_capacity(event.payload.get().len().saturating_add(192));
                 serde_json::to_writer(&mut plaintext, &message)?;
                 Ok((ContentType::Jose, sealer.seal(plaintext)?))
             }
             Envelope::RsaOaep(key) => {
-                Ok((ContentType::Json, legacy::seal(key, event.payload, published_at.as_millisecond())?))
+                Ok((ContentType::Json, legacy::seal(key, event.payload, timestamp.as_millisecond())?))
             }
         }
     }

@@ -7,12 +7,12 @@ use std::time::Duration;
 use anyhow::Context as _;
 use http::{StatusCode, Uri};
 
-use super::{at_least_one, duration};
+use super::{at_least_one, count, duration};
 use crate::common::crypto::envelope::Opener;
 use crate::common::crypto::keys::{Passphrase, PrivateKey};
 use crate::common::crypto::signature::{Secret, Signer, Verifier};
 use crate::common::endpoint_url::EndpointUrl;
-use crate::common::http::{address_of, bind, serve};
+use crate::common::http::{ServeLimits, address_of, bind, serve};
 use crate::common::shutdown::{Interrupted, Shutdown};
 use crate::customer::{CustomerConfig, Faults, ReceiverConfig, router};
 
@@ -38,7 +38,7 @@ pub struct Args {
     /// Verify signatures with the secrets in this file, one `whsec_…` a line
     #[arg(long, value_name = "FILE", required_unless_present = "allow_unsigned")]
     secret_file: Option<PathBuf>,
-    /// Believe deliveries without a signature; whoever has the public key can make them
+    /// Believe deliveries without a signature; whoever has the public key can make them, or send old ones again
     #[arg(long, conflicts_with = "secret_file")]
     allow_unsigned: bool,
     /// How far webhook-timestamp may be from this machine's clock
@@ -63,8 +63,11 @@ pub struct Args {
     #[arg(long, value_parser = at_least_one, default_value_t = 2 << 20, value_name = "BYTES")]
     max_body: usize,
     /// Connections at once
-    #[arg(long, value_parser = at_least_one, default_value_t = 1_024, value_name = "COUNT")]
+    #[arg(long, value_parser = count, default_value_t = 1_024, value_name = "COUNT")]
     max_connections: usize,
+    /// How long a connection may be silent before a request, and take to send its headers
+    #[arg(long, value_parser = duration, default_value = "90s", value_name = "DURATION")]
+    idle_timeout: Duration,
     /// How long requests in flight may take after SIGTERM
     #[arg(long, value_parser = duration, default_value = "30s", value_name = "DURATION")]
     drain_timeout: Duration,
@@ -123,7 +126,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         tracing::warn!("signatures aren't checked (--allow-unsigned)");
     }
     tracing::info!(address = %address_of(&listener), path = args.path, ?key_ids, "taking deliveries");
-    let serving = tokio::spawn(serve(listener, router(config), args.max_connections, shutdown.drain.clone()));
+    let limits = ServeLimits { connections: args.max_connections, idle: args.idle_timeout };
+    let serving = tokio::spawn(serve(listener, router(config), limits, shutdown.drain.clone()));
 
     shutdown.drain.cancelled().await;
     match shutdown.abort.run_until_cancelled(tokio::time::timeout(args.drain_timeout, serving)).await {

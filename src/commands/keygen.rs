@@ -113,7 +113,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     write(&made.private_key, SECRET_MODE, &key.to_pem(passphrase.as_ref())?)?;
     write(&made.public_key, PUBLIC_MODE, &key.public().to_pem()?)?;
     if let Some(path) = &made.signing_secret {
-        write(path, SECRET_MODE, &format!("{}\n", *Secret::generate()?.reveal()))?;
+        write(path, SECRET_MODE, &Secret::generate()?.reveal())?;
     }
 
     let made = Made { key_id: key.kid().to_owned(), ..made };

@@ -18,10 +18,18 @@ fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(parsed).map_err(|_| problem())
 }
 
-/// Parses a flag that counts something of which at least one is needed.
+/// Parses a flag that counts something of which at least one is needed, and at most a million makes sense.
+fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 1..=1_000_000) => Ok(count),
+        _ => Err("a whole number from 1 to 1000000 is needed".into()),
+    }
+}
+
+/// Parses a flag in bytes, or jobs, of which at least one is needed.
 fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(count) if count > 0 => Ok(count),
+        Ok(size) if size > 0 => Ok(size),
         _ => Err("a whole number of at least 1 is needed".into()),
     }
 }

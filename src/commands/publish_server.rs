@@ -11,12 +11,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::retry_args::RetryArgs;
-use super::{at_least_one, duration};
+use super::{at_least_one, count, duration};
 use crate::common::clock::Clock;
 use crate::common::crypto::envelope::{KeyReuse, Sealer};
 use crate::common::crypto::keys::PublicKey;
 use crate::common::crypto::signature::{Secret, Signer};
-use crate::common::http::{address_of, bind, serve};
+use crate::common::http::{ServeLimits, address_of, bind, serve};
 use crate::common::metrics::Metrics;
 use crate::common::retry::RetryPolicy;
 use crate::common::shutdown::{Interrupted, Shutdown};
@@ -35,7 +35,7 @@ const LEASE_MARGIN: Duration = Duration::from_secs(30);
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  whk publish-server --public-key public_key.pem --allow-net 127.0.0.0/8
+  whk publish-server --signing-secret-file signing_secret.txt --allow-net 127.0.0.0/8
   curl http://localhost:4242/publish -H 'content-type: application/json' \\
        -d '{\"url\":\"http://localhost:9000/webhook\",\"payload\":{\"hello\":\"world\"}}'
 
@@ -88,8 +88,11 @@ struct HttpArgs {
     #[arg(long, env = "SERVER_HOSTNAME", default_value = "127.0.0.1", value_name = "HOST")]
     hostname: String,
     /// Connections at once
-    #[arg(long, value_parser = at_least_one, default_value_t = 1_024, value_name = "COUNT")]
+    #[arg(long, value_parser = count, default_value_t = 1_024, value_name = "COUNT")]
     max_connections: usize,
+    /// How long a connection may be silent before a request, and take to send its headers
+    #[arg(long, value_parser = duration, default_value = "60s", value_name = "DURATION")]
+    idle_timeout: Duration,
     /// How long a request's body may take to come
     #[arg(long, value_parser = duration, default_value = "30s", value_name = "DURATION")]
     request_timeout: Duration,
@@ -122,9 +125,9 @@ struct DeliveryArgs {
     #[arg(long, value_parser = duration, default_value = "30s", value_name = "DURATION")]
     delivery_timeout: Duration,
     /// Attempts at once, over all endpoints
-    #[arg(long, value_parser = at_least_one, default_value_t = 512, value_name = "COUNT")]
+    #[arg(long, value_parser = count, default_value_t = 512, value_name = "COUNT")]
     in_flight: usize,
-    /// Attempts at once to one endpoint that does well
+    /// Attempts at once to one endpoint that does well; at most a fifth of --in-flight
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..), default_value_t = 64, value_name = "COUNT")]
     endpoint_in_flight: u32,
     /// How long to go on delivering after SIGTERM
@@ -148,6 +151,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let envelope = args.open_envelope()?;
     let deliver = args.deliver_config()?;
     let guard = deliver.guard.clone();
+    // Each connection takes a descriptor, and the usual soft limit of 1,024 is less than the defaults here allow.
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "raise the limit of open files");
+    }
     let listener = bind(&args.http.hostname, args.http.port, "--port").await?;
     let shutdown = Shutdown::on_signals().context("install signal handlers")?;
 
@@ -164,7 +171,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     };
     let dispatcher_ended = CancellationToken::new();
     let ended = dispatcher_ended.clone().drop_guard();
-    let dispatching = tokio::spawn(async move {
+    let mut dispatching = tokio::spawn(async move {
         let _ended = ended;
         dispatcher.run().await;
     });
@@ -182,11 +189,19 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     if !address.ip().is_loopback() {
         tracing::warn!(%address, "whoever reaches this address can publish; see --hostname");
     }
+    if args.signing_secret_file.is_none() {
+        tracing::warn!(
+            "deliveries aren't signed, so customers can't tell who sent them; see --signing-secret-file"
+        );
+    }
     tracing::info!(%address, "taking events at POST /publish");
-    let serving =
-        tokio::spawn(serve(listener, server.router(), args.http.max_connections, shutdown.drain.clone()));
+    let limits = ServeLimits { connections: args.http.max_connections, idle: args.http.idle_timeout };
+    let serving = tokio::spawn(serve(listener, server.router(), limits, shutdown.drain.clone()));
 
-    shutdown.drain.cancelled().await;
+    tokio::select! {
+        () = shutdown.drain.cancelled() => {}
+        _ = &mut dispatching => anyhow::bail!("the dispatcher broke down; its panic stands above"),
+    }
     drain(&*queue, serving, dispatching, args.delivery.drain_timeout, &shutdown.abort).await
 }
 
@@ -207,16 +222,21 @@ async fn drain(
     queue.close();
     dispatching.abort();
     let left = queue.abandoned();
-    for job in &left {
-        tracing::warn!(message_id = %job.id, endpoint = %job.url, "not delivered");
-    }
+    let what_is_left =
+        format!("{} jobs may not have been delivered and are gone with this process", left.len());
     match in_time {
-        None => Err(Interrupted).with_context(|| format!("{} jobs are lost", left.len())),
+        // At once means at once: no list.
+        None => Err(Interrupted).context(what_is_left),
         Some(_) if left.is_empty() => {
             tracing::info!("stopped; nothing is left");
             Ok(())
         }
-        Some(_) => anyhow::bail!("{} jobs weren't delivered within --drain-timeout and are lost", left.len()),
+        Some(_) => {
+            for job in &left {
+                tracing::warn!(message_id = %job.id, endpoint = %job.url, "may not have been delivered");
+            }
+            anyhow::bail!("{what_is_left}; --drain-timeout gives them more time")
+        }
     }
 }
 

@@ -19,11 +19,11 @@ pub(super) struct RetryArgs {
         long,
         env = "RETRY_DELAYS",
         value_name = "MS,…",
-        value_delimiter = ',', value_parser = milliseconds,
-        conflicts_with = "retry_schedule"
+        value_delimiter = ',',
+        value_parser = milliseconds
     )]
     retry_delays: Option<Vec<Duration>>,
-    /// A schedule by name: scripts = 1, 2, 4, 8, 16 s; standard = 5 s, 5 min, 30 min, 2, 5, 10, 14, 20 and 24 h
+    /// A schedule by name, before any other: scripts = 1, 2, 4, 8, 16 s; standard = 5 s, 5 min, 30 min, 2, 5, 10, 14, 20 and 24 h
     #[arg(long, value_enum, value_name = "NAME")]
     retry_schedule: Option<Schedule>,
     /// First delay, where neither delays nor a schedule are given
@@ -51,23 +51,25 @@ const RETRIES: u32 = 5;
 
 impl RetryArgs {
     pub(super) fn policy(&self) -> Result<RetryPolicy, RetryPolicyError> {
-        let jitter = self.retry_jitter;
-        if let Some(delays) = &self.retry_delays {
-            return RetryPolicy::try_list(delays.clone(), self.max_retries, jitter);
+        if let Some(schedule) = self.retry_schedule {
+            let named = schedule.policy();
+            let delays = (1..=named.retries()).map(|retry| named.delay(retry)).collect();
+            return RetryPolicy::try_list(delays, self.max_retries, self.retry_jitter);
         }
-        match self.retry_schedule {
-            Some(Schedule::Standard) => {
-                let standard = RetryPolicy::standard();
-                let delays = (1..=standard.retries()).map(|retry| standard.delay(retry)).collect();
-                RetryPolicy::try_list(delays, self.max_retries, jitter)
-            }
-            Some(Schedule::Scripts) | None => RetryPolicy::try_exponential(
-                self.retry_base,
-                self.retry_factor,
-                self.retry_cap,
-                self.max_retries.unwrap_or(RETRIES),
-                jitter,
-            ),
+        if let Some(delays) = &self.retry_delays {
+            return RetryPolicy::try_list(delays.clone(), self.max_retries, self.retry_jitter);
+        }
+        let retries = self.max_retries.unwrap_or(RETRIES);
+        let Self { retry_base, retry_factor, retry_cap, retry_jitter, .. } = *self;
+        RetryPolicy::try_exponential(retry_base, retry_factor, retry_cap, retries, retry_jitter)
+    }
+}
+
+impl Schedule {
+    fn policy(self) -> RetryPolicy {
+        match self {
+            Self::Scripts => RetryPolicy::default(),
+            Self::Standard => RetryPolicy::standard(),
         }
     }
 }

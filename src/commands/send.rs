@@ -7,10 +7,10 @@ use clap::ValueEnum;
 use http::Uri;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::at_least_one;
+use super::count;
 use crate::common::endpoint_url::EndpointUrl;
 use crate::common::output::{self, OutputFormat};
-use crate::common::shutdown::Shutdown;
+use crate::common::shutdown::{Interrupted, Shutdown};
 use crate::exit::UsageError;
 use crate::send::{Load, Summary, Template};
 
@@ -29,7 +29,8 @@ Examples:
   whk send --rate 200 --count 2000 --payload '{\"n\":{{seq}},\"sent\":{{now}}}'
 
 In a payload {{seq}} is the event's number, {{now}} microseconds since 1970.
-Exit status: 0 all were accepted, 1 any was refused, 64 usage, 66 a file is missing.")]
+Exit status: 0 all were accepted, 1 any was refused, 64 usage, 66 a file is missing,
+130 interrupted.")]
 pub struct Args {
     /// The publish-server
     #[arg(long, value_name = "URL", value_parser = server_url, default_value = "http://127.0.0.1:4242")]
@@ -56,7 +57,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", conflicts_with = "payload")]
     payload_file: Option<PathBuf>,
     /// Requests at once
-    #[arg(long, value_parser = at_least_one, default_value_t = 8, value_name = "COUNT")]
+    #[arg(long, value_parser = count, default_value_t = 8, value_name = "COUNT")]
     concurrency: usize,
     /// Events a second; as fast as they are taken where it isn't given
     #[arg(long, value_parser = rate, value_name = "PER_SECOND")]
@@ -102,7 +103,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let progress = progress_bar(total);
     let summary = tokio::select! {
         summary = load.run(progress.clone(), shutdown.drain) => summary,
-        () = shutdown.abort.cancelled() => return Err(crate::common::shutdown::Interrupted.into()),
+        () = shutdown.abort.cancelled() => return Err(Interrupted.into()),
     };
     progress.finish_and_clear();
     output::print(args.output, &as_text(&summary), &summary)?;
@@ -111,7 +112,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         Some(reason) => {
             anyhow::bail!("{} of {total} events were refused; the first: {reason}", summary.refused)
         }
-        None if unsent > 0 => anyhow::bail!("stopped by a signal; {unsent} of {total} events weren't sent"),
+        None if unsent > 0 => {
+            Err(Interrupted).with_context(|| format!("{unsent} of {total} events weren't sent"))
+        }
         None => Ok(()),
     }
 }

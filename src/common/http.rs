@@ -9,13 +9,14 @@ use axum::Router;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Body;
+use hyper::server::conn::http1;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use rustls::RootCertStore;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -24,8 +25,8 @@ use tokio_util::task::TaskTracker;
 /// What `whk` calls itself in requests.
 pub const USER_AGENT: &str = concat!("whk/", env!("CARGO_PKG_VERSION"));
 
-/// How long a client may take to send a request's headers.
-const HEADER_TIME: Duration = Duration::from_secs(15);
+/// Bytes of a request's headers that are kept for a connection.
+const HEADER_BYTES: usize = 64 * 1024;
 
 /// How long to wait after `accept` failed for want of file descriptors or memory, which only others can free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -48,15 +49,26 @@ pub async fn bind(hostname: &str, port: u16, flag: &'static str) -> Result<TcpLi
     listening.map_err(|source| BindError { address: format!("{hostname}:{port}"), flag, source })
 }
 
-/// Serves `router` until `drain` is cancelled, then lets requests in flight finish.
-///
-/// At most `max_connections` are open at once: further ones wait in the listener's backlog.
-pub async fn serve(listener: TcpListener, router: Router, max_connections: usize, drain: CancellationToken) {
-    let permits = Arc::new(Semaphore::new(max_connections));
+/// What a server allows its clients.
+#[derive(Debug, Clone, Copy)]
+pub struct ServeLimits {
+    /// Connections at once: further ones wait in the listener's backlog.
+    pub connections: usize,
+    /// How long a connection may be silent before a request, and take to send its headers or to read an answer.
+    pub idle: Duration,
+}
+
+/// Serves `router` over HTTP/1.1 until `drain` is cancelled, then lets requests in flight finish.
+pub async fn serve(listener: TcpListener, router: Router, limits: ServeLimits, drain: CancellationToken) {
+    let permits = Arc::new(Semaphore::new(limits.connections));
     let connections = TaskTracker::new();
     while let Some((stream, permit)) = drain.run_until_cancelled(accept(&listener, &permits)).await.flatten()
     {
-        connections.spawn(serve_connection(stream, router.clone(), drain.clone(), permit));
+        let (router, drain) = (router.clone(), drain.clone());
+        connections.spawn(async move {
+            serve_connection(stream, router, limits.idle, drain).await;
+            drop(permit);
+        });
     }
     drop(listener);
     connections.close();
@@ -85,17 +97,14 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-async fn serve_connection(
-    stream: TcpStream,
-    router: Router,
-    drain: CancellationToken,
-    _permit: OwnedSemaphorePermit,
-) {
-    // Without it, small responses wait for the peer's delayed ACK.
-    drop(stream.set_nodelay(true));
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIME).pipeline_flush(true);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(100);
+async fn serve_connection(stream: TcpStream, router: Router, idle: Duration, drain: CancellationToken) {
+    let socket = SockRef::from(&stream);
+    // Without it, small answers wait for the peer's delayed ACK.
+    drop(socket.set_tcp_nodelay(true));
+    // A peer that doesn't read its answer, or has vanished, holds a connection no longer than this.
+    drop(socket.set_tcp_user_timeout(Some(idle)));
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(idle).max_buf_size(HEADER_BYTES);
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     tokio::pin!(connection);
     let served = tokio::select! {
@@ -106,7 +115,7 @@ async fn serve_connection(
         }
     };
     if let Err(error) = served {
-        tracing::debug!(error = %root_cause(error.as_ref()), "connection ended");
+        tracing::debug!(error = %root_cause(&error), "connection ended");
     }
 }
 

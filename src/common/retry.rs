@@ -49,6 +49,7 @@ impl RetryPolicy {
     /// The share by which delays vary, both ways, so that jobs that failed together don't return together.
     pub const JITTER: f64 = 0.2;
 
+    const SHORTEST: Duration = Duration::from_millis(1);
     const LONGEST: Duration = Duration::from_secs(30 * 86_400);
 
     /// Delays of `base`, growing by `factor` up to `cap`, `retries` times, each varied by ± `jitter` of itself.
@@ -123,7 +124,8 @@ impl RetryPolicy {
 
     /// The delay before the `retry`th retry, with jitter.
     pub fn jittered_delay(&self, retry: u32, rng: &mut impl Rng) -> Duration {
-        self.delay(retry).mul_f64(1.0 + self.jitter * (2.0 * rng.random::<f64>() - 1.0))
+        let varied = self.delay(retry).mul_f64(1.0 + self.jitter * (2.0 * rng.random::<f64>() - 1.0));
+        varied.max(Self::SHORTEST)
     }
 }
 
@@ -137,7 +139,7 @@ impl Default for RetryPolicy {
 }
 
 fn check_delay(delay: Duration) -> Result<(), RetryPolicyError> {
-    let allowed = Duration::from_millis(1)..=RetryPolicy::LONGEST;
+    let allowed = RetryPolicy::SHORTEST..=RetryPolicy::LONGEST;
     if allowed.contains(&delay) { Ok(()) } else { Err(RetryPolicyError::Delay) }
 }
 
@@ -176,6 +178,9 @@ pub enum Failure {
     /// The address may not be called.
     #[error("{0}")]
     Refused(String),
+    /// This machine couldn't send: nothing was learnt of the customer.
+    #[error("on this machine: {0}")]
+    Local(String),
 }
 
 /// What is done with a job after an attempt.
@@ -187,12 +192,25 @@ pub enum Verdict {
     Retry {
         /// When it is due.
         at: Timestamp,
+        /// What the failure says of the endpoint.
+        endpoint: EndpointState,
     },
     /// Try no more: to the dead letters.
     Dead {
         /// Why.
         cause: Cause,
     },
+}
+
+/// What a failed attempt says of its endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndpointState {
+    /// It failed: send it less.
+    Failed,
+    /// It asked to be left alone until the retry is due.
+    Paused,
+    /// Nothing: the request never left this machine.
+    Unknown,
 }
 
 /// Why a job is dead. The customer's failure and the system's are told apart.
@@ -224,15 +242,17 @@ pub fn judge(outcome: &Outcome, attempt: u32, policy: &RetryPolicy, rng: &mut im
         Err(Failure::Refused(reason)) => return Verdict::Dead { cause: Cause::Refused(reason.clone()) },
         Err(failure) => failure,
     };
-    if attempt > policy.retries() {
-        return Verdict::Dead { cause: Cause::Exhausted(failure.clone()) };
-    }
     let delay = policy.jittered_delay(attempt, rng);
-    let asked = match failure {
-        Failure::Status { retry_after, .. } => retry_after.unwrap_or_default().min(MOST_RETRY_AFTER),
-        _ => Duration::ZERO,
+    let (delay, endpoint) = match failure {
+        // However often this machine fails, the customer's event isn't given up for it.
+        Failure::Local(_) => (delay, EndpointState::Unknown),
+        _ if attempt > policy.retries() => return Verdict::Dead { cause: Cause::Exhausted(failure.clone()) },
+        Failure::Status { retry_after: Some(asked), .. } => {
+            (delay.max((*asked).min(MOST_RETRY_AFTER)), EndpointState::Paused)
+        }
+        _ => (delay, EndpointState::Failed),
     };
-    Verdict::Retry { at: after(outcome.at, delay.max(asked)) }
+    Verdict::Retry { at: after(outcome.at, delay), endpoint }
 }
 
 #[cfg(test)]
@@ -255,7 +275,7 @@ mod tests {
 
     fn retry_delay(outcome: &Outcome, attempt: u32, policy: &RetryPolicy) -> Duration {
         match judge(outcome, attempt, policy, &mut StdRng::seed_from_u64(1)) {
-            Verdict::Retry { at } => Duration::try_from(at.duration_since(outcome.at)).unwrap(),
+            Verdict::Retry { at, .. } => Duration::try_from(at.duration_since(outcome.at)).unwrap(),
             other => panic!("{other:?}"),
         }
     }
@@ -317,6 +337,25 @@ mod tests {
         assert_eq!(retry_delay(&status(503, Some(Duration::MAX)), 1, &policy), MOST_RETRY_AFTER);
     }
 
+    #[test]
+    fn what_this_machine_can_not_send_is_never_given_up_and_blames_nobody() {
+        let outcome = failed(Failure::Local("too many open files".into()));
+        let verdict = judge(&outcome, 100, &RetryPolicy::default(), &mut StdRng::seed_from_u64(1));
+        assert!(matches!(verdict, Verdict::Retry { endpoint: EndpointState::Unknown, .. }), "{verdict:?}");
+    }
+
+    #[test]
+    fn only_who_asks_for_it_is_paused() {
+        let verdict = |outcome| judge(&outcome, 1, &RetryPolicy::default(), &mut StdRng::seed_from_u64(1));
+        let of = |outcome| match verdict(outcome) {
+            Verdict::Retry { endpoint, .. } => endpoint,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(of(status(503, Some(SECOND))), EndpointState::Paused);
+        assert_eq!(of(status(503, None)), EndpointState::Failed);
+        assert_eq!(of(failed(Failure::TimedOut)), EndpointState::Failed);
+    }
+
     proptest! {
         #[test]
         fn delays_grow_to_the_cap_and_jitter_stays_in_its_share(
@@ -329,7 +368,7 @@ mod tests {
             prop_assert!(delay <= cap);
             prop_assert!(policy.delay(retry.saturating_add(1)) >= delay);
             let jittered = policy.jittered_delay(retry, &mut StdRng::seed_from_u64(seed)).as_secs_f64();
-            let spread = delay.as_secs_f64() * jitter + 1e-6;
+            let spread = (delay.as_secs_f64() * jitter).max(0.001) + 1e-6;
             prop_assert!((jittered - delay.as_secs_f64()).abs() <= spread);
         }
     }

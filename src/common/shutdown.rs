@@ -5,9 +5,9 @@ use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// A drain was cut short by a second signal.
+/// A signal ended it before it was done.
 #[derive(Debug, thiserror::Error)]
-#[error("interrupted while draining")]
+#[error("interrupted")]
 pub struct Interrupted;
 
 /// The two tokens of a process that stops in order.

@@ -15,8 +15,10 @@ use http::{HeaderMap, Request, StatusCode, Uri};
 use rand::RngExt as _;
 
 use crate::common::crypto::signature::Signer;
+use crate::deliver::WEBHOOK_ID;
 pub use receiver::ReceiverConfig;
-use receiver::{Opened, Received, Receiver};
+use receiver::{Opened, Received, Receiver, Rejection};
+
 use sink::{Forwarder, Printer};
 
 /// What a customer does with what it receives.
@@ -80,34 +82,40 @@ async fn webhook(State(customer): State<Arc<Customer>>, request: Request<Body>) 
 
 impl Customer {
     async fn handle(&self, headers: &HeaderMap, body: Body) -> (StatusCode, String) {
-        match self.receiver.receive(headers, body).await {
+        let handled = match self.receiver.receive(headers, body).await {
             Ok(Received::Event(opened)) => self.pass_on(opened).await,
-            Ok(Received::Duplicate) => (StatusCode::OK, "seen before\n".into()),
+            Ok(Received::Duplicate) => Ok(StatusCode::OK),
+            Err(rejection) => Err(rejection),
+        };
+        let message_id = headers.get(WEBHOOK_ID).and_then(|id| id.to_str().ok());
+        match handled {
+            Ok(status) if status.is_success() => {
+                tracing::debug!(message_id, "handled");
+                // 200 whichever 2xx an application gave: a 204 may not carry this text.
+                (StatusCode::OK, "handled\n".into())
+            }
+            Ok(status) => {
+                tracing::warn!(message_id, %status, "the application refused it (--forward)");
+                (status, "refused by the application\n".into())
+            }
             Err(rejection) => {
-                tracing::warn!(error = %rejection, "delivery refused");
+                tracing::warn!(message_id, error = %rejection, "not handled");
                 (rejection.status(), format!("{rejection}\n"))
             }
         }
     }
 
-    async fn pass_on(&self, opened: Opened) -> (StatusCode, String) {
+    async fn pass_on(&self, opened: Opened) -> Result<StatusCode, Rejection> {
         let status = match &self.sink {
-            Sink::Forward(forwarder) => forwarder.forward(&opened).await,
-            Sink::Print(printer) => match opened.event() {
-                Err(rejection) => rejection.status(),
-                Ok(event) => match printer.print(&event).await {
-                    Ok(()) => StatusCode::OK,
-                    Err(error) => {
-                        tracing::error!(%error, "write to stdout");
-                        StatusCode::INTERNAL_SERVER_ERROR
-                    }
-                },
-            },
+            Sink::Forward(forwarder) => forwarder.forward(&opened).await?,
+            Sink::Print(printer) => {
+                printer.print(&opened.event()?).await.map_err(|error| Rejection::Stdout(error.kind()))?;
+                StatusCode::OK
+            }
         };
         if status.is_success() {
-            tracing::debug!(message_id = opened.id.as_deref(), "received");
             opened.handled();
         }
-        (status, format!("{status}\n"))
+        Ok(status)
     }
 }

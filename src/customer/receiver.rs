@@ -1,5 +1,7 @@
 //! The receiver: size, signature and timestamp, seen this id?, key id, unwrap, open; in that order.
 
+use std::borrow::Cow;
+use std::io::ErrorKind;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -42,10 +44,9 @@ pub(super) struct Receiver {
     max_body: usize,
     request_time: Duration,
     seen: Seen,
-    /// One content key is unwrapped at a time: those who wait mostly wait for the same one.
-    unwrapping: Semaphore,
-    /// The scripts' format takes RSA for every delivery: as many at once as there are cores.
-    legacy_opening: Semaphore,
+    /// As many RSA operations at once as there are cores. Who waits for one finds the content key that another
+    /// delivery unwrapped meanwhile.
+    rsa: Arc<Semaphore>,
 }
 
 /// A delivery that passed every check.
@@ -57,9 +58,12 @@ pub(super) enum Received {
     Event(Opened),
 }
 
+/// Decrypted bytes, shared with the request that forwards them and wiped when both are done.
+pub(super) type Plaintext = Arc<Zeroizing<Vec<u8>>>;
+
 /// An opened event. `Debug` shows no payload.
 pub(super) struct Opened {
-    plaintext: Zeroizing<Vec<u8>>,
+    plaintext: Plaintext,
     /// The `webhook-id` header, where there is one.
     pub(super) id: Option<String>,
     in_hand: Option<InHand>,
@@ -69,22 +73,25 @@ pub(super) struct Opened {
 /// What an event says, whichever format it came in.
 #[derive(Debug)]
 pub(super) struct Event<'a> {
-    pub(super) id: Option<&'a str>,
-    pub(super) kind: Option<&'a str>,
-    pub(super) time: String,
+    pub(super) id: Option<Cow<'a, str>>,
+    pub(super) kind: Option<Cow<'a, str>>,
+    pub(super) time: Cow<'a, str>,
     pub(super) data: &'a RawValue,
 }
 
 #[derive(Deserialize)]
 struct Message<'a> {
-    id: &'a str,
-    r#type: &'a str,
-    timestamp: &'a str,
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow)]
+    r#type: Cow<'a, str>,
+    #[serde(borrow)]
+    timestamp: Cow<'a, str>,
     #[serde(borrow)]
     data: &'a RawValue,
 }
 
-/// Why a delivery is refused.
+/// Why a delivery is answered with an error.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Rejection {
     #[error(transparent)]
@@ -99,6 +106,12 @@ pub(super) enum Rejection {
     Envelope(#[from] OpenError),
     #[error("the decrypted message isn't a whk message")]
     Message,
+    #[error("stdout can't be written: {0}")]
+    Stdout(ErrorKind),
+    #[error("the application can't be reached (--forward): {0}")]
+    Unreachable(String),
+    #[error("the application gave no answer (--forward) within {} s", .0.as_secs())]
+    Unanswered(Duration),
 }
 
 impl Rejection {
@@ -108,6 +121,9 @@ impl Rejection {
             Self::Body(BodyError::TimedOut(_)) => StatusCode::REQUEST_TIMEOUT,
             Self::Signature(_) => StatusCode::UNAUTHORIZED,
             Self::InHand => StatusCode::CONFLICT,
+            Self::Stdout(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Unreachable(_) => StatusCode::BAD_GATEWAY,
+            Self::Unanswered(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::Body(BodyError::Broken) | Self::Id | Self::Envelope(_) | Self::Message => {
                 StatusCode::BAD_REQUEST
             }
@@ -133,8 +149,7 @@ impl Receiver {
             max_body: config.max_body,
             request_time: config.request_time,
             seen: Seen::new(config.window),
-            unwrapping: Semaphore::new(1),
-            legacy_opening: Semaphore::new(cores),
+            rsa: Arc::new(Semaphore::new(cores)),
         }
     }
 
@@ -153,7 +168,12 @@ impl Receiver {
         };
         let is_legacy = body.trim_ascii_start().starts_with(b"\"");
         let plaintext = if is_legacy { self.open_legacy(body).await? } else { self.open(&body).await? };
-        Ok(Received::Event(Opened { plaintext, id: id.map(str::to_owned), in_hand, is_legacy }))
+        Ok(Received::Event(Opened {
+            plaintext: Arc::new(plaintext),
+            id: id.map(str::to_owned),
+            in_hand,
+            is_legacy,
+        }))
     }
 
     fn verify(&self, headers: &HeaderMap, id: Option<&str>, body: &[u8]) -> Result<(), Rejection> {
@@ -173,16 +193,31 @@ impl Receiver {
             Err(sealed) => sealed,
         };
         let opener = Arc::clone(&self.opener);
-        let _permit = self.unwrapping.acquire().await.map_err(|_| OpenError::Decrypt)?;
-        let opened = tokio::task::spawn_blocking(move || opener.open(sealed)).await;
-        Ok(opened.map_err(|_| OpenError::Decrypt)??)
+        self.blocking(move || opener.open(sealed)).await
     }
 
     async fn open_legacy(&self, body: Bytes) -> Result<Zeroizing<Vec<u8>>, Rejection> {
         let opener = Arc::clone(&self.opener);
-        let _permit = self.legacy_opening.acquire().await.map_err(|_| OpenError::Decrypt)?;
-        let opened = tokio::task::spawn_blocking(move || legacy::open(opener.keys(), &body)).await;
-        Ok(opened.map_err(|_| OpenError::Decrypt)??)
+        self.blocking(move || legacy::open(opener.keys(), &body)).await
+    }
+
+    /// Does RSA off the runtime's threads. The permit goes along, since the work goes on when the delivery that
+    /// wanted it is broken off.
+    async fn blocking<T, E>(
+        &self,
+        work: impl FnOnce() -> Result<T, E> + Send + 'static,
+    ) -> Result<T, Rejection>
+    where
+        T: Send + 'static,
+        E: Into<Rejection> + Send + 'static,
+    {
+        let permit = Arc::clone(&self.rsa).acquire_owned().await.map_err(|_| OpenError::Decrypt)?;
+        let done = tokio::task::spawn_blocking(move || {
+            let result = work();
+            drop(permit);
+            result
+        });
+        done.await.map_err(|_| OpenError::Decrypt)?.map_err(Into::into)
     }
 }
 
@@ -197,20 +232,16 @@ impl Opened {
             let message: LegacyMessage<'_> =
                 serde_json::from_slice(&self.plaintext).map_err(|_| Rejection::Message)?;
             let time = Timestamp::from_millisecond(message.timestamp).map_err(|_| Rejection::Message)?;
-            return Ok(Event {
-                id: self.id.as_deref(),
-                kind: None,
-                time: time.to_string(),
-                data: message.payload,
-            });
+            let id = self.id.as_deref().map(Cow::from);
+            return Ok(Event { id, kind: None, time: time.to_string().into(), data: message.payload });
         }
         let message: Message<'_> = serde_json::from_slice(&self.plaintext).map_err(|_| Rejection::Message)?;
-        let time = message.timestamp.to_owned();
-        Ok(Event { id: Some(message.id), kind: Some(message.r#type), time, data: message.data })
+        let Message { id, r#type, timestamp, data } = message;
+        Ok(Event { id: Some(id), kind: Some(r#type), time: timestamp, data })
     }
 
     /// The decrypted message as it was sealed.
-    pub(super) fn plaintext(&self) -> &[u8] {
+    pub(super) fn plaintext(&self) -> &Plaintext {
         &self.plaintext
     }
 

@@ -1,6 +1,7 @@
 //! Where opened events go: to stdout, a JSON line each, or to a local application.
 
 use std::io::{self, Write as _};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -11,8 +12,9 @@ use http_body_util::Full;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot};
+use zeroize::Zeroizing;
 
-use super::receiver::{Event, Opened, Rejection};
+use super::receiver::{Event, Opened, Plaintext, Rejection};
 use crate::common::crypto::signature::Signer;
 use crate::common::http::{PlainClient, plain_client, root_cause};
 use crate::deliver::{WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
@@ -32,13 +34,16 @@ struct Line<'a> {
     data: &'a RawValue,
 }
 
+/// A line, and who waits until it is written.
+type Waiting = (Zeroizing<Vec<u8>>, oneshot::Sender<io::Result<()>>);
+
 /// Writes lines to stdout from a thread of its own: all that wait at once go out with one flush, and a delivery
 /// is answered only after its line was written.
-pub(super) struct Printer(mpsc::Sender<(Vec<u8>, oneshot::Sender<io::Result<()>>)>);
+pub(super) struct Printer(mpsc::Sender<Waiting>);
 
 impl Printer {
     pub(super) fn start() -> Self {
-        let (send, mut lines) = mpsc::channel::<(Vec<u8>, oneshot::Sender<io::Result<()>>)>(WAITING_LINES);
+        let (send, mut lines) = mpsc::channel::<Waiting>(WAITING_LINES);
         thread::spawn(move || {
             let mut waiting = Vec::new();
             while lines.blocking_recv_many(&mut waiting, WAITING_LINES) > 0 {
@@ -54,8 +59,11 @@ impl Printer {
 
     /// Prints one event; an answer of `Ok` means that stdout has it.
     pub(super) async fn print(&self, event: &Event<'_>) -> io::Result<()> {
-        let line = Line { id: event.id, r#type: event.kind, time: &event.time, data: event.data };
-        let mut line = serde_json::to_vec(&line)?;
+        let Event { id, kind, time, data } = event;
+        let fields = Line { id: id.as_deref(), r#type: kind.as_deref(), time, data };
+        // Room for the frame as well: a buffer that grows leaves copies behind.
+        let mut line = Zeroizing::new(Vec::with_capacity(data.get().len().saturating_add(1_024)));
+        serde_json::to_writer(&mut *line, &fields)?;
         // Line ends stand only between a payload's tokens (RFC 8259, section 7): without them it is one line.
         line.retain(|byte| !matches!(byte, b'\n' | b'\r'));
         line.push(b'\n');
@@ -74,6 +82,15 @@ fn write_all<'l>(lines: impl Iterator<Item = &'l [u8]>) -> io::Result<()> {
     out.flush()
 }
 
+/// Lends decrypted bytes to a request without a copy.
+struct Wiped(Plaintext);
+
+impl AsRef<[u8]> for Wiped {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 /// Hands decrypted messages to a local application, signed anew so that it can verify them as usual.
 pub(super) struct Forwarder {
     client: PlainClient,
@@ -86,30 +103,21 @@ impl Forwarder {
         Self { client: plain_client(64), url, signer }
     }
 
-    /// The application's status; 502 where it can't be reached.
-    pub(super) async fn forward(&self, opened: &Opened) -> StatusCode {
-        let request = match self.request(opened) {
-            Ok(request) => request,
-            Err(rejection) => return rejection.status(),
-        };
+    /// The application's status.
+    pub(super) async fn forward(&self, opened: &Opened) -> Result<StatusCode, Rejection> {
+        let request = self.request(opened)?;
         match tokio::time::timeout(FORWARD_TIME, self.client.request(request)).await {
-            Ok(Ok(response)) => response.status(),
-            Ok(Err(error)) => {
-                tracing::warn!(error = %root_cause(&error), "the application can't be reached; see --forward");
-                StatusCode::BAD_GATEWAY
-            }
-            Err(_) => {
-                tracing::warn!("the application gave no answer within {} s", FORWARD_TIME.as_secs());
-                StatusCode::GATEWAY_TIMEOUT
-            }
+            Ok(Ok(response)) => Ok(response.status()),
+            Ok(Err(error)) => Err(Rejection::Unreachable(root_cause(&error).to_string())),
+            Err(_) => Err(Rejection::Unanswered(FORWARD_TIME)),
         }
     }
 
     fn request(&self, opened: &Opened) -> Result<Request<Full<Bytes>>, Rejection> {
         let event = opened.event()?;
-        let id = opened.id.as_deref().or(event.id).unwrap_or_default();
+        let id = opened.id.as_deref().or(event.id.as_deref()).unwrap_or_default();
         let timestamp = jiff::Timestamp::now().as_second();
-        let body = Bytes::copy_from_slice(opened.plaintext());
+        let body = Bytes::from_owner(Wiped(Arc::clone(opened.plaintext())));
         let mut request = Request::new(Full::new(body.clone()));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.url.clone();

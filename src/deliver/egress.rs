@@ -104,31 +104,29 @@ const fn v6(a: u16, b: u16, prefix: u8) -> Ipv6Net {
 }
 
 /// IPv4 that is private, special, or a cloud's metadata service.
-const RESERVED_V4: [Ipv4Net; 17] = [
-    v4(0, 0, 0, 0, 8),          // this network
-    v4(10, 0, 0, 0, 8),         // private
-    v4(100, 64, 0, 0, 10),      // carrier-grade NAT, and Alibaba's metadata service
-    v4(127, 0, 0, 0, 8),        // loopback
-    v4(168, 63, 129, 16, 32),   // Azure's host, a public address that every virtual machine reaches
-    v4(169, 254, 0, 0, 16),     // link-local, and most clouds' metadata services
-    v4(172, 16, 0, 0, 12),      // private
-    v4(192, 0, 0, 0, 24),       // IETF protocol assignments
-    v4(192, 0, 2, 0, 24),       // documentation
-    v4(192, 88, 99, 0, 24),     // 6to4 relays
-    v4(192, 168, 0, 0, 16),     // private
-    v4(198, 18, 0, 0, 15),      // benchmarking
-    v4(198, 51, 100, 0, 24),    // documentation
-    v4(203, 0, 113, 0, 24),     // documentation
-    v4(224, 0, 0, 0, 4),        // multicast
-    v4(240, 0, 0, 0, 4),        // reserved
-    v4(255, 255, 255, 255, 32), // broadcast
+const RESERVED_V4: [Ipv4Net; 16] = [
+    v4(0, 0, 0, 0, 8),        // this network
+    v4(10, 0, 0, 0, 8),       // private
+    v4(100, 64, 0, 0, 10),    // carrier-grade NAT, and Alibaba's metadata service
+    v4(127, 0, 0, 0, 8),      // loopback
+    v4(168, 63, 129, 16, 32), // Azure's host, a public address that every virtual machine reaches
+    v4(169, 254, 0, 0, 16),   // link-local, and most clouds' metadata services
+    v4(172, 16, 0, 0, 12),    // private
+    v4(192, 0, 0, 0, 24),     // IETF protocol assignments
+    v4(192, 0, 2, 0, 24),     // documentation
+    v4(192, 88, 99, 0, 24),   // 6to4 relays
+    v4(192, 168, 0, 0, 16),   // private
+    v4(198, 18, 0, 0, 15),    // benchmarking
+    v4(198, 51, 100, 0, 24),  // documentation
+    v4(203, 0, 113, 0, 24),   // documentation
+    v4(224, 0, 0, 0, 4),      // multicast
+    v4(240, 0, 0, 0, 4),      // reserved, and broadcast
 ];
 
 /// What inside 2000::/3 isn't public.
-const RESERVED_V6: [Ipv6Net; 4] = [
+const RESERVED_V6: [Ipv6Net; 3] = [
     v6(0x2001, 0, 23),      // IETF protocol assignments, Teredo among them
     v6(0x2001, 0x0db8, 32), // documentation
-    v6(0x2002, 0, 16),      // 6to4 of what isn't an IPv4 address
     v6(0x3fff, 0, 20),      // documentation
 ];
 

@@ -3,6 +3,7 @@
 mod connect;
 pub mod egress;
 
+use std::io;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -37,6 +38,12 @@ pub const MOST_RESPONSE: usize = 64 * 1024;
 
 /// How long an unused connection to a customer is kept.
 const IDLE: Duration = Duration::from_secs(60);
+/// How often an HTTP/2 connection in use is asked whether it lives, and how long the answer may take.
+const PING_AFTER: Duration = Duration::from_secs(10);
+const PING_TIME: Duration = Duration::from_secs(5);
+
+/// How long the rest of a refusal is read so that its connection can be used again.
+const REST_TIME: Duration = Duration::from_secs(1);
 
 /// What attempts are made with.
 #[derive(Debug, Clone)]
@@ -72,6 +79,9 @@ impl Deliverer {
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(config.idle_connections)
             .http1_max_buf_size(MOST_RESPONSE)
+            // Without it a connection that died silently would be handed out again and again.
+            .http2_keep_alive_interval(PING_AFTER)
+            .http2_keep_alive_timeout(PING_TIME)
             .build(connect::connector(&config.guard, roots, config.time_limit));
         Self { client, signer: config.signer, time_limit: config.time_limit, clock }
     }
@@ -93,8 +103,8 @@ impl Deliverer {
             return Ok(status.as_u16());
         }
         let failure = Failure::Status { status: status.as_u16(), retry_after: retry_after(&response) };
-        // Read so that the connection can be used again; the status has said what there is to know.
-        drop(read_to_end(response.into_body()).await);
+        // The status has said what there is to know, whatever becomes of the rest.
+        drop(tokio::time::timeout(REST_TIME, read_to_end(response.into_body())).await);
         Err(failure)
     }
 
@@ -160,6 +170,19 @@ fn failure_of(error: &Error) -> Failure {
     if let Some(refusal) = refusal_in(error) {
         return Failure::Refused(refusal.to_string());
     }
-    let cause = root_cause(error).to_string();
+    let cause = root_cause(error);
+    if let Some(error) = cause.downcast_ref::<io::Error>().filter(|error| is_local(error)) {
+        return Failure::Local(error.to_string());
+    }
+    let cause = cause.to_string();
     if error.is_connect() { Failure::Connect(cause) } else { Failure::Broken(cause) }
+}
+
+/// Whether this machine, and not the customer, is the reason: no descriptors, memory, buffers or ports are left.
+fn is_local(error: &io::Error) -> bool {
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    const ENOBUFS: i32 = 105;
+    matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::OutOfMemory)
+        || matches!(error.raw_os_error(), Some(ENFILE | EMFILE | ENOBUFS))
 }

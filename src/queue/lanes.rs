@@ -27,7 +27,7 @@ use super::throttle::{Room, Throttle};
 use super::{Depth, Lease, QueueConfig};
 use crate::common::clock::after;
 use crate::common::job::{Job, Lane};
-use crate::common::retry::{Cause, Verdict};
+use crate::common::retry::{Cause, EndpointState, Verdict};
 
 /// Names one lease for good: its place, and a number that no later lease has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,14 +199,16 @@ impl Lanes {
             match &verdict {
                 Verdict::Done => state.throttle.succeeded(),
                 // No request was sent, so nothing was learnt of the endpoint.
-                Verdict::Dead { cause: Cause::Refused(_) } => {}
+                Verdict::Dead { cause: Cause::Refused(_) }
+                | Verdict::Retry { endpoint: EndpointState::Unknown, .. } => {}
+                Verdict::Retry { at, endpoint: EndpointState::Paused } => state.throttle.pause(*at),
                 Verdict::Retry { .. } | Verdict::Dead { .. } => state.throttle.failed(now, policy),
             }
         }
         let settled = match verdict {
             Verdict::Done => Settled::Done(waiting.job),
             Verdict::Dead { cause } => Settled::Dead(waiting.job, cause),
-            Verdict::Retry { at } => {
+            Verdict::Retry { at, .. } => {
                 self.retry(Waiting { failures: waiting.failures.saturating_add(1), ..waiting }, at);
                 Settled::Retried
             }
@@ -319,7 +321,9 @@ impl Lanes {
             if let Some(state) = self.lanes.get_mut(&waiting.job.lane) {
                 state.leased = state.leased.saturating_sub(1);
             }
-            self.enqueue(waiting, End::Front);
+            // Counted as an attempt: what breaks its attempts off must not do so for ever.
+            let failures = waiting.failures.saturating_add(1);
+            self.enqueue(Waiting { failures, ..waiting }, End::Front);
         }
         self.next_sweep = (!self.leases.is_empty()).then(|| after(now, self.config.lease.div_f64(4.0)));
     }

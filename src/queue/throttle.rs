@@ -79,6 +79,13 @@ impl Throttle {
         self.limit = self.limit.saturating_add(1).min(self.most);
     }
 
+    /// The endpoint asked to be left alone until then.
+    pub fn pause(&mut self, until: Timestamp) {
+        let probes = self.breaker.map_or(0, |breaker| breaker.probes);
+        let closed_until = self.breaker.map_or(until, |breaker| breaker.closed_until.max(until));
+        self.breaker = Some(Breaker { probes, closed_until });
+    }
+
     /// An attempt failed at `now`.
     pub fn failed(&mut self, now: Timestamp, delays: &RetryPolicy) {
         self.limit = (self.limit / 2).max(1);
@@ -154,6 +161,15 @@ mod tests {
         let mut throttle = broken();
         throttle.failed(NOW, &RetryPolicy::default());
         assert_eq!(throttle.room(NOW), Room::NotBefore(later(1)));
+    }
+
+    #[test]
+    fn a_pause_holds_everything_back_until_it_is_over() {
+        let mut throttle = Throttle::new(64);
+        throttle.pause(later(600));
+        throttle.failed(NOW, &RetryPolicy::default());
+        assert_eq!(throttle.room(later(599)), Room::NotBefore(later(600)));
+        assert_eq!(throttle.room(later(600)), Room::Upto(1));
     }
 
     #[test]

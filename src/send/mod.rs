@@ -135,19 +135,17 @@ impl Load {
 
 impl Sender {
     async fn work(&self, stop: CancellationToken) -> Tally {
-        let mut tally =
-            Tally { latencies: Histogram::new_with_bounds(1, MOST_MICROS, 3).ok(), ..Tally::default() };
+        let mut tally = Tally { latencies: Histogram::new(3).ok(), ..Tally::default() };
         while !stop.is_cancelled() {
             let index = self.next.fetch_add(1, Ordering::Relaxed);
             if index >= self.total {
                 break;
             }
             // Measured from when it was due, so that a stalled server can't hide behind events it delayed.
-            let due = match self.load.rate {
-                Some(rate) => self.due(index, rate),
-                None => Instant::now(),
-            };
-            if stop.run_until_cancelled(tokio::time::sleep_until(due)).await.is_none() {
+            let due = self.load.rate.map_or_else(Instant::now, |rate| self.due(index, rate));
+            // Timers fire on whole milliseconds: none is asked where there is nothing to wait for.
+            if due > Instant::now() && stop.run_until_cancelled(tokio::time::sleep_until(due)).await.is_none()
+            {
                 break;
             }
             match self.post(index).await {
@@ -158,7 +156,9 @@ impl Sender {
                 }
             }
             if let Some(latencies) = &mut tally.latencies {
-                latencies.saturating_record(u64::try_from(due.elapsed().as_micros()).unwrap_or(MOST_MICROS));
+                let micros = u64::try_from(due.elapsed().as_micros()).unwrap_or(MOST_MICROS);
+                // Fails only for values beyond what it can grow to.
+                let _ = latencies.record(micros.clamp(1, MOST_MICROS));
             }
             self.progress.inc(1);
         }

@@ -78,7 +78,7 @@ impl From<PublishError> for Problem {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("{error}; try again"))
             }
             PublishError::Legacy(_) | PublishError::Seal(_) | PublishError::Write(_) => {
-                tracing::error!(error = %anyhow::Error::from(error), "publish failed");
+                tracing::error!(error = %format!("{:#}", anyhow::Error::from(error)), "publish failed");
                 Self::new(
                     StatusCode::INTERNAL_SERVER_ERROR,
                     "the event couldn't be sealed; see the server's log",

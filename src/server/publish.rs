@@ -1,6 +1,8 @@
 //! `POST /publish`.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -9,6 +11,8 @@ use axum::response::{IntoResponse as _, Response};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::Server;
@@ -21,6 +25,9 @@ use crate::publish::{DIRECT_TENANT, DIRECT_TYPE, DirectEvent};
 
 /// Bytes of a request around its payload: the URL at its longest (2 KiB), names, white space.
 pub(super) const FRAME_BYTES: usize = 64 * 1024;
+
+/// Objects and arrays within one another: what common JSON parsers take (serde_json's limit).
+const MOST_DEPTH: usize = 128;
 
 /// Tenant names and event types are at most this long.
 const MOST_NAME_BYTES: usize = 256;
@@ -46,9 +53,10 @@ pub(super) async fn publish(
     require_json(&parts.headers)?;
     let most = server.max_payload.saturating_add(FRAME_BYTES);
     let body = read_body(body, most, server.request_time).await?;
-    let request: DirectRequest<'_> =
+    let request: Object<DirectRequest<'_>> =
         serde_json::from_slice(&body).map_err(|error| Problem::bad_request(json_problem(&error)))?;
 
+    let request = request.0;
     let url = request.url.as_deref().ok_or_else(|| Problem::bad_request("'url' is required"))?;
     let url = EndpointUrl::parse(url).map_err(|error| Problem::bad_request(format!("'url' {error}")))?;
     let payload = request.payload.ok_or_else(|| Problem::bad_request("'payload' is required"))?;
@@ -56,6 +64,9 @@ pub(super) async fn publish(
         let detail =
             format!("'payload' is {} bytes, at most {} are taken", payload.get().len(), server.max_payload);
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
+    }
+    if depth(payload.get()) > MOST_DEPTH {
+        return Err(Problem::bad_request(format!("'payload' is nested deeper than {MOST_DEPTH}")));
     }
     let event = DirectEvent {
         url,
@@ -68,6 +79,48 @@ pub(super) async fn publish(
     let body = serde_json::to_vec(&published).unwrap_or_default();
     let json = [(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
     Ok((StatusCode::ACCEPTED, json, body).into_response())
+}
+
+/// An object, where serde would take an array of its members as well.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OfObject<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for OfObject<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(OfObject(PhantomData))
+    }
+}
+
+/// How deep objects and arrays of valid JSON lie within one another. Its parser skips a payload without
+/// recursion, so nothing else bounds it, and a customer's parser may not be so careful.
+fn depth(json: &str) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0_usize);
+    let (mut in_text, mut escaped) = (false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b'{' | b'[' if !in_text => {
+                depth = depth.saturating_add(1);
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' if !in_text => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
 }
 
 /// A JSON error without serde's quotes of what was sent, which may be secret.
@@ -104,4 +157,22 @@ fn name_or<'a>(given: Option<&'a str>, member: &str, default: &'a str) -> Result
 fn trace_of(headers: &HeaderMap) -> TraceContext {
     let given = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok());
     given.and_then(TraceContext::parse).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::depth;
+
+    #[test]
+    fn depth_counts_brackets_outside_text() {
+        for (json, deep) in [
+            ("1", 0),
+            ("[]", 1),
+            (r#"{"a":[{}],"b":[]}"#, 3),
+            (r#"["[[[\"[[", "\\\\", [1]]"#, 2),
+            ("\"[\"", 0),
+        ] {
+            assert_eq!(depth(json), deep, "{json}");
+        }
+    }
 }

@@ -1,6 +1,8 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use whk::common::crypto::keys::PublicKey;
+
 use crate::support::{Server, fixture, run, stderr, whk};
 
 fn mode(path: &Path) -> u32 {
@@ -16,14 +18,25 @@ fn keygen_makes_a_pair_with_safe_modes_and_says_its_key_id() {
     assert!(made.status.success(), "{}", stderr(&made));
     let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
     assert_eq!(made["bits"], 2048);
-    assert_eq!(made["key_id"].as_str().unwrap().len(), 43);
+    let public = PublicKey::read(&out.join("public_key.pem")).unwrap();
+    assert_eq!(made["key_id"], public.kid());
     assert_eq!(mode(&out.join("private_key.pem")), 0o600);
-    assert_eq!(mode(&out.join("public_key.pem")), 0o644);
+    assert_eq!(mode(&out.join("public_key.pem")) & 0o022, 0, "nobody else writes it");
     assert_eq!(mode(&out.join("signing_secret.txt")), 0o600);
     let text = |name: &str| std::fs::read_to_string(out.join(name)).unwrap();
     assert!(text("private_key.pem").starts_with("-----BEGIN PRIVATE KEY-----"));
     assert!(text("public_key.pem").starts_with("-----BEGIN PUBLIC KEY-----"));
     assert!(text("signing_secret.txt").starts_with("whsec_"));
+}
+
+#[test]
+fn keygen_makes_4096_bits_unless_told_otherwise_and_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = whk(&["keygen", "--out-dir"]).arg(folder.path()).output().unwrap();
+    assert_eq!(PublicKey::read(&folder.path().join("public_key.pem")).unwrap().bits(), 4096);
+    let told = String::from_utf8(made.stdout).unwrap();
+    assert!(told.contains("hand it to the provider") && told.contains("key id"), "{told}");
+    assert!(!folder.path().join("signing_secret.txt").exists());
 }
 
 #[test]
@@ -114,6 +127,7 @@ fn what_can_not_be_used_is_named_with_its_flag_and_exit_code() {
         (with(public("public_key.pem"), &["--ca-file", &key("public_key.pem")]), 64, "--ca-file"),
         (with(public("public_key.pem"), &["--signing-secret-file", &secret]), 64, "whsec_"),
         (with(public("public_key.pem"), &["--log", "a=b=c"]), 64, "--log"),
+        (with(public("public_key.pem"), &["--in-flight", "18446744073709551615"]), 64, "--in-flight"),
         (vec!["send".into(), "--payload".into(), "{".into()], 64, "payload"),
         (vec!["send".into(), "--server".into(), "ftp://host".into()], 64, "http"),
         (vec!["send".into(), "--payload-file".into(), key("none.json")], 66, "none.json"),
@@ -147,6 +161,11 @@ fn send_counts_what_was_accepted_and_what_was_refused() {
         customer.events(3).iter().map(|event| event["data"]["n"].as_u64().unwrap()).collect();
     numbers.sort_unstable();
     assert_eq!(numbers, [1, 2, 3]);
+
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), r#"{"from":"a file","n":{{seq}}}"#).unwrap();
+    assert!(send(&["--count", "1", "--payload-file", file.path().to_str().unwrap()]).status.success());
+    assert_eq!(customer.events(1)[0]["data"], serde_json::json!({"from": "a file", "n": 1}));
 
     let refused = send(&["--count", "5", "--webhook-url", "http://10.0.0.1/"]);
     assert_eq!(refused.status.code(), Some(1));

@@ -58,7 +58,7 @@ fn a_sender_that_is_interrupted_says_what_it_sent() {
     let kill = std::process::Command::new("kill").arg(child.id().to_string()).status().unwrap();
     assert!(kill.success());
     let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(130));
     let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(summary["accepted"].as_u64().unwrap() >= 3);
 }

@@ -45,9 +45,14 @@ fn opens_what_we_seal(program: &str) {
     }
     server.wait_for_metric("whk_jobs_delivered_total", 2);
     assert_eq!(server.metric("whk_attempts_total"), 2);
-    let forged =
-        [("webhook-id", "msg_1"), ("webhook-timestamp", "1614265330"), ("webhook-signature", "v1,AAAA")];
-    assert_eq!(post(receiver.port, "/webhook", &forged, b"{}").status, 401);
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs().to_string();
+    let valid_form = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
+    for (signature, body) in [(valid_form, "{}"), ("v1,A", "{}"), ("v1", "{}"), ("", "{}"), (valid_form, "")]
+    {
+        let forged = [("webhook-id", "msg_1"), ("webhook-timestamp", &now), ("webhook-signature", signature)];
+        let answer = post(receiver.port, "/webhook", &forged, body.as_bytes());
+        assert_eq!(answer.status, 401, "{signature:?} {body:?}");
+    }
 }
 
 #[test]

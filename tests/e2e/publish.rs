@@ -1,8 +1,8 @@
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use crate::support::{RawCustomer, Server, get, post, publish, publish_to, read_answer};
+use crate::support::{RawCustomer, Server, fixture, get, post, publish, publish_to, read_answer, whk};
 
 const MIB: usize = 1 << 20;
 
@@ -18,6 +18,7 @@ fn what_is_not_an_event_is_refused_and_says_why() {
         ("{", "isn't JSON"),
         ("{\"url\":\"http://127.0.0.1/\",\"payload\":{}", "isn't JSON"),
         ("[]", "JSON object"),
+        (r#"["http://127.0.0.1/",{},null,null]"#, "JSON object"),
         ("null", "JSON object"),
         ("7", "JSON object"),
         (r#"{"url":1,"payload":{}}"#, "'url' (text)"),
@@ -38,9 +39,14 @@ fn what_is_not_an_event_is_refused_and_says_why() {
         assert_eq!(answer.status, 400, "{body}: {answer:?}");
         assert!(answer.problem().contains(told), "{body}: {}", answer.problem());
     }
-    let deep = format!(r#"{{"url":"http://127.0.0.1/","payload":{}}}"#, "[".repeat(100_000));
-    assert_eq!(publish(&server, &deep).status, 400);
+    let nested = |depth: usize| {
+        let payload = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        publish(&server, &format!(r#"{{"url":"http://127.0.0.1:1/","payload":{payload}}}"#))
+    };
+    assert!(nested(129).problem().contains("128"), "{:?}", nested(129));
+    assert_eq!(nested(500_000).status, 400);
     assert_eq!(server.metric("whk_jobs_published_total"), 0);
+    assert_eq!(nested(128).status, 202);
 }
 
 #[test]
@@ -82,6 +88,7 @@ fn a_name_that_resolves_to_loopback_is_dead_lettered_and_never_dialled() {
     publish_to(&server, &format!("https://localhost:{}/webhook", customer.port), "{}");
     server.wait_for_metric("whk_jobs_dead_total", 2);
     assert!(customer.got_nothing());
+    server.wait_for_log("isn't a public address");
     assert!(server.log().contains("isn't a public address"), "{}", server.log());
 }
 
@@ -141,6 +148,37 @@ fn a_body_that_dribbles_in_is_cut_off_and_holds_nobody_up() {
 }
 
 #[test]
+fn silent_connections_are_closed_and_others_get_their_turn() {
+    let server = Server::publish_locally(&["--max-connections", "2", "--idle-timeout", "500ms"]);
+    let silent: Vec<_> = [b"".as_slice(), b"PRI * HT", b"POST /publish HTTP/1.1\r\nhost: "]
+        .into_iter()
+        .map(|beginning| {
+            let mut stream = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
+            stream.write_all(beginning).unwrap();
+            stream
+        })
+        .collect();
+    assert_eq!(publish(&server, r#"{"url":"http://127.0.0.1:1/","payload":{}}"#).status, 202);
+    drop(silent);
+}
+
+#[test]
+fn stray_bytes_after_a_request_do_not_hold_its_answer_back() {
+    let server = Server::publish_locally(&["--idle-timeout", "600s"]);
+    let body = r#"{"url":"http://127.0.0.1:1/","payload":{}}"#;
+    let length = body.len();
+    let head = format!(
+        "POST /publish HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+    );
+    let mut stream = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
+    stream.set_read_timeout(Some(crate::support::PATIENCE)).unwrap();
+    stream.write_all(format!("{head}{body}\r\nPOST /pub").as_bytes()).unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 202");
+}
+
+#[test]
 fn a_full_queue_answers_503_and_when_to_come_back() {
     let hanging = RawCustomer::start(|_, _| std::thread::sleep(Duration::from_secs(600)));
     let server = Server::publish_locally(&["--max-queue-size", "3"]);
@@ -156,12 +194,15 @@ fn a_full_queue_answers_503_and_when_to_come_back() {
 #[test]
 fn the_scripts_own_body_and_environment_are_understood() {
     let customer = Server::customer(&["--allow-unsigned"]);
-    let mut command = crate::support::whk(&["publish-server", "--allow-net", "127.0.0.0/8", "--public-key"]);
-    command.arg(crate::support::fixture("keys/public_key.scripts.pem"));
-    command.args(["--envelope", "rsa-oaep"]);
-    command.env("SERVER_PORT", "0").env("SERVER_HOSTNAME", "127.0.0.1").env("MAX_QUEUE_SIZE", "1");
-    command.env("RETRY_DELAYS", "100, 200").env("MAX_RETRIES", "1").env("MAX_PAYLOAD_SIZE", "50");
-    let server = Server::start(command);
+    let failing = RawCustomer::answering("HTTP/1.1 500 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    let mut command = whk(&["publish-server", "--allow-net", "127.0.0.0/8", "--public-key"]);
+    command.arg(fixture("keys/public_key.scripts.pem")).args(["--envelope", "rsa-oaep"]);
+    command.env("SERVER_PORT", "0").env("SERVER_HOSTNAME", "127.0.0.2").env("MAX_QUEUE_SIZE", "1");
+    command.env("RETRY_DELAYS", "300, 3600000").env("MAX_RETRIES", "2").env("MAX_PAYLOAD_SIZE", "50");
+    let refused = command.env("SERVER_HOSTNAME", "no such host").output().unwrap();
+    assert!(!refused.status.success(), "SERVER_HOSTNAME");
+    let server = Server::start(command.env("SERVER_HOSTNAME", "127.0.0.1"));
+    assert_ne!(server.port, 4242, "SERVER_PORT");
     let body = format!(
         r#"{{"url":"{}","payload":{{"hello":"world","id":"1"}},"target":"customer-1"}}"#,
         customer.url("/webhook")
@@ -169,8 +210,24 @@ fn the_scripts_own_body_and_environment_are_understood() {
     assert_eq!(publish(&server, &body).status, 202);
     let event = customer.events(1).remove(0);
     assert_eq!(event["data"], serde_json::json!({"hello": "world", "id": "1"}));
+    server.wait_for_metric("whk_jobs_delivered_total", 1);
     let over = publish(&server, &format!(r#"{{"url":"http://127.0.0.1/","payload":{}}}"#, text_of(51)));
-    assert_eq!(over.status, 413);
+    assert_eq!(over.status, 413, "MAX_PAYLOAD_SIZE");
+    publish_to(&server, &failing.url(), "{}");
+    assert_eq!(publish(&server, &body).status, 503, "MAX_QUEUE_SIZE");
+    server.wait_for_metric("whk_retries_total", 2);
+    assert_eq!(server.metric("whk_jobs_dead_total"), 0, "RETRY_DELAYS: an hour to the third attempt");
+}
+
+#[test]
+fn max_retries_bounds_the_attempts() {
+    let failing = RawCustomer::answering("HTTP/1.1 500 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    let mut command = whk(&["publish-server", "--port", "0", "--allow-net", "127.0.0.0/8", "--public-key"]);
+    command.arg(fixture("keys/public_key.pem")).env("RETRY_DELAYS", "10").env("MAX_RETRIES", "3");
+    let server = Server::start(&mut command);
+    publish_to(&server, &failing.url(), "{}");
+    server.wait_for_metric("whk_jobs_dead_total", 1);
+    assert_eq!(server.metric("whk_attempts_total"), 4);
 }
 
 #[test]
@@ -192,8 +249,8 @@ fn no_payload_and_no_token_is_logged_or_answered() {
         assert_eq!(answer.status, 400);
         assert!(!answer.body.contains(secret), "{}", answer.body);
     }
-    let ours: Vec<String> =
-        server.log().lines().filter(|line| line.contains("whk::")).map(str::to_owned).collect();
-    assert!(!ours.is_empty());
-    assert!(!ours.iter().any(|line| line.contains(secret)), "{ours:?}");
+    server.wait_for_log("dead-lettered");
+    let telling: Vec<String> =
+        server.log().lines().filter(|l| l.contains(secret)).map(str::to_owned).collect();
+    assert!(telling.is_empty(), "{telling:?}");
 }

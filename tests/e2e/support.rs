@@ -1,5 +1,6 @@
 //! Processes, raw HTTP and badly behaved customers for the tests.
 
+use std::borrow::BorrowMut;
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -28,6 +29,8 @@ pub(crate) fn whk(arguments: &[&str]) -> Command {
         "MAX_PAYLOAD_SIZE",
         "MAX_RETRIES",
         "RETRY_DELAYS",
+        "WHK_LOG",
+        "WHK_LOG_FORMAT",
     ] {
         command.env_remove(name);
     }
@@ -49,12 +52,14 @@ pub(crate) struct Server {
     child: Child,
     pub(crate) port: u16,
     log: Arc<Mutex<Vec<String>>>,
+    log_reader: Option<thread::JoinHandle<()>>,
     lines: Receiver<String>,
 }
 
 impl Server {
     /// Starts a command that says on stderr where it listens.
-    pub(crate) fn start(mut command: Command) -> Self {
+    pub(crate) fn start(mut command: impl BorrowMut<Command>) -> Self {
+        let command = command.borrow_mut();
         let mut child =
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
@@ -67,7 +72,7 @@ impl Server {
             }
         });
         let written = Arc::clone(&log);
-        thread::spawn(move || {
+        let log_reader = thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 if let Some((_, after)) = line.split_once("127.0.0.1:") {
                     let digits: String = after.chars().take_while(char::is_ascii_digit).collect();
@@ -78,7 +83,7 @@ impl Server {
         });
         let port = port.recv_timeout(PATIENCE);
         let port = port.unwrap_or_else(|_| panic!("it doesn't listen: {:?}", log.lock().unwrap())).unwrap();
-        Self { child, port, log, lines }
+        Self { child, port, log, log_reader: Some(log_reader), lines }
     }
 
     /// `whk publish-server` with the fixtures' keys and `more`.
@@ -138,11 +143,6 @@ impl Server {
         self.lines.iter().map(|line| serde_json::from_str(&line).unwrap()).collect()
     }
 
-    /// Whether stdout has nothing more to say.
-    pub(crate) fn is_silent(&self) -> bool {
-        self.lines.try_recv().is_err()
-    }
-
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().join("\n")
     }
@@ -168,11 +168,12 @@ impl Server {
         assert!(kill.unwrap().success());
     }
 
-    /// Waits for its end.
+    /// Waits for its end, and that of its log.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
+                self.log_reader.take().into_iter().for_each(|reader| reader.join().unwrap());
                 return status;
             }
             assert!(start.elapsed() < PATIENCE, "it doesn't end: {}", self.log());
@@ -321,6 +322,7 @@ impl RawCustomer {
         self.requests.recv_timeout(PATIENCE).expect("a request")
     }
 
+    /// Whether no request came: ask once whoever might have sent one is done.
     pub(crate) fn got_nothing(&self) -> bool {
         self.requests.try_recv().is_err()
     }

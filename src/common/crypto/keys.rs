@@ -65,6 +65,9 @@ pub enum KeyError {
     /// Some other kind of PEM, JWK or file.
     #[error("holds {0}, not an RSA key as PEM (PKCS#8, SPKI or PKCS#1), base64 of PEM, or (public keys) JWK")]
     Unsupported(String),
+    /// A passphrase file without a passphrase.
+    #[error("holds no passphrase in its first line")]
+    NoPassphrase,
     /// It looks like a key and isn't one.
     #[error("is truncated or damaged")]
     Malformed,
@@ -122,13 +125,17 @@ impl PublicKey {
     fn from_jwk(text: &str) -> Result<Self, KeyError> {
         #[derive(Deserialize)]
         struct Jwk {
-            kty: String,
+            kty: Option<String>,
+            keys: Option<serde::de::IgnoredAny>,
             n: Option<String>,
             e: Option<String>,
             d: Option<serde::de::IgnoredAny>,
         }
         let jwk: Jwk = serde_json::from_str(text).map_err(|_| KeyError::Malformed)?;
-        if jwk.kty != "RSA" {
+        if jwk.keys.is_some() {
+            return Err(KeyError::Unsupported("a JWK set; pass one of its keys".into()));
+        }
+        if jwk.kty.as_deref() != Some("RSA") {
             return Err(KeyError::Unsupported("a JWK of another key type".into()));
         }
         if jwk.d.is_some() {
@@ -229,11 +236,13 @@ impl PrivateKey {
         let pem = pem_of(text.trim())?;
         let rsa = match pem_label(&pem)? {
             "PRIVATE KEY" => RsaPrivateKey::from_pkcs8_pem(&pem).map_err(pkcs8_error)?,
+            "RSA PRIVATE KEY" if pem.contains("Proc-Type:") => {
+                return Err(KeyError::Unsupported(format!("a traditional encrypted key; {CONVERT}")));
+            }
             "RSA PRIVATE KEY" => RsaPrivateKey::from_pkcs1_pem(&pem).map_err(|_| KeyError::Malformed)?,
             "ENCRYPTED PRIVATE KEY" => {
                 let passphrase = passphrase.ok_or(KeyError::PassphraseNeeded)?;
-                RsaPrivateKey::from_pkcs8_encrypted_pem(&pem, passphrase.as_bytes())
-                    .map_err(|_| KeyError::WrongPassphrase)?
+                RsaPrivateKey::from_pkcs8_encrypted_pem(&pem, passphrase.as_bytes()).map_err(decrypt_error)?
             }
             "PUBLIC KEY" | "RSA PUBLIC KEY" => return Err(KeyError::PublicWherePrivate),
             other => return Err(KeyError::Unsupported(describe_label(other))),
@@ -292,7 +301,7 @@ impl Passphrase {
     pub fn read(path: &Path) -> Result<Self, KeyError> {
         let text = read_key_file(path)?;
         match text.lines().next() {
-            None | Some("") => Err(KeyError::Unsupported("an empty first line".into()).in_file(path)),
+            None | Some("") => Err(KeyError::NoPassphrase.in_file(path)),
             Some(line) => Ok(Self(Zeroizing::new(line.to_owned()))),
         }
     }
@@ -366,6 +375,18 @@ fn pkcs8_error(error: pkcs8::Error) -> KeyError {
             KeyError::Unsupported("a private key that isn't RSA".into())
         }
         _ => KeyError::Malformed,
+    }
+}
+
+const CONVERT: &str = "convert it with `openssl pkcs8 -topk8 -v2 aes-256-cbc`; as it is it";
+
+fn decrypt_error(error: pkcs8::Error) -> KeyError {
+    use pkcs8::pkcs5::Error::{AlgorithmParametersInvalid, NoPbes1CryptSupport, UnsupportedAlgorithm};
+    match error {
+        pkcs8::Error::EncryptedPrivateKey(
+            AlgorithmParametersInvalid { .. } | NoPbes1CryptSupport | UnsupportedAlgorithm { .. },
+        ) => KeyError::Unsupported(format!("a key encrypted with an old algorithm; {CONVERT}")),
+        _ => KeyError::WrongPassphrase,
     }
 }
 

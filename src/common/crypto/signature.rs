@@ -98,7 +98,11 @@ impl Secret {
     /// Writes it as `whsec_<base64>`.
     #[must_use]
     pub fn reveal(&self) -> Zeroizing<String> {
-        Zeroizing::new(format!("{PREFIX}{}", STANDARD.encode(&*self.0)))
+        // Room for the longest secret: a text that grows leaves copies behind.
+        let mut text = Zeroizing::new(String::with_capacity(PREFIX.len().saturating_add(88)));
+        text.push_str(PREFIX);
+        STANDARD.encode_string(&*self.0, &mut text);
+        text
     }
 
     fn mac(&self, id: &str, timestamp: &str, body: &[u8]) -> Option<[u8; 32]> {

@@ -51,7 +51,7 @@ fn lanes_of(leases: &[Lease]) -> Vec<Lane> {
 }
 
 fn retry_at(seconds: u64) -> Verdict {
-    Verdict::Retry { at: at(seconds) }
+    Verdict::Retry { at: at(seconds), endpoint: EndpointState::Failed }
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn an_unsettled_lease_comes_back_and_its_late_verdict_is_harmless() {
     assert_eq!(scheduler.next_due(), Some(at(60)));
     assert!(scheduler.claim(1, at(59)).is_empty());
     let again = scheduler.claim(1, at(60)).remove(0);
-    assert_eq!(again.job.id, lost.job.id);
+    assert_eq!((again.job.id, again.attempt), (lost.job.id, 2));
     assert!(scheduler.settle(&lost, Verdict::Done, at(61)).is_none());
     assert!(matches!(scheduler.settle(&again, Verdict::Done, at(61)), Some(Settled::Done(_))));
     assert!(scheduler.settle(&again, Verdict::Done, at(61)).is_none(), "settled twice");
@@ -166,6 +166,15 @@ fn a_job_pushed_to_a_lane_that_is_held_back_waits_for_its_timer() {
     }
     assert_eq!(scheduler.timers.len(), 5 + 1, "five retries, and one timer for the lane");
     assert_eq!(scheduler.claim(20, at(1)).len(), 1);
+}
+
+#[test]
+fn who_asks_to_be_left_alone_is() {
+    let mut scheduler = with_a_doing_well(20);
+    let leases = scheduler.claim(1, at(0));
+    scheduler.settle(&leases[0], Verdict::Retry { at: at(600), endpoint: EndpointState::Paused }, at(0));
+    assert!(scheduler.claim(20, at(599)).is_empty());
+    assert_eq!(scheduler.claim(20, at(600)).len(), 1, "a probe");
 }
 
 #[test]
@@ -267,7 +276,11 @@ fn check_against_model(steps: Vec<Step>, ordered: bool) -> Result<(), TestCaseEr
                 let verdict = match verdict {
                     0 | 1 => Verdict::Done,
                     2 => dead(),
-                    later => Verdict::Retry { at: after(now, Duration::from_secs(u64::from(later))) },
+                    later => Verdict::Retry {
+                        at: after(now, Duration::from_secs(u64::from(later))),
+                        endpoint: [EndpointState::Failed, EndpointState::Paused, EndpointState::Unknown]
+                            [usize::from(later) % 3],
+                    },
                 };
                 let retried = matches!(verdict, Verdict::Retry { .. });
                 if scheduler.settle(&lease, verdict, now).is_some() && !retried {

@@ -4,6 +4,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::common::clock::after;
+use crate::common::retry::EndpointState;
 use crate::queue::tests::{config, dead, job};
 
 fn queue(ordered: bool) -> (Arc<MemoryQueue>, Clock) {
@@ -32,7 +33,12 @@ async fn a_waiting_claim_is_woken_when_a_retry_is_due() {
     let (queue, clock) = queue(false);
     queue.push(vec![job("a")]).await.unwrap();
     let lease = queue.claim(1).await.unwrap().remove(0);
-    settle(&queue, lease, Verdict::Retry { at: after(clock.now(), Duration::from_secs(10)) }).await;
+    settle(
+        &queue,
+        lease,
+        Verdict::Retry { at: after(clock.now(), Duration::from_secs(10)), endpoint: EndpointState::Failed },
+    )
+    .await;
     let start = Instant::now();
     assert_eq!(queue.claim(1).await.unwrap()[0].attempt, 2);
     let waited = start.elapsed();

@@ -51,8 +51,8 @@ pub struct Sealed {
     tag: [u8; TAG_BYTES],
 }
 
+/// Members of other names are passed over (RFC 7516, section 7.2.1).
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Flattened<'a> {
     protected: &'a str,
     encrypted_key: &'a str,
@@ -61,22 +61,30 @@ struct Flattened<'a> {
     tag: &'a str,
     #[serde(default)]
     header: Members,
+    unprotected: Option<de::IgnoredAny>,
+    aad: Option<de::IgnoredAny>,
+    recipients: Option<de::IgnoredAny>,
 }
 
 impl Sealed {
     /// Parses a flattened JWE and checks everything that needs no key.
     ///
     /// # Errors
-    /// Anything but the five members (and an empty `header`), each once, in canonical base64url and of the
-    /// right length; any other `alg` or `enc`; `crit`, `zip`, a member named twice, no `kid`.
+    /// One of the five members is missing, not in canonical base64url or of the wrong length; a member is named
+    /// twice; there is a `header` (unless empty), `unprotected`, `aad` or `recipients`; any other `alg` or
+    /// `enc`; `crit`, `zip`, no `kid`.
     pub fn parse(text: &[u8]) -> Result<Self, OpenError> {
         let jwe: Flattened<'_> = serde_json::from_slice(text).map_err(|_| {
             OpenError::Malformed(
                 "the members must be protected, encrypted_key, iv, ciphertext and tag, each once",
             )
         })?;
-        if !jwe.header.0.is_empty() {
-            return Err(OpenError::Unsupported("an unprotected header"));
+        if !jwe.header.0.is_empty()
+            || jwe.unprotected.is_some()
+            || jwe.aad.is_some()
+            || jwe.recipients.is_some()
+        {
+            return Err(OpenError::Unsupported("header, unprotected, aad and recipients aren't accepted"));
         }
         let header: Members = serde_json::from_slice(&decode(jwe.protected, "protected isn't base64url")?)
             .map_err(|_| OpenError::Malformed("protected must be a JSON object, each member once"))?;
