@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::ValueEnum;
 use ipnet::IpNet;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +31,9 @@ use crate::server::Server;
 
 /// A lease outlasts an attempt by this: time enough to settle it.
 const LEASE_MARGIN: Duration = Duration::from_secs(30);
+
+/// Bodies that are being received take no more memory than this (256 MiB), or two of the largest.
+const BODY_BUDGET_KIB: usize = 256 * 1024;
 
 /// Take events at POST /publish, encrypt them with the customer's public key, deliver them with retries
 #[derive(Debug, clap::Args)]
@@ -183,6 +187,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         metrics,
         max_payload: args.limits.max_payload_size,
         request_time: args.http.request_timeout,
+        body_budget: Semaphore::new(
+            BODY_BUDGET_KIB.max((args.limits.max_payload_size / 512).saturating_add(128)),
+        ),
         dispatcher_ended,
     };
     let address = address_of(&listener);

@@ -10,6 +10,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::{get, post};
 use http::StatusCode;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::common::metrics::Metrics;
@@ -29,6 +30,8 @@ pub struct Server {
     pub max_payload: usize,
     /// How long a request's body may take to come.
     pub request_time: Duration,
+    /// Bytes of bodies that are being received at once, in KiB.
+    pub body_budget: Semaphore,
     /// Cancelled when the dispatcher has ended.
     pub dispatcher_ended: CancellationToken,
 }

@@ -10,10 +10,12 @@ use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, StatusCode};
+use hyper::body::Body as _;
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
+use tokio::sync::SemaphorePermit;
 
 use super::Server;
 use super::problem::Problem;
@@ -52,6 +54,7 @@ pub(super) async fn publish(
     let (parts, body) = request.into_parts();
     require_json(&parts.headers)?;
     let most = server.max_payload.saturating_add(FRAME_BYTES);
+    let _room = room_for(&server, &body, most)?;
     let body = read_body(body, most, server.request_time).await?;
     let request: Object<DirectRequest<'_>> =
         serde_json::from_slice(&body).map_err(|error| Problem::bad_request(json_problem(&error)))?;
@@ -134,6 +137,16 @@ fn json_problem(error: &serde_json::Error) -> String {
         }
         _ => format!("the body isn't JSON; {place}"),
     }
+}
+
+/// A share of the memory for bodies: of the length that was announced, or the most that is taken.
+fn room_for<'s>(server: &'s Server, body: &Body, most: usize) -> Result<SemaphorePermit<'s>, Problem> {
+    let announced = body.size_hint().upper().and_then(|length| usize::try_from(length).ok());
+    let kib = announced.unwrap_or(most).min(most).div_ceil(1024);
+    let permit = server.body_budget.try_acquire_many(u32::try_from(kib).unwrap_or(u32::MAX));
+    permit.map_err(|_| {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too much is being received at once; try again")
+    })
 }
 
 fn require_json(headers: &HeaderMap) -> Result<(), Problem> {

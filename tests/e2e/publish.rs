@@ -2,7 +2,9 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use crate::support::{RawCustomer, Server, fixture, get, post, publish, publish_to, read_answer, whk};
+use crate::support::{
+    RawCustomer, Server, exchange, fixture, get, post, publish, publish_to, read_answer, whk,
+};
 
 const MIB: usize = 1 << 20;
 
@@ -176,6 +178,29 @@ fn stray_bytes_after_a_request_do_not_hold_its_answer_back() {
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"HTTP/1.1 202");
+}
+
+#[test]
+fn bodies_that_are_being_received_have_bounded_memory() {
+    // The smallest budget is 256 MiB: three bodies of 100 MiB are one too many.
+    let size = (100 * MIB).to_string();
+    let server = Server::publish_locally(&["--max-payload-size", &size]);
+    let begun: Vec<_> = (0..2)
+        .map(|_| {
+            let mut stream = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
+            let head =
+                "POST /publish HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: ";
+            stream.write_all(format!("{head}{size}\r\nexpect: 100-continue\r\n\r\n").as_bytes()).unwrap();
+            // The server asks for the body once it has made room for it.
+            stream.read_exact(&mut [0; 25]).unwrap();
+            stream
+        })
+        .collect();
+    let head = "POST /publish HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\nconnection: close\r\n";
+    let refused = exchange(server.port, &format!("{head}content-length: {size}\r\n\r\n"), b"");
+    assert_eq!(refused.status, 503, "{refused:?}");
+    assert_eq!(publish(&server, r#"{"url":"http://127.0.0.1:1/","payload":{}}"#).status, 202);
+    drop(begun);
 }
 
 #[test]
