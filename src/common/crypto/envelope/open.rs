@@ -1,9 +1,9 @@
 //! Opening: an envelope from outside in, plaintext out, or one of few errors.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::num::NonZeroUsize;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 
 use aes_gcm::aead::{AeadInOut as _, KeyInit as _};
 use aes_gcm::{Aes256Gcm, Key, Nonce, Tag};
@@ -142,6 +142,22 @@ type ContentKeyName = [u8; 32];
 pub struct Opener {
     keys: HashMap<Box<str>, PrivateKey>,
     unwrapped: Mutex<LruCache<ContentKeyName, Aes256Gcm>>,
+    /// The content keys that are being unwrapped just now: who needs the same one waits for it.
+    unwrapping: Mutex<HashSet<ContentKeyName>>,
+    unwrapped_one: Condvar,
+}
+
+/// The right to unwrap one content key, until it is dropped.
+struct Turn<'o> {
+    opener: &'o Opener,
+    name: ContentKeyName,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.opener.unwrapping.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
+        self.opener.unwrapped_one.notify_all();
+    }
 }
 
 impl Opener {
@@ -149,7 +165,12 @@ impl Opener {
     #[must_use]
     pub fn new(keys: impl IntoIterator<Item = PrivateKey>) -> Self {
         let keys = keys.into_iter().map(|key| (key.kid().into(), key)).collect();
-        Self { keys, unwrapped: Mutex::new(LruCache::new(CACHED_KEYS)) }
+        Self {
+            keys,
+            unwrapped: Mutex::new(LruCache::new(CACHED_KEYS)),
+            unwrapping: Mutex::default(),
+            unwrapped_one: Condvar::new(),
+        }
     }
 
     /// Opens an envelope whose content key was unwrapped before: microseconds. Gives it back otherwise.
@@ -168,17 +189,19 @@ impl Opener {
     }
 
     /// Opens an envelope, unwrapping its content key where it must: 12 ms at 4096 bits, so call it from
-    /// `spawn_blocking`. The content key is kept once it has opened a message.
+    /// `spawn_blocking`. The content key is kept once it has opened a message; of several threads that need
+    /// the same one, one unwraps it.
     ///
     /// # Errors
     /// [`OpenError::UnknownKey`] or [`OpenError::Decrypt`].
     pub fn open(&self, sealed: Sealed) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+        let name = sealed.content_key_name();
+        let _turn = self.wait_for_turn(name);
         let sealed = match self.open_cached(sealed)? {
             Ok(message) => return Ok(message),
             Err(sealed) => sealed,
         };
         let key = self.keys.get(sealed.kid.as_str()).ok_or(OpenError::UnknownKey)?;
-        let name = sealed.content_key_name();
         let cipher = unwrap_content_key(key, &sealed.encrypted_key)?;
         let message = sealed.decrypt(&cipher)?;
         self.lock().put(name, cipher);
@@ -188,6 +211,14 @@ impl Opener {
     /// The private keys it holds.
     pub fn keys(&self) -> impl Iterator<Item = &PrivateKey> {
         self.keys.values()
+    }
+
+    fn wait_for_turn(&self, name: ContentKeyName) -> Turn<'_> {
+        let mut unwrapping = self.unwrapping.lock().unwrap_or_else(PoisonError::into_inner);
+        while !unwrapping.insert(name) {
+            unwrapping = self.unwrapped_one.wait(unwrapping).unwrap_or_else(PoisonError::into_inner);
+        }
+        Turn { opener: self, name }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, LruCache<ContentKeyName, Aes256Gcm>> {

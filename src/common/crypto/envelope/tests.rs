@@ -254,3 +254,17 @@ fn the_cache_of_content_keys_is_bounded() {
     }
     assert!(opener.open_cached(Sealed::parse(&first).unwrap()).unwrap().is_err());
 }
+
+#[test]
+fn threads_that_need_the_same_content_key_all_get_their_message() {
+    let (sealer, opener) = (sealer(1_000), Opener::new([private_key()]));
+    std::thread::scope(|scope| {
+        for number in 0..8_u8 {
+            let (sealer, opener) = (&sealer, &opener);
+            scope.spawn(move || {
+                let sealed = Sealed::parse(&sealer.seal(vec![number; 3]).unwrap()).unwrap();
+                assert_eq!(opener.open(sealed).unwrap().as_slice(), [number; 3]);
+            });
+        }
+    });
+}
