@@ -60,7 +60,7 @@ enum Sink {
 pub fn router(config: CustomerConfig) -> Router {
     let sink = match config.forward {
         Some((url, signer)) => Sink::Forward(Box::new(Forwarder::new(url, signer))),
-        None => Sink::Print(Printer::start()),
+        None => Sink::Print(Printer::new()),
     };
     let customer = Customer { receiver: Receiver::new(config.receiver), faults: config.faults, sink };
     Router::new()

@@ -2,7 +2,6 @@
 
 use std::io::{self, Write as _};
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,16 +10,13 @@ use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::Full;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
 use super::receiver::{Event, Opened, Plaintext, Rejection};
 use crate::common::crypto::signature::Signer;
 use crate::common::http::{PlainClient, plain_client, root_cause};
 use crate::deliver::{WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
-
-/// Lines that wait for stdout; beyond them deliveries wait.
-const WAITING_LINES: usize = 256;
 
 /// How long the local application may take: under the provider's 30 s, so that it hears an answer.
 const FORWARD_TIME: Duration = Duration::from_secs(25);
@@ -34,27 +30,13 @@ struct Line<'a> {
     data: &'a RawValue,
 }
 
-/// A line, and who waits until it is written.
-type Waiting = (Zeroizing<Vec<u8>>, oneshot::Sender<io::Result<()>>);
-
-/// Writes lines to stdout from a thread of its own: all that wait at once go out with one flush, and a delivery
-/// is answered only after its line was written.
-pub(super) struct Printer(mpsc::Sender<Waiting>);
+/// Writes lines to stdout, one after the other. A reader that doesn't read holds up one of the runtime's threads,
+/// and every delivery until it does.
+pub(super) struct Printer(Mutex<io::Stdout>);
 
 impl Printer {
-    pub(super) fn start() -> Self {
-        let (send, mut lines) = mpsc::channel::<Waiting>(WAITING_LINES);
-        thread::spawn(move || {
-            let mut waiting = Vec::new();
-            while lines.blocking_recv_many(&mut waiting, WAITING_LINES) > 0 {
-                let written = write_all(waiting.iter().map(|(line, _)| line.as_slice()));
-                for (_, answer) in waiting.drain(..) {
-                    // The delivery may have been broken off meanwhile.
-                    drop(answer.send(written.as_ref().copied().map_err(|error| error.kind().into())));
-                }
-            }
-        });
-        Self(send)
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(io::stdout()))
     }
 
     /// Prints one event; an answer of `Ok` means that stdout has it.
@@ -67,19 +49,10 @@ impl Printer {
         // Line ends stand only between a payload's tokens (RFC 8259, section 7): without them it is one line.
         line.retain(|byte| !matches!(byte, b'\n' | b'\r'));
         line.push(b'\n');
-        let (answer, written) = oneshot::channel();
-        let ended = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-        self.0.send((line, answer)).await.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
-        written.await.map_err(ended)?
+        let mut out = self.0.lock().await;
+        out.write_all(&line)?;
+        out.flush()
     }
-}
-
-fn write_all<'l>(lines: impl Iterator<Item = &'l [u8]>) -> io::Result<()> {
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    for line in lines {
-        out.write_all(line)?;
-    }
-    out.flush()
 }
 
 /// Lends decrypted bytes to a request without a copy.
