@@ -1,3 +1,5 @@
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::thread;
 
 use crate::support::{PATIENCE, RawCustomer, Server, publish_to, whk};
@@ -13,6 +15,18 @@ fn sigterm_delivers_what_is_queued_and_ends_well() {
     customer.events(40);
     assert_eq!(server.wait().code(), Some(0), "{}", server.log());
     assert!(server.log().contains("nothing is left"));
+}
+
+#[test]
+fn idle_and_silent_connections_do_not_hold_up_the_end() {
+    let mut server = Server::publish_locally(&["--drain-timeout", "1h", "--idle-timeout", "1h"]);
+    let connect = || TcpStream::connect(("127.0.0.1", server.port)).unwrap();
+    let (mut idle, silent) = (connect(), connect());
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+    idle.read_exact(&mut [0; 15]).unwrap();
+    server.signal("TERM");
+    assert_eq!(server.wait().code(), Some(0));
+    drop((idle, silent));
 }
 
 #[test]
