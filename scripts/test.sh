@@ -20,7 +20,7 @@ need() {
 step 'programs'
 need cc gcc
 need node nodejs
-node -e 'process.exit(parseInt(process.versions.node) < 20)' ||
+node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' ||
   { echo "Node.js 20 or newer is needed for the example receivers, $(node --version) is here" >&2; exit 1; }
 need npm npm
 need python3 python3
