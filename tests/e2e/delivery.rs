@@ -243,14 +243,14 @@ fn gone_is_dead_at_once_and_other_refusals_are_retried() {
 
 #[test]
 fn retry_after_is_waited_for_in_seconds_and_as_a_date() {
-    waits_for("2".into());
+    waits_for(|| "2".into());
     // A date has whole seconds: up to one of the three is lost.
-    waits_for(httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(3)));
+    waits_for(|| httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(3)));
 }
 
-fn waits_for(retry_after: String) {
+fn waits_for(retry_after: fn() -> String) {
     let busy = RawCustomer::start(move |stream, number| {
-        let refusal = format!("503 Busy\r\nretry-after: {retry_after}");
+        let refusal = format!("503 Busy\r\nretry-after: {}", retry_after());
         let answer = if number == 0 { refusal.as_str() } else { "200 OK" };
         drop(write!(stream, "HTTP/1.1 {answer}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"));
     });

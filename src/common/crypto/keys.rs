@@ -1,5 +1,7 @@
 //! RSA keys: made, read in every form they come in, and named by their RFC 7638 thumbprint.
 
+mod text;
+
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,13 +17,12 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use super::{BASE64URL, decode_base64_text};
+pub(super) use self::text::read_key_file;
+use self::text::{CONVERT, decrypt_error, describe_label, pem_label, pem_of, pkcs8_error, spki_error};
+use super::BASE64URL;
 
 /// The smallest modulus that is accepted: NIST SP 800-131A disallows less since 2014.
 pub const MIN_BITS: u32 = 2048;
-
-/// A key file longer than this isn't one: an 8192-bit private key's PEM is under 7 KiB.
-const MAX_KEY_FILE: u64 = 64 * 1024;
 
 /// Why a key can't be used. Every message says what to do about it; none holds key material.
 #[derive(Debug, thiserror::Error)]
@@ -320,73 +321,6 @@ impl From<&str> for Passphrase {
 impl fmt::Debug for Passphrase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Passphrase(…)")
-    }
-}
-
-/// Reads a small secret file whole; its content is wiped when dropped.
-pub(super) fn read_key_file(path: &Path) -> Result<Zeroizing<String>, KeyError> {
-    let read = || -> io::Result<Zeroizing<String>> {
-        let length = std::fs::metadata(path)?.len();
-        if length > MAX_KEY_FILE {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "file is too large for a key"));
-        }
-        std::fs::read_to_string(path).map(Zeroizing::new)
-    };
-    read().map_err(|source| KeyError::Read { path: path.to_owned(), source })
-}
-
-/// Finds the PEM in `text`: as it stands (whatever precedes it), or in base64 as the Deno scripts write it.
-fn pem_of(text: &str) -> Result<Zeroizing<String>, KeyError> {
-    let from_begin = |text: &str| text.find("-----BEGIN ").and_then(|at| text.get(at..)).map(str::to_owned);
-    if text.is_empty() {
-        return Err(KeyError::Empty);
-    }
-    if let Some(pem) = from_begin(text) {
-        return Ok(Zeroizing::new(pem));
-    }
-    decode_base64_text(text)
-        .and_then(|bytes| std::str::from_utf8(&bytes).ok().and_then(from_begin))
-        .map(Zeroizing::new)
-        .ok_or_else(|| KeyError::Unsupported("no PEM".into()))
-}
-
-fn pem_label(pem: &str) -> Result<&str, KeyError> {
-    pem.strip_prefix("-----BEGIN ")
-        .and_then(|rest| rest.split_once("-----"))
-        .map(|(label, _)| label)
-        .ok_or(KeyError::Malformed)
-}
-
-fn describe_label(label: &str) -> String {
-    let label: String = label.chars().filter(|c| c.is_ascii_alphanumeric() || *c == ' ').take(40).collect();
-    format!("PEM of type \"{label}\"")
-}
-
-fn spki_error(error: pkcs8::spki::Error) -> KeyError {
-    match error {
-        pkcs8::spki::Error::OidUnknown { .. } => KeyError::Unsupported("a public key that isn't RSA".into()),
-        _ => KeyError::Malformed,
-    }
-}
-
-fn pkcs8_error(error: pkcs8::Error) -> KeyError {
-    match error {
-        pkcs8::Error::PublicKey(pkcs8::spki::Error::OidUnknown { .. }) => {
-            KeyError::Unsupported("a private key that isn't RSA".into())
-        }
-        _ => KeyError::Malformed,
-    }
-}
-
-const CONVERT: &str = "convert it with `openssl pkcs8 -topk8 -v2 aes-256-cbc`; as it is it";
-
-fn decrypt_error(error: pkcs8::Error) -> KeyError {
-    use pkcs8::pkcs5::Error::{AlgorithmParametersInvalid, NoPbes1CryptSupport, UnsupportedAlgorithm};
-    match error {
-        pkcs8::Error::EncryptedPrivateKey(
-            AlgorithmParametersInvalid { .. } | NoPbes1CryptSupport | UnsupportedAlgorithm { .. },
-        ) => KeyError::Unsupported(format!("a key encrypted with an old algorithm; {CONVERT}")),
-        _ => KeyError::WrongPassphrase,
     }
 }
 
