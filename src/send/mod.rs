@@ -141,12 +141,15 @@ impl Sender {
             if index >= self.total {
                 break;
             }
-            // Measured from when it was due, so that a stalled server can't hide behind events it delayed.
             let due = self.load.rate.map_or_else(Instant::now, |rate| self.due(index, rate));
-            // Timers fire on whole milliseconds: none is asked where there is nothing to wait for.
-            if due > Instant::now() && stop.run_until_cancelled(tokio::time::sleep_until(due)).await.is_none()
-            {
-                break;
+            // Measured from when it was due where that has passed, so that a server that stalls can't hide behind
+            // the events it delayed; a timer's own lateness of up to a millisecond isn't the server's.
+            let mut start = due;
+            if due > Instant::now() {
+                if stop.run_until_cancelled(tokio::time::sleep_until(due)).await.is_none() {
+                    break;
+                }
+                start = Instant::now();
             }
             match self.post(index).await {
                 Ok(()) => tally.accepted = tally.accepted.saturating_add(1),
@@ -156,7 +159,7 @@ impl Sender {
                 }
             }
             if let Some(latencies) = &mut tally.latencies {
-                let micros = u64::try_from(due.elapsed().as_micros()).unwrap_or(MOST_MICROS);
+                let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(MOST_MICROS);
                 // Fails only for values beyond what it can grow to.
                 let _ = latencies.record(micros.clamp(1, MOST_MICROS));
             }
