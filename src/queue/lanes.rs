@@ -3,9 +3,9 @@
 //! ```text
 //! lanes    one Lane State per lane that has jobs: those waiting in order, how many are leased, its throttle
 //! idle     what was learnt of lanes that have no jobs just now, the latest 16,384
-//! rings    the lanes that may have a job to lease: taken from the front, put back at the end. One ring for
-//!          lanes that do well and one for doubtful ones, served in turn. A lane is in each at most once; where
-//!          it changed sides since, its entry in the other ring is passed over
+//! rings    the lanes that may have a job to lease: taken from the front, put back at the end. One ring each for
+//!          lanes that do well, new ones and failing ones, served in turn. A lane is in each at most once; where
+//!          its standing changed since, its entry in the other ring is passed over
 //! timers   what becomes due: a retried job (unordered), or a lane that was held back
 //! leases   the jobs that are out, until they are settled or a sweep finds that their lease ran out
 //! ```
@@ -22,8 +22,8 @@ use jiff::Timestamp;
 use lru::LruCache;
 use slab::Slab;
 
-use self::lane::{Class, LaneState, Rings, Waiting};
-use super::throttle::{Room, Throttle};
+use self::lane::{LaneState, PerStanding, Rings, Waiting, turns_from};
+use super::throttle::{Room, Standing, Throttle};
 use super::{Depth, Lease, QueueConfig};
 use crate::common::clock::after;
 use crate::common::job::{Job, Lane};
@@ -46,8 +46,8 @@ pub struct Lanes {
     leases: Slab<Leased>,
     /// When to look for leases that ran out, while any are out.
     next_sweep: Option<Timestamp>,
-    /// Leases of doubtful lanes.
-    doubtful: usize,
+    /// Leases by the standing of their lanes when they were given out.
+    held: PerStanding<usize>,
     serial: u64,
     ready: usize,
     delayed: usize,
@@ -68,7 +68,7 @@ struct Leased {
     waiting: Waiting,
     serial: u64,
     until: Timestamp,
-    class: Class,
+    standing: Standing,
 }
 
 impl Lanes {
@@ -83,7 +83,7 @@ impl Lanes {
             timers: BTreeMap::new(),
             leases: Slab::new(),
             next_sweep: None,
-            doubtful: 0,
+            held: PerStanding::default(),
             serial: 0,
             ready: 0,
             delayed: 0,
@@ -100,35 +100,32 @@ impl Lanes {
         self.fire_timers(now);
         self.sweep_leases(now);
         let mut claimed = Vec::new();
-        let mut turn = Class::Well;
+        let mut turn = Standing::Well;
         // Lanes of each ring that were passed over in a row.
-        let (mut passed_well, mut passed_doubtful) = (0_usize, 0_usize);
+        let mut passed_over = PerStanding::<usize>::default();
         while claimed.len() < max {
-            let has_turn = |class| match class {
-                Class::Well => passed_well < self.rings.well.len(),
-                Class::Doubtful => passed_doubtful < self.rings.doubtful.len() && self.has_doubtful_slot(),
+            let has_turn = |standing: &Standing| {
+                passed_over.of(*standing) < &self.rings.of(*standing).len() && self.has_slot_for(*standing)
             };
-            let Some(class) = [turn, turn.other()].into_iter().find(|class| has_turn(*class)) else { break };
-            let Some(lane) = self.rings.of(class).pop_front() else { break };
+            let Some(standing) = turns_from(turn).into_iter().find(has_turn) else { break };
+            let Some(lane) = self.rings.of_mut(standing).pop_front() else { break };
             let Some(state) = self.lanes.get_mut(&lane) else { continue };
-            *state.entry(class) = false;
-            if state.class() != class {
+            *state.in_ring.of_mut(standing) = false;
+            if state.throttle.standing() != standing {
                 self.wake(&lane, now);
                 continue;
             }
-            turn = class.other();
+            turn = turns_from(standing)[1];
             match self.turn_of(&lane, now) {
                 Turn::Lease => {
                     claimed.extend(self.lease_head(&lane, now));
                     self.put_back(&lane);
-                    (passed_well, passed_doubtful) = (0, 0);
+                    passed_over = PerStanding::default();
                 }
                 Turn::PassOver => {
                     self.put_back(&lane);
-                    match class {
-                        Class::Well => passed_well = passed_well.saturating_add(1),
-                        Class::Doubtful => passed_doubtful = passed_doubtful.saturating_add(1),
-                    }
+                    let passed = passed_over.of_mut(standing);
+                    *passed = passed.saturating_add(1);
                 }
                 Turn::Leave => self.wake(&lane, now),
             }
@@ -152,38 +149,46 @@ impl Lanes {
         match state.throttle.room(now) {
             Room::NotBefore(_) => Turn::Leave,
             Room::Upto(limit) if state.leased >= limit => Turn::Leave,
-            Room::Upto(_) if self.has_slot_for(state) => Turn::Lease,
+            Room::Upto(_) if self.leaves_slots(state) => Turn::Lease,
             Room::Upto(_) => Turn::PassOver,
         }
     }
 
-    /// However many endpoints hang, one that answers finds a slot: a lane holds no more than a share of what is
-    /// still free, so a few that stop answering leave most of it, and all doubtful lanes together hold no more
-    /// than half. (The first rule is Choudhury and Hahne's, "Dynamic queue length thresholds for shared-memory
-    /// packet switches", 1998.)
-    fn has_slot_for(&self, state: &LaneState) -> bool {
+    /// A lane holds no more than a share of what is still free, so a few that stop answering leave most of it.
+    /// (Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998.)
+    fn leaves_slots(&self, state: &LaneState) -> bool {
         let free = self.config.in_flight.saturating_sub(self.leases.len());
         let held = usize::try_from(state.leased).unwrap_or(usize::MAX);
         free > held.saturating_mul(FREE_PER_HELD)
-            && (state.class() == Class::Well || self.has_doubtful_slot())
     }
 
-    fn has_doubtful_slot(&self) -> bool {
-        self.doubtful < self.config.in_flight.div_ceil(2)
+    /// However many endpoints hang, one that answers finds a slot: lanes that fail hold no more than half of them,
+    /// and together with new ones, of which any may hang as well, no more than three quarters.
+    fn has_slot_for(&self, standing: Standing) -> bool {
+        let slots = self.config.in_flight;
+        let failing = *self.held.of(Standing::Failing);
+        let unproven = failing.saturating_add(*self.held.of(Standing::New));
+        let has_unproven = unproven < slots.saturating_sub(slots / 4);
+        match standing {
+            Standing::Well => true,
+            Standing::New => has_unproven,
+            Standing::Failing => has_unproven && failing < slots.div_ceil(2),
+        }
     }
 
     fn lease_head(&mut self, lane: &Lane, now: Timestamp) -> Option<Lease> {
         let state = self.lanes.get_mut(lane)?;
         let waiting = state.waiting.pop_front()?;
-        let class = state.class();
+        let standing = state.throttle.standing();
         state.head_due = None;
         state.leased = state.leased.saturating_add(1);
-        self.doubtful = self.doubtful.saturating_add(usize::from(class == Class::Doubtful));
+        let held = self.held.of_mut(standing);
+        *held = held.saturating_add(1);
         self.ready = self.ready.saturating_sub(1);
         self.serial = self.serial.wrapping_add(1);
         let (job, attempt) = (Arc::clone(&waiting.job), waiting.failures.saturating_add(1));
         let until = after(now, self.config.lease);
-        let slot = self.leases.insert(Leased { waiting, serial: self.serial, until, class });
+        let slot = self.leases.insert(Leased { waiting, serial: self.serial, until, standing });
         self.next_sweep.get_or_insert(until);
         Some(Lease { job, attempt, id: LeaseId { slot, serial: self.serial } })
     }
@@ -236,7 +241,7 @@ impl Lanes {
     fn wake(&mut self, lane: &Lane, now: Timestamp) {
         let ordered = self.config.ordered;
         let Some(state) = self.lanes.get_mut(lane) else { return };
-        if state.is_empty() && !state.in_well && !state.in_doubtful {
+        if state.is_empty() && !state.is_in_any_ring() {
             if let Some((lane, state)) = self.lanes.remove_entry(lane) {
                 self.idle.put(lane, state.throttle);
             }
@@ -331,7 +336,8 @@ impl Lanes {
     fn take_lease(&mut self, id: LeaseId) -> Option<Waiting> {
         self.leases.get(id.slot).filter(|leased| leased.serial == id.serial)?;
         let leased = self.leases.try_remove(id.slot)?;
-        self.doubtful = self.doubtful.saturating_sub(usize::from(leased.class == Class::Doubtful));
+        let held = self.held.of_mut(leased.standing);
+        *held = held.saturating_sub(1);
         Some(leased.waiting)
     }
 

@@ -37,6 +37,17 @@ struct Breaker {
     closed_until: Timestamp,
 }
 
+/// What is known of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Its last attempt was successful.
+    Well,
+    /// None has ended yet.
+    New,
+    /// The last one failed.
+    Failing,
+}
+
 /// What may be sent now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Room {
@@ -63,10 +74,14 @@ impl Throttle {
         }
     }
 
-    /// Whether the next attempt may well hang or fail: the last one failed, or there was none.
+    /// What is to be expected of the next attempt.
     #[must_use]
-    pub fn is_doubtful(&self) -> bool {
-        self.failures > 0 || !self.has_succeeded
+    pub fn standing(&self) -> Standing {
+        match (self.failures, self.has_succeeded) {
+            (0, true) => Standing::Well,
+            (0, false) => Standing::New,
+            _ => Standing::Failing,
+        }
     }
 
     /// An attempt was successful.
@@ -180,12 +195,12 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_is_doubtful_until_it_answers_and_after_it_failed() {
+    fn an_endpoint_is_new_then_what_its_last_attempt_says() {
         let mut throttle = Throttle::new(10);
-        assert!(throttle.is_doubtful());
+        assert_eq!(throttle.standing(), Standing::New);
         throttle.succeeded();
-        assert!(!throttle.is_doubtful());
+        assert_eq!(throttle.standing(), Standing::Well);
         throttle.failed(NOW, &RetryPolicy::default());
-        assert!(throttle.is_doubtful());
+        assert_eq!(throttle.standing(), Standing::Failing);
     }
 }

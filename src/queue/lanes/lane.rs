@@ -6,7 +6,43 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::common::job::{Job, Lane};
-use crate::queue::throttle::Throttle;
+use crate::queue::throttle::{Standing, Throttle};
+
+/// Something for each standing that an endpoint may have.
+#[derive(Debug, Default)]
+pub(super) struct PerStanding<T> {
+    well: T,
+    new: T,
+    failing: T,
+}
+
+impl<T> PerStanding<T> {
+    pub(super) fn of(&self, standing: Standing) -> &T {
+        match standing {
+            Standing::Well => &self.well,
+            Standing::New => &self.new,
+            Standing::Failing => &self.failing,
+        }
+    }
+
+    pub(super) fn of_mut(&mut self, standing: Standing) -> &mut T {
+        match standing {
+            Standing::Well => &mut self.well,
+            Standing::New => &mut self.new,
+            Standing::Failing => &mut self.failing,
+        }
+    }
+}
+
+/// The order in which the rings are served, beginning with `first`.
+pub(super) fn turns_from(first: Standing) -> [Standing; 3] {
+    use Standing::{Failing, New, Well};
+    match first {
+        Well => [Well, New, Failing],
+        New => [New, Failing, Well],
+        Failing => [Failing, Well, New],
+    }
+}
 
 /// A lane that has jobs.
 pub(super) struct LaneState {
@@ -14,9 +50,8 @@ pub(super) struct LaneState {
     pub(super) leased: u32,
     /// Retried jobs among the timers.
     pub(super) aside: usize,
-    /// Whether it has an entry in either ring.
-    pub(super) in_well: bool,
-    pub(super) in_doubtful: bool,
+    /// Whether it has an entry in each ring.
+    pub(super) in_ring: PerStanding<bool>,
     /// Whether a timer will wake it: never more than one a lane.
     pub(super) has_timer: bool,
     /// Ordered: when the head is due again.
@@ -30,75 +65,37 @@ pub(super) struct Waiting {
     pub(super) failures: u32,
 }
 
-/// Which ring a lane waits in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Class {
-    /// Its last attempt was successful.
-    Well,
-    /// It failed last, or nothing is known of it.
-    Doubtful,
-}
-
-impl Class {
-    pub(super) fn other(self) -> Self {
-        match self {
-            Self::Well => Self::Doubtful,
-            Self::Doubtful => Self::Well,
-        }
-    }
-}
-
 impl LaneState {
     pub(super) fn new(throttle: Throttle) -> Self {
         Self {
             waiting: VecDeque::new(),
             leased: 0,
             aside: 0,
-            in_well: false,
-            in_doubtful: false,
+            in_ring: PerStanding::default(),
             has_timer: false,
             head_due: None,
             throttle,
         }
     }
 
-    pub(super) fn class(&self) -> Class {
-        if self.throttle.is_doubtful() { Class::Doubtful } else { Class::Well }
-    }
-
-    /// Whether it has an entry in that ring.
-    pub(super) fn entry(&mut self, class: Class) -> &mut bool {
-        match class {
-            Class::Well => &mut self.in_well,
-            Class::Doubtful => &mut self.in_doubtful,
-        }
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.leased == 0 && self.aside == 0
     }
+
+    pub(super) fn is_in_any_ring(&self) -> bool {
+        turns_from(Standing::Well).into_iter().any(|standing| *self.in_ring.of(standing))
+    }
 }
 
-/// The lanes whose turn comes, by class.
-#[derive(Default)]
-pub(super) struct Rings {
-    pub(super) well: VecDeque<Lane>,
-    pub(super) doubtful: VecDeque<Lane>,
-}
+/// The lanes whose turn comes, by standing.
+pub(super) type Rings = PerStanding<VecDeque<Lane>>;
 
 impl Rings {
-    pub(super) fn of(&mut self, class: Class) -> &mut VecDeque<Lane> {
-        match class {
-            Class::Well => &mut self.well,
-            Class::Doubtful => &mut self.doubtful,
-        }
-    }
-
     /// Puts a lane at the end of its ring, unless it is there.
     pub(super) fn put(&mut self, lane: &Lane, state: &mut LaneState) {
-        let class = state.class();
-        if !std::mem::replace(state.entry(class), true) {
-            self.of(class).push_back(lane.clone());
+        let standing = state.throttle.standing();
+        if !std::mem::replace(state.in_ring.of_mut(standing), true) {
+            self.of_mut(standing).push_back(lane.clone());
         }
     }
 }

@@ -121,14 +121,31 @@ fn one_lane_has_at_most_its_share() {
 
 #[test]
 fn hanging_lanes_leave_a_slot_for_one_that_answers() {
-    let hanging: Vec<String> = (0..100).map(|lane| lane.to_string()).collect();
+    let hanging: Vec<String> = (0..40).map(|lane| lane.to_string()).collect();
     let mut scheduler = with_a_doing_well(0);
     for lane in &hanging {
         scheduler.push(Arc::new(job(lane)));
     }
-    assert_eq!(scheduler.claim(100, at(0)).len(), 16, "doubtful lanes have half of the slots");
+    let mut held = scheduler.claim(100, at(0));
+    assert_eq!(held.len(), 24, "new lanes have three quarters of the slots");
     scheduler.push(Arc::new(job("a")));
     assert_eq!(lanes_of(&scheduler.claim(100, at(0))), [Lane::new("a")]);
+
+    // Once they have failed they have half, which leaves new ones a quarter.
+    for round in 0..4 {
+        for lease in held.drain(..) {
+            scheduler.settle(&lease, retry_at(0), at(round));
+        }
+        held = scheduler.claim(100, at(round));
+    }
+    let failing = |held: &[Lease]| held.iter().filter(|lease| lease.attempt > 1).count();
+    assert_eq!(failing(&held), 16, "failing lanes have half of the slots");
+    scheduler.push(Arc::new(job("cold")));
+    let more = scheduler.claim(100, at(4));
+    assert!(
+        held.iter().chain(&more).any(|lease| lease.job.lane == Lane::new("cold")),
+        "a new lane finds a slot"
+    );
 }
 
 #[test]
@@ -192,7 +209,8 @@ fn a_lane_without_jobs_is_forgotten_but_not_what_was_learnt_of_it() {
     }
     assert!(scheduler.claim(1, at(0)).is_empty());
     assert!(
-        scheduler.lanes.is_empty() && scheduler.rings.well.is_empty() && scheduler.rings.doubtful.is_empty()
+        scheduler.lanes.is_empty()
+            && turns_from(Standing::Well).into_iter().all(|standing| scheduler.rings.of(standing).is_empty())
     );
     assert_eq!(scheduler.idle.len(), 2);
     for _ in 0..3 {
