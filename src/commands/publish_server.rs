@@ -203,11 +203,14 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     }
     tracing::info!(%address, "taking events at POST /publish");
     let limits = ServeLimits { connections: args.http.max_connections, idle: args.http.idle_timeout };
-    let serving = tokio::spawn(serve(listener, server.router(), limits, shutdown.drain.clone()));
+    let mut serving = tokio::spawn(serve(listener, server.router(), limits, shutdown.drain.clone()));
 
     tokio::select! {
+        // First, since a drain ends the server as well.
+        biased;
         () = shutdown.drain.cancelled() => {}
         _ = &mut dispatching => anyhow::bail!("the dispatcher broke down; its panic stands above"),
+        _ = &mut serving => anyhow::bail!("the HTTP server broke down; its panic stands above"),
     }
     drain(&*queue, serving, dispatching, args.delivery.drain_timeout, &shutdown.abort).await
 }

@@ -27,7 +27,7 @@ pub enum EndpointUrlError {
     /// It has a user name or a password.
     #[error("must not hold credentials; whk signs its deliveries instead")]
     Credentials,
-    /// It is longer than 2,048 bytes.
+    /// It is longer than 2,048 bytes, as it was given or normalised.
     #[error("must be at most {MOST_BYTES} bytes")]
     TooLong,
 }
@@ -49,6 +49,10 @@ impl EndpointUrl {
             return Err(EndpointUrlError::Credentials);
         }
         url.set_fragment(None);
+        // Normalised, one character may have become nine.
+        if url.as_str().len() > MOST_BYTES {
+            return Err(EndpointUrlError::TooLong);
+        }
         Uri::try_from(String::from(url)).map(Self).map_err(|_| EndpointUrlError::Invalid)
     }
 
@@ -112,6 +116,7 @@ mod tests {
         assert_eq!(refused("http://[::1/"), Invalid);
         assert_eq!(refused("http://exa mple.com/"), Invalid);
         assert_eq!(refused(&format!("http://example.com/{}", "a".repeat(MOST_BYTES))), TooLong);
+        assert_eq!(refused(&format!("http://example.com/{}", "é".repeat(900))), TooLong);
         assert_eq!(
             EndpointUrl::parse("https://example.com/a?b=1#c").unwrap().uri(),
             "https://example.com/a?b=1"

@@ -70,8 +70,7 @@ pub(super) struct Opened {
     is_legacy: bool,
 }
 
-/// What an event says, whichever format it came in.
-#[derive(Debug)]
+/// What an event says, whichever format it came in. Without `Debug`, which would show the payload.
 pub(super) struct Event<'a> {
     pub(super) id: Option<Cow<'a, str>>,
     pub(super) kind: Option<Cow<'a, str>>,

@@ -52,7 +52,8 @@ pub(super) struct LaneState {
     pub(super) aside: usize,
     /// Whether it has an entry in each ring.
     pub(super) in_ring: PerStanding<bool>,
-    /// Whether a timer will wake it: never more than one a lane.
+    /// Whether a timer will wake it: never more than one a lane. It is set only while nothing of the lane is
+    /// leased, so nothing can open the lane before it fires.
     pub(super) has_timer: bool,
     /// Ordered: when the head is due again.
     pub(super) head_due: Option<Timestamp>,

@@ -195,6 +195,20 @@ fn who_asks_to_be_left_alone_is() {
 }
 
 #[test]
+fn a_success_lifts_a_pause_for_later_jobs_as_well() {
+    let mut scheduler = with_a_doing_well(3);
+    let leases = scheduler.claim(2, at(0));
+    let paused = Verdict::Retry { at: at(600), endpoint: EndpointState::Paused };
+    scheduler.settle(&leases[0], paused, at(0));
+    scheduler.settle(&leases[1], Verdict::Done, at(0));
+    let last = scheduler.claim(9, at(0));
+    assert_eq!(last.len(), 1, "the success lifted the pause");
+    scheduler.settle(&last[0], Verdict::Done, at(0));
+    scheduler.push(Arc::new(job("a")));
+    assert_eq!(scheduler.claim(9, at(0)).len(), 1);
+}
+
+#[test]
 fn a_refused_address_says_nothing_of_the_endpoint() {
     let mut scheduler = with_a_doing_well(20);
     settle_all(&mut scheduler, 12, &Verdict::Dead { cause: Cause::Refused("loopback".into()) });
