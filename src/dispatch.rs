@@ -6,15 +6,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use crate::common::clock::Clock;
+use crate::common::crypto::signature::Signer;
+use crate::common::job::Target;
 use crate::common::metrics::Metrics;
-use crate::common::retry::{Outcome, RetryPolicy, Verdict, judge};
-use crate::deliver::Deliverer;
+use crate::common::retry::{Cause, Failure, RetryPolicy, Verdict, judge};
+use crate::deliver::{Deliverer, Destination};
 use crate::queue::{Lease, Queue, QueueError};
+use crate::registry::Registry;
+use crate::registry::tenant::Endpoint;
 
 /// Jobs claimed and verdicts settled at a time: enough to make a lock, or a commit, cheap for each.
 const BATCH: usize = 64;
@@ -28,6 +33,10 @@ pub struct Dispatcher {
     pub queue: Arc<dyn Queue>,
     /// Makes the attempts.
     pub deliverer: Deliverer,
+    /// Says where endpoints are now, and what they sign with.
+    pub registry: Registry,
+    /// Signs what goes to URLs that events named themselves.
+    pub direct_signer: Option<Signer>,
     /// Decides what becomes of a failure.
     pub policy: RetryPolicy,
     /// Attempts at once, over all endpoints.
@@ -88,27 +97,63 @@ impl Dispatcher {
         while attempts.join_next().await.is_some() {}
     }
 
+    /// Sends a job to where its target is now, unless that is gone or disabled.
     async fn deliver(&self, lease: &Lease) -> Verdict {
-        let started = self.clock.now();
-        let outcome = self.deliverer.attempt(&lease.job).await;
-        let verdict = judge(&outcome, lease.attempt, &self.policy, &mut rand::rng());
-        let seconds = |since: jiff::Timestamp| outcome.at.duration_since(since).as_secs_f64();
-        self.metrics.attempts.inc();
-        self.metrics.attempt_seconds.observe(seconds(started));
+        let (verdict, failure) = match &lease.job.target {
+            Target::Url(url) => {
+                let secrets = self.direct_signer.iter().flat_map(Signer::secrets).collect();
+                self.attempt(lease, &Destination { url, headers: &[], secrets }).await
+            }
+            Target::Endpoint(tenant, id) => match self.registry.endpoint(*tenant, *id) {
+                None => (Verdict::Dropped, None),
+                Some(endpoint) if endpoint.disabled.is_some() => {
+                    (Verdict::Dead { cause: Cause::Disabled }, None)
+                }
+                Some(endpoint) => self.attempt_endpoint(lease, endpoint).await,
+            },
+        };
         match &verdict {
-            Verdict::Done => {
-                self.metrics.delivered.inc();
-                self.metrics.delivery_seconds.observe(seconds(lease.job.published_at));
-            }
-            Verdict::Retry { .. } => {
-                self.metrics.retried.inc();
-            }
-            Verdict::Dead { .. } => {
-                self.metrics.dead.inc();
+            Verdict::Done => self.metrics.delivered.inc(),
+            Verdict::Retry { .. } => self.metrics.retried.inc(),
+            Verdict::Dead { .. } => self.metrics.dead.inc(),
+            Verdict::Dropped => self.metrics.dropped.inc(),
+        };
+        log(lease, failure.as_ref(), &verdict);
+        verdict
+    }
+
+    async fn attempt_endpoint(&self, lease: &Lease, endpoint: Arc<Endpoint>) -> (Verdict, Option<Failure>) {
+        let destination = Destination {
+            url: &endpoint.settings.url,
+            headers: endpoint.settings.headers.as_slice(),
+            secrets: endpoint.live_secrets(Timestamp::now()).map(|live| &live.secret).collect(),
+        };
+        let attempted = self.attempt(lease, &destination).await;
+        if attempted.0 == (Verdict::Dead { cause: Cause::Gone }) {
+            let id = endpoint.id;
+            match self.registry.disable_gone(endpoint).await {
+                Ok(true) => {
+                    tracing::warn!(endpoint = %id, "answered 410 Gone, so it is disabled");
+                    drop(self.queue.release(std::slice::from_ref(&lease.job.lane)).await);
+                }
+                Ok(false) => {}
+                Err(error) => tracing::error!(endpoint = %id, %error, "disable an endpoint that is gone"),
             }
         }
-        log(lease, &outcome, &verdict);
-        verdict
+        attempted
+    }
+
+    async fn attempt(&self, lease: &Lease, destination: &Destination<'_>) -> (Verdict, Option<Failure>) {
+        let started = self.clock.now();
+        let outcome = self.deliverer.attempt(&lease.job, destination).await;
+        let verdict = judge(&outcome, lease.attempt, &self.policy, &mut rand::rng());
+        let seconds = |since: Timestamp| outcome.at.duration_since(since).as_secs_f64();
+        self.metrics.attempts.inc();
+        self.metrics.attempt_seconds.observe(seconds(started));
+        if verdict == Verdict::Done {
+            self.metrics.delivery_seconds.observe(seconds(lease.job.published_at));
+        }
+        (verdict, outcome.result.err())
     }
 }
 
@@ -130,14 +175,17 @@ async fn pause_after(error: &QueueError, doing: &str) {
     tokio::time::sleep(QUEUE_PAUSE).await;
 }
 
-fn log(lease: &Lease, outcome: &Outcome, verdict: &Verdict) {
-    let (id, endpoint, attempt) = (lease.job.id, &lease.job.url, lease.attempt);
-    match (verdict, &outcome.result) {
-        (Verdict::Retry { at, .. }, Err(failure)) => {
+fn log(lease: &Lease, failure: Option<&Failure>, verdict: &Verdict) {
+    let (id, endpoint, attempt) = (lease.job.id, &lease.job.target, lease.attempt);
+    match (verdict, failure) {
+        (Verdict::Retry { at, .. }, Some(failure)) => {
             tracing::info!(message_id = %id, %endpoint, attempt, error = %failure, retry_at = %at, "attempt failed");
         }
         (Verdict::Dead { cause }, _) => {
             tracing::warn!(message_id = %id, %endpoint, attempt, cause = %cause, "dead-lettered");
+        }
+        (Verdict::Dropped, _) => {
+            tracing::debug!(message_id = %id, %endpoint, "dropped: its endpoint was deleted");
         }
         _ => tracing::debug!(message_id = %id, %endpoint, attempt, "delivered"),
     }

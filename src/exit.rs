@@ -6,6 +6,8 @@ use crate::common::crypto::keys::KeyError;
 use crate::common::crypto::signature::SecretFileError;
 use crate::common::shutdown::Interrupted;
 use crate::common::telemetry::LogFilterError;
+use crate::registry::data_dir::DataDirError;
+use crate::registry::{OpenError, StoreError};
 
 /// The command did what it was asked.
 pub const DONE: u8 = 0;
@@ -43,6 +45,15 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     {
         return of_key(error);
     }
+    if let Some(error) = cause.downcast_ref::<OpenError>() {
+        return match error {
+            OpenError::DataDir(error) => of_data_dir(error),
+            OpenError::Store(error) => of_store(error),
+        };
+    }
+    if let Some(error) = cause.downcast_ref::<DataDirError>() {
+        return of_data_dir(error);
+    }
     let bad_secret = cause
         .downcast_ref::<SecretFileError>()
         .is_some_and(|error| !matches!(error, SecretFileError::Read(_)));
@@ -67,10 +78,31 @@ fn of_key(error: &KeyError) -> Option<u8> {
     }
 }
 
+fn of_data_dir(error: &DataDirError) -> Option<u8> {
+    match error {
+        DataDirError::InUse(_) => Some(UNAVAILABLE),
+        DataDirError::Key { .. } => Some(USAGE),
+        DataDirError::Io { source, .. } | DataDirError::ReadKey { source, .. } => of_io(source.kind()),
+        DataDirError::MakeKey(_) => Some(FAILED),
+    }
+}
+
+fn of_store(error: &StoreError) -> Option<u8> {
+    use rusqlite::ErrorCode::{CannotOpen, PermissionDenied, ReadOnly};
+    match error {
+        StoreError::Newer { .. } | StoreError::NotOurs(_) | StoreError::WrongKey { .. } => Some(USAGE),
+        StoreError::Open { source, .. } => {
+            let code = source.sqlite_error_code();
+            matches!(code, Some(CannotOpen | PermissionDenied | ReadOnly)).then_some(NOT_PERMITTED)
+        }
+        _ => Some(FAILED),
+    }
+}
+
 fn of_io(kind: ErrorKind) -> Option<u8> {
     match kind {
         ErrorKind::NotFound => Some(MISSING_INPUT),
-        ErrorKind::PermissionDenied => Some(NOT_PERMITTED),
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => Some(NOT_PERMITTED),
         ErrorKind::AddrInUse
         | ErrorKind::AddrNotAvailable
         | ErrorKind::ConnectionRefused

@@ -17,6 +17,7 @@
 //!
 //! [`commands`] holds the subcommands that put these together, [`send`] the load sender.
 
+pub mod api;
 pub mod cli;
 pub mod commands;
 pub mod common;
@@ -26,5 +27,6 @@ pub mod dispatch;
 pub mod exit;
 pub mod publish;
 pub mod queue;
+pub mod registry;
 pub mod send;
 pub mod server;

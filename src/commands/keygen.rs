@@ -1,8 +1,6 @@
 //! Step 1, `whk keygen`: a key pair for a tenant.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,10 +12,9 @@ use serde::Serialize;
 use crate::common::crypto::keys::{Passphrase, PrivateKey};
 use crate::common::crypto::signature::Secret;
 use crate::common::output::{self, OutputFormat};
+use crate::common::secret_file::{SECRET_MODE, write_new, write_over};
 use crate::exit::UsageError;
 
-/// Readable by their owner alone.
-const SECRET_MODE: u32 = 0o600;
 const PUBLIC_MODE: u32 = 0o644;
 
 /// Make an RSA key pair: the customer keeps the private key, the provider gets the public one
@@ -108,7 +105,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     spinner.finish_and_clear();
     let key = key?;
     let write = |path: &Path, mode, text: &str| {
-        write_file(path, mode, text, args.force).with_context(|| format!("write {}", path.display()))
+        let write = if args.force { write_over } else { write_new };
+        write(path, mode, text).with_context(|| format!("write {}", path.display()))
     };
     write(&made.private_key, SECRET_MODE, &key.to_pem(passphrase.as_ref())?)?;
     write(&made.public_key, PUBLIC_MODE, &key.public().to_pem()?)?;
@@ -142,22 +140,6 @@ fn refuse_existing(path: &Path) -> Result<(), UsageError> {
         return Err(UsageError(format!("{} exists; {advice}", path.display())));
     }
     Ok(())
-}
-
-/// Writes a file whole: a new one must not exist yet, a forced one replaces the old in one step.
-fn write_file(path: &Path, mode: u32, text: &str, force: bool) -> io::Result<()> {
-    let write = |path: &Path| -> io::Result<()> {
-        let mut file: File = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    };
-    if !force {
-        return write(path);
-    }
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(format!(".{}.partial", std::process::id()));
-    let partial = PathBuf::from(partial);
-    write(&partial).and_then(|()| fs::rename(&partial, path)).inspect_err(|_| drop(fs::remove_file(&partial)))
 }
 
 /// Shown on a terminal only, as indicatif does on its own.

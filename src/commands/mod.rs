@@ -11,6 +11,9 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
+/// Where a server keeps what outlives it, and `whk tenant` looks for its API key.
+const DATA_DIR: &str = "whk-data";
+
 /// Parses a duration flag, such as `500ms`, `30s` or `1h 30m`.
 fn duration(text: &str) -> Result<Duration, String> {
     let problem = || "a duration such as 500ms, 30s or 5m is needed".to_owned();

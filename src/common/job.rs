@@ -1,4 +1,4 @@
-//! Events, jobs and their names.
+//! Events on their way: what is sealed, and the job that carries it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,59 +6,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jiff::Timestamp;
 use rand::RngExt as _;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use uuid::Uuid;
+use utoipa::ToSchema;
 
 use super::endpoint_url::EndpointUrl;
+use super::id::{EndpointId, EventId, MessageId, TenantId};
 
-/// The id of a job, `msg_` and 32 hexadecimal digits: what a customer dedupes by.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct MessageId(Uuid);
-
-/// The id of a published event, `evt_` and 32 hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct EventId(Uuid);
-
-macro_rules! prefixed_id {
-    ($name:ident, $prefix:literal) => {
-        impl $name {
-            /// A new id: a UUID version 7 (RFC 9562, section 5.7), so ids sort by the time they were made.
-            #[expect(clippy::new_without_default, reason = "every call gives another id")]
-            #[must_use]
-            pub fn new() -> Self {
-                Self(Uuid::now_v7())
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!($prefix, "{}"), self.0.simple())
-            }
-        }
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                fmt::Display::fmt(self, f)
-            }
-        }
-
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
-    };
-}
-
-prefixed_id!(MessageId, "msg_");
-prefixed_id!(EventId, "evt_");
-
-/// What is sealed: the plaintext of one message.
+/// What is sealed: the plaintext of every message of one event to one tenant.
 #[derive(Serialize)]
 pub struct Message<'a> {
-    /// The message id, also in the `webhook-id` header.
-    pub id: MessageId,
+    /// The event's id. A message's own is in its `webhook-id` header.
+    pub id: EventId,
     /// The event type, such as `invoice.paid`.
     #[serde(rename = "type")]
     pub kind: &'a str,
@@ -88,11 +47,14 @@ impl fmt::Debug for Lane {
 }
 
 /// How a sealed body is labelled when it is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum ContentType {
-    /// `application/jose+json`.
+    /// What it is
+    #[default]
+    #[serde(rename = "application/jose+json")]
     Jose,
-    /// `application/json`.
+    /// For receivers whose framework parses no other
+    #[serde(rename = "application/json")]
     Json,
 }
 
@@ -103,6 +65,41 @@ impl ContentType {
         match self {
             Self::Jose => "application/jose+json",
             Self::Json => "application/json",
+        }
+    }
+
+    /// The label with that name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Jose, Self::Json].into_iter().find(|label| label.as_str() == name)
+    }
+}
+
+/// Where a job goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// Direct mode: to the URL that the event named.
+    Url(EndpointUrl),
+    /// To a tenant's endpoint, as it is when the attempt is made.
+    Endpoint(TenantId, EndpointId),
+}
+
+impl Target {
+    /// What its jobs are ordered and throttled by.
+    #[must_use]
+    pub fn lane(&self) -> Lane {
+        match self {
+            Self::Url(url) => Lane::new(&url.uri().to_string()),
+            Self::Endpoint(_, id) => Lane::new(&id.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Url(url) => url.fmt(f),
+            Self::Endpoint(_, id) => id.fmt(f),
         }
     }
 }
@@ -157,12 +154,14 @@ impl Default for TraceContext {
 pub struct Job {
     /// The same on every attempt.
     pub id: MessageId,
-    /// The tenant it belongs to; in direct mode the publisher's `target`.
+    /// The id of the tenant it belongs to; in direct mode the publisher's `target`.
     pub tenant: Arc<str>,
     /// What it is ordered and throttled by.
     pub lane: Lane,
+    /// Whether it waits for those before it in its lane.
+    pub ordered: bool,
     /// Where it goes.
-    pub url: EndpointUrl,
+    pub target: Target,
     /// How the body is labelled.
     pub content_type: ContentType,
     /// The sealed event: an envelope.
@@ -178,7 +177,7 @@ impl fmt::Debug for Job {
         f.debug_struct("Job")
             .field("id", &self.id)
             .field("tenant", &self.tenant)
-            .field("url", &self.url)
+            .field("target", &self.target)
             .field("bytes", &self.body.len())
             .finish_non_exhaustive()
     }
@@ -187,14 +186,6 @@ impl fmt::Debug for Job {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ids_are_prefixed_and_sort_by_time() {
-        let (first, second) = (MessageId::new(), MessageId::new());
-        assert!(first < second);
-        assert!(first.to_string().starts_with("msg_"));
-        assert_eq!(EventId::new().to_string().len(), "evt_".len() + 32);
-    }
 
     #[test]
     fn a_trace_goes_on_with_another_span() {
@@ -228,7 +219,8 @@ mod tests {
             id: MessageId::new(),
             tenant: "customer-1".into(),
             lane: Lane::new("http://localhost/"),
-            url: EndpointUrl::parse("http://localhost/?token=secret").unwrap(),
+            ordered: false,
+            target: Target::Url(EndpointUrl::parse("http://localhost/?token=secret").unwrap()),
             content_type: ContentType::Jose,
             body: Bytes::from_static(b"payload"),
             published_at: Timestamp::now(),

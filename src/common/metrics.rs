@@ -25,6 +25,8 @@ pub struct Metrics {
     pub retried: Counter,
     /// Jobs that were dead-lettered.
     pub dead: Counter,
+    /// Jobs whose endpoint or tenant was deleted.
+    pub dropped: Counter,
     /// Seconds that attempts took.
     pub attempt_seconds: Histogram,
     /// Seconds from publish to a successful end of delivery.
@@ -49,6 +51,7 @@ impl Metrics {
             delivered: Counter::default(),
             retried: Counter::default(),
             dead: Counter::default(),
+            dropped: Counter::default(),
             attempt_seconds: Histogram::new(SECONDS),
             delivery_seconds: Histogram::new(SECONDS),
             depth: Family::default(),
@@ -59,6 +62,11 @@ impl Metrics {
         registry.register("jobs_delivered", "Jobs that a customer has", metrics.delivered.clone());
         registry.register("retries", "Failed attempts that are tried again", metrics.retried.clone());
         registry.register("jobs_dead", "Jobs that were dead-lettered", metrics.dead.clone());
+        registry.register(
+            "jobs_dropped",
+            "Jobs whose endpoint or tenant was deleted",
+            metrics.dropped.clone(),
+        );
         registry.register("attempt_seconds", "Time an attempt took", metrics.attempt_seconds.clone());
         registry.register(
             "delivery_seconds",

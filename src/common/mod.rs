@@ -5,10 +5,13 @@
 pub mod clock;
 pub mod crypto;
 pub mod endpoint_url;
+pub mod event_type;
 pub mod http;
+pub mod id;
 pub mod job;
 pub mod metrics;
 pub mod output;
 pub mod retry;
+pub mod secret_file;
 pub mod shutdown;
 pub mod telemetry;

@@ -200,6 +200,8 @@ pub enum Verdict {
         /// Why.
         cause: Cause,
     },
+    /// Its endpoint or tenant was deleted: nobody is left to deliver it to, or to replay it for.
+    Dropped,
 }
 
 /// What a failed attempt says of its endpoint.
@@ -222,6 +224,8 @@ pub enum Cause {
     Gone,
     /// The egress guard or the URL rules refuse the address: no retry would change that.
     Refused(String),
+    /// The endpoint is disabled: nothing was sent.
+    Disabled,
 }
 
 impl fmt::Display for Cause {
@@ -230,6 +234,7 @@ impl fmt::Display for Cause {
             Self::Exhausted(failure) => write!(f, "retries exhausted: {failure}"),
             Self::Gone => f.write_str("answered 410 Gone"),
             Self::Refused(reason) => f.write_str(reason),
+            Self::Disabled => f.write_str("the endpoint is disabled"),
         }
     }
 }

@@ -72,7 +72,10 @@ pub(super) struct Opened {
 
 /// What an event says, whichever format it came in. Without `Debug`, which would show the payload.
 pub(super) struct Event<'a> {
+    /// What it is deduped by: the `webhook-id` header, or where there is none, what was sealed.
     pub(super) id: Option<Cow<'a, str>>,
+    /// What was sealed: the event's own id, the same at every endpoint.
+    pub(super) event_id: Option<Cow<'a, str>>,
     pub(super) kind: Option<Cow<'a, str>>,
     pub(super) time: Cow<'a, str>,
     pub(super) data: &'a RawValue,
@@ -232,11 +235,14 @@ impl Opened {
                 serde_json::from_slice(&self.plaintext).map_err(|_| Rejection::Message)?;
             let time = Timestamp::from_millisecond(message.timestamp).map_err(|_| Rejection::Message)?;
             let id = self.id.as_deref().map(Cow::from);
-            return Ok(Event { id, kind: None, time: time.to_string().into(), data: message.payload });
+            let time = time.to_string().into();
+            return Ok(Event { id, event_id: None, kind: None, time, data: message.payload });
         }
         let message: Message<'_> = serde_json::from_slice(&self.plaintext).map_err(|_| Rejection::Message)?;
         let Message { id, r#type, timestamp, data } = message;
-        Ok(Event { id: Some(id), kind: Some(r#type), time: timestamp, data })
+        let message_id = self.id.as_deref().map_or_else(|| id.clone(), Cow::from);
+        let (id, event_id) = (Some(message_id), Some(id));
+        Ok(Event { id, event_id, kind: Some(r#type), time: timestamp, data })
     }
 
     /// The decrypted message as it was sealed.

@@ -25,6 +25,7 @@ const FORWARD_TIME: Duration = Duration::from_secs(25);
 #[derive(Serialize)]
 struct Line<'a> {
     id: Option<&'a str>,
+    event_id: Option<&'a str>,
     r#type: Option<&'a str>,
     time: &'a str,
     data: &'a RawValue,
@@ -41,8 +42,9 @@ impl Printer {
 
     /// Prints one event; an answer of `Ok` means that stdout has it.
     pub(super) async fn print(&self, event: &Event<'_>) -> io::Result<()> {
-        let Event { id, kind, time, data } = event;
-        let fields = Line { id: id.as_deref(), r#type: kind.as_deref(), time, data };
+        let Event { id, event_id, kind, time, data } = event;
+        let (id, event_id) = (id.as_deref(), event_id.as_deref());
+        let fields = Line { id, event_id, r#type: kind.as_deref(), time, data };
         // Room for the frame as well: a buffer that grows leaves copies behind.
         let mut line = Zeroizing::new(Vec::with_capacity(data.get().len().saturating_add(1_024)));
         serde_json::to_writer(&mut *line, &fields)?;
@@ -88,7 +90,7 @@ impl Forwarder {
 
     fn request(&self, opened: &Opened) -> Result<Request<Full<Bytes>>, Rejection> {
         let event = opened.event()?;
-        let id = opened.id.as_deref().or(event.id.as_deref()).unwrap_or_default();
+        let id = event.id.as_deref().unwrap_or_default();
         let timestamp = jiff::Timestamp::now().as_second();
         let body = Bytes::from_owner(Wiped(Arc::clone(opened.plaintext())));
         let mut request = Request::new(Full::new(body.clone()));

@@ -16,7 +16,8 @@ use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use crate::common::clock::Clock;
-use crate::common::crypto::signature::Signer;
+use crate::common::crypto::signature::{self, Secret};
+use crate::common::endpoint_url::EndpointUrl;
 use crate::common::http::{self as plumbing, root_cause};
 use crate::common::job::Job;
 use crate::common::retry::{Failure, Outcome};
@@ -54,16 +55,24 @@ pub struct DeliverConfig {
     pub guard: EgressGuard,
     /// Roots of trust beyond Mozilla's.
     pub extra_roots: ExtraRoots,
-    /// Signs every attempt, where there are secrets.
-    pub signer: Option<Signer>,
     /// Unused connections that are kept per host and port.
     pub idle_connections: usize,
+}
+
+/// Where an attempt goes, and what it carries beside the sealed event.
+#[derive(Debug)]
+pub struct Destination<'a> {
+    /// Where.
+    pub url: &'a EndpointUrl,
+    /// Headers of the endpoint's own.
+    pub headers: &'a [(HeaderName, HeaderValue)],
+    /// What the attempt is signed with: where there are none, it isn't.
+    pub secrets: Vec<&'a Secret>,
 }
 
 /// Makes attempts.
 pub struct Deliverer {
     client: Client<HttpsConnector<GuardedDial>, Full<Bytes>>,
-    signer: Option<Signer>,
     time_limit: Duration,
     clock: Clock,
 }
@@ -83,20 +92,21 @@ impl Deliverer {
             .http2_keep_alive_interval(PING_AFTER)
             .http2_keep_alive_timeout(PING_TIME)
             .build(connect::connector(&config.guard, roots, config.time_limit));
-        Self { client, signer: config.signer, time_limit: config.time_limit, clock }
+        Self { client, time_limit: config.time_limit, clock }
     }
 
-    /// Makes one attempt to deliver `job`. Dropping the future breaks the attempt off.
-    pub async fn attempt(&self, job: &Job) -> Outcome {
-        let result = match tokio::time::timeout(self.time_limit, self.exchange(job)).await {
+    /// Makes one attempt to deliver `job` to `destination`. Dropping the future breaks the attempt off.
+    pub async fn attempt(&self, job: &Job, destination: &Destination<'_>) -> Outcome {
+        let exchange = self.exchange(request(job, destination));
+        let result = match tokio::time::timeout(self.time_limit, exchange).await {
             Ok(result) => result,
             Err(_) => Err(Failure::TimedOut),
         };
         Outcome { at: self.clock.now(), result }
     }
 
-    async fn exchange(&self, job: &Job) -> Result<u16, Failure> {
-        let response = self.client.request(self.request(job)).await.map_err(|error| failure_of(&error))?;
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<u16, Failure> {
+        let response = self.client.request(request).await.map_err(|error| failure_of(&error))?;
         let status = response.status();
         if status.is_success() {
             read_to_end(response.into_body()).await?;
@@ -107,24 +117,27 @@ impl Deliverer {
         drop(tokio::time::timeout(REST_TIME, read_to_end(response.into_body())).await);
         Err(failure)
     }
+}
 
-    fn request(&self, job: &Job) -> Request<Full<Bytes>> {
-        let mut request = Request::new(Full::new(job.body.clone()));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = job.url.uri().clone();
-        let headers = request.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(job.content_type.as_str()));
-        headers.insert(USER_AGENT, HeaderValue::from_static(plumbing::USER_AGENT));
-        let signed_at = unix_seconds();
-        let id = job.id.to_string();
-        if let Some(signer) = &self.signer {
-            insert(headers, WEBHOOK_SIGNATURE, signer.sign(&id, signed_at, &job.body));
-        }
-        insert(headers, WEBHOOK_ID, id);
-        insert(headers, WEBHOOK_TIMESTAMP, signed_at.to_string());
-        insert(headers, TRACEPARENT, job.trace.attempt_header());
-        request
+fn request(job: &Job, destination: &Destination<'_>) -> Request<Full<Bytes>> {
+    let mut request = Request::new(Full::new(job.body.clone()));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = destination.url.uri().clone();
+    let headers = request.headers_mut();
+    // First, so that none of them takes the place of ours.
+    headers.extend(destination.headers.iter().cloned());
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(job.content_type.as_str()));
+    headers.insert(USER_AGENT, HeaderValue::from_static(plumbing::USER_AGENT));
+    let signed_at = unix_seconds();
+    let id = job.id.to_string();
+    if !destination.secrets.is_empty() {
+        let signatures = signature::sign(destination.secrets.iter().copied(), &id, signed_at, &job.body);
+        insert(headers, WEBHOOK_SIGNATURE, signatures);
     }
+    insert(headers, WEBHOOK_ID, id);
+    insert(headers, WEBHOOK_TIMESTAMP, signed_at.to_string());
+    insert(headers, TRACEPARENT, job.trace.attempt_header());
+    request
 }
 
 /// Seconds since 1970 by the system's clock, which receivers compare with theirs.

@@ -14,7 +14,7 @@ mod lane;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -143,7 +143,7 @@ impl Lanes {
     fn turn_of(&self, lane: &Lane, now: Timestamp) -> Turn {
         let Some(state) = self.lanes.get(lane) else { return Turn::Leave };
         let held_back = state.head_due.is_some_and(|due| now < due);
-        if state.waiting.is_empty() || held_back || (self.config.ordered && state.leased > 0) {
+        if state.waiting.is_empty() || held_back || (state.ordered && state.leased > 0) {
             return Turn::Leave;
         }
         match state.throttle.room(now) {
@@ -204,14 +204,15 @@ impl Lanes {
             match &verdict {
                 Verdict::Done => state.throttle.succeeded(),
                 // No request was sent, so nothing was learnt of the endpoint.
-                Verdict::Dead { cause: Cause::Refused(_) }
+                Verdict::Dropped
+                | Verdict::Dead { cause: Cause::Refused(_) | Cause::Disabled }
                 | Verdict::Retry { endpoint: EndpointState::Unknown, .. } => {}
                 Verdict::Retry { at, endpoint: EndpointState::Paused } => state.throttle.pause(*at),
                 Verdict::Retry { .. } | Verdict::Dead { .. } => state.throttle.failed(now, policy),
             }
         }
         let settled = match verdict {
-            Verdict::Done => Settled::Done(waiting.job),
+            Verdict::Done | Verdict::Dropped => Settled::Done(waiting.job),
             Verdict::Dead { cause } => Settled::Dead(waiting.job, cause),
             Verdict::Retry { at, .. } => {
                 self.retry(Waiting { failures: waiting.failures.saturating_add(1), ..waiting }, at);
@@ -225,7 +226,7 @@ impl Lanes {
     fn retry(&mut self, waiting: Waiting, at: Timestamp) {
         let lane = waiting.job.lane.clone();
         let Some(state) = self.lanes.get_mut(&lane) else { return };
-        if self.config.ordered {
+        if state.ordered {
             state.head_due = Some(at);
             state.waiting.push_front(waiting);
             self.ready = self.ready.saturating_add(1);
@@ -239,7 +240,6 @@ impl Lanes {
     /// Puts a lane into the ring, or sets the timer that will, or forgets it where it has no jobs. A lane that
     /// has as many leases as it may is woken again when one is settled.
     fn wake(&mut self, lane: &Lane, now: Timestamp) {
-        let ordered = self.config.ordered;
         let Some(state) = self.lanes.get_mut(lane) else { return };
         if state.is_empty() && !state.is_in_any_ring() {
             if let Some((lane, state)) = self.lanes.remove_entry(lane) {
@@ -254,7 +254,7 @@ impl Lanes {
             Room::NotBefore(time) => (1, Some(time)),
             Room::Upto(limit) => (limit, None),
         };
-        if state.leased >= if ordered { 1 } else { limit } {
+        if state.leased >= if state.ordered { 1 } else { limit } {
             return;
         }
         match state.head_due.max(throttled_until) {
@@ -275,6 +275,7 @@ impl Lanes {
             .lanes
             .entry(lane.clone())
             .or_insert_with(|| LaneState::new(idle.pop(&lane).unwrap_or_else(|| Throttle::new(most))));
+        state.ordered = self.config.ordered || waiting.job.ordered;
         match end {
             End::Back => state.waiting.push_back(waiting),
             End::Front => state.waiting.push_front(waiting),
@@ -283,6 +284,39 @@ impl Lanes {
         if !state.has_timer {
             self.rings.put(&lane, state);
         }
+    }
+
+    /// Forgets what was learnt of the endpoints behind `lanes`, since they have changed: their jobs are due at once.
+    pub fn release(&mut self, lanes: &HashSet<Lane>, now: Timestamp) {
+        let of_lanes = |_: &(Timestamp, u64), timer: &mut Timer| match timer {
+            Timer::Lane(lane) => lanes.contains(lane),
+            Timer::Job(waiting) => lanes.contains(&waiting.job.lane),
+        };
+        let timers: Vec<Timer> = self.timers.extract_if(.., of_lanes).map(|(_, timer)| timer).collect();
+        for lane in lanes {
+            self.idle.pop(lane);
+            if let Some(state) = self.lanes.get_mut(lane) {
+                state.throttle = Throttle::new(self.config.lane_in_flight);
+                (state.head_due, state.has_timer) = (None, false);
+            }
+        }
+        for timer in timers {
+            if let Timer::Job(waiting) = timer {
+                self.end_wait(waiting);
+            }
+        }
+        for lane in lanes {
+            self.wake(lane, now);
+        }
+    }
+
+    /// A job that waited aside is due.
+    fn end_wait(&mut self, waiting: Waiting) {
+        if let Some(state) = self.lanes.get_mut(&waiting.job.lane) {
+            state.aside = state.aside.saturating_sub(1);
+        }
+        self.delayed = self.delayed.saturating_sub(1);
+        self.enqueue(waiting, End::Back);
     }
 
     fn set_timer(&mut self, at: Timestamp, timer: Timer) {
@@ -299,13 +333,7 @@ impl Lanes {
                     }
                     self.wake(&lane, now);
                 }
-                Timer::Job(waiting) => {
-                    if let Some(state) = self.lanes.get_mut(&waiting.job.lane) {
-                        state.aside = state.aside.saturating_sub(1);
-                    }
-                    self.delayed = self.delayed.saturating_sub(1);
-                    self.enqueue(waiting, End::Back);
-                }
+                Timer::Job(waiting) => self.end_wait(waiting),
             }
         }
     }

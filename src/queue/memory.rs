@@ -2,7 +2,8 @@
 //!
 //! It promises nothing beyond the process. [`Queue::close`] lets a drain go on until all is settled.
 
-use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -11,7 +12,7 @@ use tokio::sync::Notify;
 use super::lanes::{Lanes, Settled};
 use super::{Depth, Lease, Queue, QueueConfig, QueueError};
 use crate::common::clock::Clock;
-use crate::common::job::Job;
+use crate::common::job::{Job, Lane};
 use crate::common::retry::{Cause, Verdict};
 
 /// Dead letters that are kept to be looked at; the oldest go first. All are counted.
@@ -33,6 +34,7 @@ struct State {
     lanes: Lanes,
     jobs: usize,
     bytes: usize,
+    by_tenant: HashMap<Arc<str>, u64>,
     dead: VecDeque<DeadLetter>,
     dead_bytes: usize,
     dead_count: u64,
@@ -57,6 +59,7 @@ impl MemoryQueue {
             lanes: Lanes::new(config),
             jobs: 0,
             bytes: 0,
+            by_tenant: HashMap::new(),
             dead: VecDeque::new(),
             dead_bytes: 0,
             dead_count: 0,
@@ -98,9 +101,20 @@ impl State {
         }
     }
 
+    fn remember(&mut self, job: &Job) {
+        let queued = self.by_tenant.entry(Arc::clone(&job.tenant)).or_default();
+        *queued = queued.saturating_add(1);
+    }
+
     fn forget(&mut self, job: &Job) {
         self.jobs = self.jobs.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(job.body.len());
+        if let Entry::Occupied(mut queued) = self.by_tenant.entry(Arc::clone(&job.tenant)) {
+            match queued.get().saturating_sub(1) {
+                0 => _ = queued.remove(),
+                left => *queued.get_mut() = left,
+            }
+        }
     }
 }
 
@@ -113,6 +127,9 @@ impl Queue for MemoryQueue {
             if state.closed {
                 return Err(QueueError::Closed);
             }
+            if jobs.len() > self.max_jobs || bytes > self.max_bytes {
+                return Err(QueueError::TooLarge);
+            }
             let (held_jobs, held_bytes) =
                 (state.jobs.saturating_add(jobs.len()), state.bytes.saturating_add(bytes));
             if held_jobs > self.max_jobs || held_bytes > self.max_bytes {
@@ -120,6 +137,7 @@ impl Queue for MemoryQueue {
             }
             (state.jobs, state.bytes) = (held_jobs, held_bytes);
             for job in jobs {
+                state.remember(&job);
                 state.lanes.push(Arc::new(job));
             }
         }
@@ -163,6 +181,17 @@ impl Queue for MemoryQueue {
     async fn depth(&self) -> Result<Depth, QueueError> {
         let state = self.lock();
         Ok(Depth { dead: state.dead_count, ..state.lanes.depth() })
+    }
+
+    async fn queued(&self, tenants: &[String]) -> Result<Vec<u64>, QueueError> {
+        let state = self.lock();
+        Ok(tenants.iter().map(|tenant| state.by_tenant.get(&**tenant).copied().unwrap_or_default()).collect())
+    }
+
+    async fn release(&self, lanes: &[Lane]) -> Result<(), QueueError> {
+        self.lock().lanes.release(&lanes.iter().cloned().collect(), self.clock.now());
+        self.changed.notify_waiters();
+        Ok(())
     }
 
     fn close(&self) {

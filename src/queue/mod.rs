@@ -17,7 +17,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::common::clock::Clock;
-use crate::common::job::Job;
+use crate::common::job::{Job, Lane};
 use crate::common::retry::{RetryPolicy, Verdict};
 use memory::MemoryQueue;
 
@@ -27,6 +27,9 @@ pub enum QueueError {
     /// No room: the publisher tries again later.
     #[error("the queue is full")]
     Full,
+    /// The batch would find no room in an empty queue either.
+    #[error("the event makes more jobs, or more bytes of them, than the queue holds")]
+    TooLarge,
     /// The queue takes no more jobs, since the process is stopping.
     #[error("the queue is closed")]
     Closed,
@@ -49,6 +52,13 @@ pub trait Queue: Send + Sync {
 
     /// How many jobs are in which state.
     async fn depth(&self) -> Result<Depth, QueueError>;
+
+    /// How many jobs of each of `tenants` aren't settled.
+    async fn queued(&self, tenants: &[String]) -> Result<Vec<u64>, QueueError>;
+
+    /// Makes the jobs of `lanes` due at once: what was learnt of their endpoints no longer holds, since these
+    /// were changed, disabled or deleted.
+    async fn release(&self, lanes: &[Lane]) -> Result<(), QueueError>;
 
     /// Takes no more jobs. A queue that ends with the process goes on to give out what it holds.
     fn close(&self);
@@ -99,7 +109,8 @@ pub enum QueueKind {
 /// What every backend is told.
 #[derive(Debug, Clone)]
 pub struct QueueConfig {
-    /// Whether each lane keeps strict order, waiting for its head while that is retried.
+    /// Whether every lane keeps strict order, waiting for its head while that is retried. Otherwise those do whose
+    /// jobs ask for it.
     pub ordered: bool,
     /// Unsettled jobs that are held; one more is refused.
     pub max_jobs: usize,

@@ -7,7 +7,8 @@ use jiff::Timestamp;
 
 use super::QueueConfig;
 use crate::common::endpoint_url::EndpointUrl;
-use crate::common::job::{ContentType, Job, Lane, MessageId, TraceContext};
+use crate::common::id::MessageId;
+use crate::common::job::{ContentType, Job, Lane, Target, TraceContext};
 use crate::common::retry::{Cause, Failure, RetryPolicy, Verdict};
 
 /// A queue of few jobs, 32 in flight, four a lane, leases of a minute.
@@ -29,7 +30,8 @@ pub(super) fn job(lane: &str) -> Job {
         id: MessageId::new(),
         tenant: "tenant".into(),
         lane: Lane::new(lane),
-        url: EndpointUrl::parse("https://example.com/").unwrap(),
+        ordered: false,
+        target: Target::Url(EndpointUrl::parse("https://example.com/").unwrap()),
         content_type: ContentType::Jose,
         body: Bytes::from_static(b"0123456789"),
         published_at: Timestamp::UNIX_EPOCH,

@@ -9,12 +9,14 @@ use http::{HeaderValue, StatusCode};
 
 use super::{Problem, Server};
 
-/// The process lives.
+/// The process lives
+#[utoipa::path(get, path = "/healthz", tag = "operation", responses((status = 200, description = "It does")))]
 pub(super) async fn healthz() -> Response {
     ok_json(r#"{"status":"ok"}"#)
 }
 
-/// Events can be taken and are delivered.
+/// Events can be taken and are delivered
+#[utoipa::path(get, path = "/readyz", tag = "operation", responses((status = 200, description = "They are")))]
 pub(super) async fn readyz(State(server): State<Arc<Server>>) -> Result<Response, Problem> {
     let unavailable = |detail| Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail);
     if server.dispatcher_ended.is_cancelled() {
@@ -24,7 +26,11 @@ pub(super) async fn readyz(State(server): State<Arc<Server>>) -> Result<Response
     Ok(ok_json(r#"{"status":"ready"}"#))
 }
 
-/// Counters and gauges, as OpenMetrics text.
+/// Counters and gauges, as OpenMetrics text
+#[utoipa::path(
+    get, path = "/metrics", tag = "operation",
+    responses((status = 200, description = "They", body = String, content_type = "application/openmetrics-text"))
+)]
 pub(super) async fn metrics(State(server): State<Arc<Server>>) -> impl IntoResponse {
     if let Ok(depth) = server.queue.depth().await {
         server.metrics.set_depth("ready", depth.ready);

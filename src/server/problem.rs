@@ -1,22 +1,29 @@
 //! Errors as `application/problem+json` (RFC 9457).
 
+use std::fmt::Display;
+use std::time::Duration;
+
 use axum::response::{IntoResponse, Response};
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
 use crate::common::crypto::legacy::LegacyError;
 use crate::common::http::BodyError;
 use crate::publish::PublishError;
+use crate::queue::QueueError;
+use crate::registry::RegistryError;
 
 /// Seconds after which a publisher that was refused for want of room tries again.
-const TRY_AGAIN_SECONDS: u16 = 1;
+const TRY_AGAIN_SECONDS: u64 = 1;
 
 /// What went wrong, and what to do about it. Never holds a payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     status: StatusCode,
     detail: String,
+    /// Seconds after which it may be tried again.
+    retry_after: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -31,7 +38,16 @@ impl Problem {
     /// A problem of that status.
     #[must_use]
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into() }
+        let retry_after = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(TRY_AGAIN_SECONDS);
+        Self { status, detail: detail.into(), retry_after }
+    }
+
+    /// 429: too much of something, until some time has passed.
+    #[must_use]
+    pub fn too_many(detail: impl Into<String>, retry_after: Option<Duration>) -> Self {
+        // Rounded up: a second early is one refusal more.
+        let retry_after = retry_after.map(|wait| wait.as_secs().saturating_add(1));
+        Self { retry_after, ..Self::new(StatusCode::TOO_MANY_REQUESTS, detail) }
     }
 
     /// 400.
@@ -49,8 +65,11 @@ impl IntoResponse for Problem {
         let mut response = (self.status, body).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(RETRY_AFTER, TRY_AGAIN_SECONDS.into());
+        if let Some(seconds) = self.retry_after {
+            headers.insert(RETRY_AFTER, seconds.into());
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }
@@ -74,10 +93,28 @@ impl From<PublishError> for Problem {
             PublishError::Legacy(error @ LegacyError::TooLarge { .. }) => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, error.to_string())
             }
+            error @ (PublishError::TooFast { .. } | PublishError::TooManyQueued { .. }) => {
+                let wait = if let PublishError::TooFast { retry_after, .. } = error {
+                    Some(retry_after)
+                } else {
+                    None
+                };
+                Self::too_many(error.to_string(), wait.or(Some(Duration::ZERO)))
+            }
+            error @ PublishError::TooLargeForEnvelope => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, error.to_string())
+            }
+            PublishError::Queue(error @ QueueError::TooLarge) => Self::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("{error}; see --max-queue-size and --max-queue-bytes"),
+            ),
             PublishError::Queue(error) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("{error}; try again"))
             }
-            PublishError::Legacy(_) | PublishError::Seal(_) | PublishError::Write(_) => {
+            PublishError::Legacy(_)
+            | PublishError::Seal(_)
+            | PublishError::Key(_)
+            | PublishError::Write(_) => {
                 tracing::error!(error = %format!("{:#}", anyhow::Error::from(error)), "publish failed");
                 Self::new(
                     StatusCode::INTERNAL_SERVER_ERROR,
@@ -86,4 +123,32 @@ impl From<PublishError> for Problem {
             }
         }
     }
+}
+
+impl From<RegistryError> for Problem {
+    fn from(error: RegistryError) -> Self {
+        let detail = error.to_string();
+        match error {
+            RegistryError::NoSuch(_) => Self::new(StatusCode::NOT_FOUND, detail),
+            RegistryError::Changed => Self::new(StatusCode::PRECONDITION_FAILED, detail),
+            RegistryError::Conflict(_) => Self::new(StatusCode::CONFLICT, detail),
+            RegistryError::Limit { .. } => Self::too_many(detail, None),
+            RegistryError::Store(_) | RegistryError::Stopped => {
+                tracing::error!(error = %format!("{:#}", anyhow::Error::from(error)), "registry");
+                Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "the change can't be written down, and wasn't made; see the server's log",
+                )
+            }
+            RegistryError::Random(_) | RegistryError::Key(_) => {
+                tracing::error!(error = %format!("{:#}", anyhow::Error::from(error)), "registry");
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the change wasn't made; see the server's log")
+            }
+        }
+    }
+}
+
+/// 400, about one member of a body.
+pub(super) fn field(name: &str, error: &impl Display) -> Problem {
+    Problem::bad_request(format!("'{name}' {error}"))
 }

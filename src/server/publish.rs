@@ -1,4 +1,4 @@
-//! `POST /publish`.
+//! `POST /publish`: events for those who subscribe, CloudEvents, and the Deno scripts' own body in direct mode.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,85 +7,194 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::response::{IntoResponse as _, Response};
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, Request, StatusCode};
-use hyper::body::Body as _;
+use axum::response::Response;
+use http::header::AUTHORIZATION;
+use http::request::Parts;
+use http::{HeaderMap, Request, StatusCode};
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
-use tokio::sync::SemaphorePermit;
 
-use super::Server;
-use super::problem::Problem;
+use super::auth::{Caller, authenticate};
+use super::cloud_event::{self, Mode};
+use super::extract::{media_type, receive};
+use super::problem::{Problem, field};
+use super::{Server, answer, once};
 use crate::common::endpoint_url::EndpointUrl;
-use crate::common::http::read_body;
+use crate::common::event_type::EventType;
 use crate::common::job::TraceContext;
 use crate::deliver::TRACEPARENT;
-use crate::publish::{DIRECT_TENANT, DIRECT_TYPE, DirectEvent};
+use crate::publish::{
+    Audience, DIRECT_TENANT, DIRECT_TYPE, DirectEvent, Event, PublishError, Published, RepeatKey,
+};
+use crate::registry::Principal;
 
 /// Bytes of a request around its payload: the URL at its longest (2 KiB), names, white space.
-pub(super) const FRAME_BYTES: usize = 64 * 1024;
+const FRAME_BYTES: usize = 64 * 1024;
 
 /// Objects and arrays within one another: what common JSON parsers take (serde_json's limit).
 const MOST_DEPTH: usize = 128;
 
-/// Tenant names and event types are at most this long.
+/// Tenant names and event types of direct mode are at most this long.
 const MOST_NAME_BYTES: usize = 256;
 
-/// The scripts' body, and an event type.
-#[derive(Deserialize)]
-struct DirectRequest<'a> {
+/// An event as a request holds it, in any of its forms.
+#[derive(Default, Deserialize)]
+pub(super) struct Given<'a> {
     #[serde(borrow)]
-    url: Option<Cow<'a, str>>,
+    pub(super) url: Option<Cow<'a, str>>,
+    #[serde(borrow, default, deserialize_with = "any")]
+    pub(super) payload: Option<&'a RawValue>,
     #[serde(borrow)]
-    payload: Option<&'a RawValue>,
-    #[serde(borrow)]
-    target: Option<Cow<'a, str>>,
+    pub(super) target: Option<Cow<'a, str>>,
     #[serde(borrow, rename = "type")]
-    kind: Option<Cow<'a, str>>,
+    pub(super) kind: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    pub(super) tenant: Option<Cow<'a, str>>,
+    /// What makes a repeated one known, where the event itself says so.
+    #[serde(skip)]
+    pub(super) repeat: Option<Vec<u8>>,
 }
 
+/// Any JSON, null as well: absent is something else.
+pub(super) fn any<'de: 'a, 'a, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+/// Publishes an event
+///
+/// With the provider's key it goes to every endpoint that subscribes to its type, or to those of one `tenant`; with a
+/// tenant's own key to that tenant alone. Once answered 202, it is queued. CloudEvents 1.0 is taken in structured
+/// mode, and in binary mode (`ce-` headers, the payload as body; the tenant in `ce-tenant`).
+#[utoipa::path(
+    post, path = "/publish", tag = "events", security(("api_key" = [])),
+    request_body(description = "The event", content(
+        (crate::api::NewEvent = "application/json"),
+        (crate::api::CloudEvent = "application/cloudevents+json"),
+    )),
+    responses((status = 202, description = "It is queued, for nobody as well", body = Published))
+)]
 pub(super) async fn publish(
     State(server): State<Arc<Server>>,
     request: Request<Body>,
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
-    require_json(&parts.headers)?;
+    let mode = cloud_event::mode(media_type(&parts.headers), &parts.headers)?;
+    let direct_is_on = server.publisher.direct.is_some();
+    // Without direct mode nothing is read from strangers.
+    let caller = (!direct_is_on || parts.headers.contains_key(AUTHORIZATION) || parts.uri.query().is_some())
+        .then(|| authenticate(&server, &parts));
+    if let (false, Some(Err(refusal))) = (direct_is_on, &caller) {
+        return Err(refusal.clone());
+    }
     let most = server.max_payload.saturating_add(FRAME_BYTES);
-    let _room = room_for(&server, &body, most)?;
-    let body = read_body(body, most, server.request_time).await?;
-    let request: Object<DirectRequest<'_>> =
-        serde_json::from_slice(&body).map_err(|error| Problem::bad_request(json_problem(&error)))?;
+    let (body, _room) = receive(&server, body, most).await?;
+    let given = match mode {
+        Mode::Structured => cloud_event::structured(&body)?,
+        Mode::Binary => cloud_event::binary(&parts.headers, &body)?,
+        Mode::Own => {
+            let given: Result<Object<Given<'_>>, _> = serde_json::from_slice(&body);
+            given.map_err(|error| Problem::bad_request(json_problem(&error)))?.0
+        }
+    };
+    if given.url.is_some() {
+        return publish_direct(&server, &given, &parts.headers).await;
+    }
+    let caller = Caller(caller.unwrap_or_else(|| authenticate(&server, &parts))?);
+    let key = once::key_of(&parts.headers)?;
+    // A CloudEvent is the same by its source and id, whatever else is written differently.
+    let asked = key.is_some().then(|| fingerprint_of(&parts, &body));
+    let key = key.map(|key| [b"publish ", key.as_slice()].concat());
+    let key = key.or_else(|| given.repeat.as_deref().map(|key| [b"cloudevent ", key].concat()));
+    publish_subscribed(&server, &caller, &given, &parts.headers, key, asked).await
+}
 
-    let request = request.0;
-    let url = request.url.as_deref().ok_or_else(|| Problem::bad_request("'url' is required"))?;
-    let url = EndpointUrl::parse(url).map_err(|error| Problem::bad_request(format!("'url' {error}")))?;
-    let payload = request.payload.ok_or_else(|| Problem::bad_request("'payload' is required"))?;
-    if payload.get().len() > server.max_payload {
-        let detail =
-            format!("'payload' is {} bytes, at most {} are taken", payload.get().len(), server.max_payload);
+async fn publish_subscribed(
+    server: &Arc<Server>,
+    caller: &Caller,
+    given: &Given<'_>,
+    headers: &HeaderMap,
+    key: Option<Vec<u8>>,
+    asked: Option<once::Fingerprint>,
+) -> Result<Response, Problem> {
+    let payload = payload_of(server, given)?;
+    let kind = given.kind.as_deref().ok_or_else(|| Problem::bad_request("'type' is required"))?;
+    let kind = EventType::parse(kind).map_err(|error| field("type", &error))?;
+    let to = match (given.tenant.as_deref(), caller.0) {
+        (Some(named), _) => Audience::Tenant(caller.tenant(server, named)?.id),
+        (None, Principal::Tenant(id)) => Audience::Tenant(id),
+        (None, Principal::Provider) => Audience::Everyone,
+    };
+    let trace = trace_of(headers);
+    let Some(key) = key else {
+        let event = Event { kind, payload, trace, repeat: None };
+        return Ok(accepted(&server.publisher.publish(event, to).await?));
+    };
+    let repeat = Some(RepeatKey::new(caller.0, key.clone()));
+    let (publisher, payload) = (Arc::clone(server), payload.to_owned());
+    let publishing = async move {
+        let event = Event { kind, payload: &payload, trace, repeat };
+        let published = publisher.publisher.publish(event, to).await;
+        answer_of(published)
+    };
+    Ok(server.once.answer((caller.0, key), asked, publishing).await)
+}
+
+async fn publish_direct(
+    server: &Server,
+    given: &Given<'_>,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
+    let envelope = server.publisher.direct.as_ref().ok_or_else(|| {
+        Problem::bad_request(
+            "'url' is for direct mode, which this server was started without; see --public-key",
+        )
+    })?;
+    let url = given.url.as_deref().unwrap_or_default();
+    let url = EndpointUrl::parse(url).map_err(|error| field("url", &error))?;
+    let event = DirectEvent {
+        url,
+        payload: payload_of(server, given)?,
+        kind: name_or(given.kind.as_deref(), "type", DIRECT_TYPE)?,
+        target: name_or(given.target.as_deref(), "target", DIRECT_TENANT)?,
+        trace: trace_of(headers),
+    };
+    Ok(accepted(&server.publisher.publish_direct(event, envelope).await?))
+}
+
+fn accepted(published: &Published) -> Response {
+    answer::json(StatusCode::ACCEPTED, published)
+}
+
+fn answer_of(published: Result<Published, PublishError>) -> Response {
+    use axum::response::IntoResponse as _;
+    published.map_or_else(|error| Problem::from(error).into_response(), |published| accepted(&published))
+}
+
+fn payload_of<'a>(server: &Server, given: &Given<'a>) -> Result<&'a RawValue, Problem> {
+    let payload = given.payload.ok_or_else(|| Problem::bad_request("'payload' is required"))?;
+    let length = payload.get().len();
+    if length > server.max_payload {
+        let detail = format!("'payload' is {length} bytes, at most {} are taken", server.max_payload);
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
     }
     if is_too_deep(payload.get()) {
         return Err(Problem::bad_request(format!("'payload' is nested deeper than {MOST_DEPTH}")));
     }
-    let event = DirectEvent {
-        url,
-        payload,
-        kind: name_or(request.kind.as_deref(), "type", DIRECT_TYPE)?,
-        target: name_or(request.target.as_deref(), "target", DIRECT_TENANT)?,
-        trace: trace_of(&parts.headers),
-    };
-    let published = server.publisher.publish_direct(event).await?;
-    let body = serde_json::to_vec(&published).unwrap_or_default();
-    let json = [(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-    Ok((StatusCode::ACCEPTED, json, body).into_response())
+    Ok(payload)
+}
+
+/// What a request asks to publish: its body, and in binary mode its headers.
+fn fingerprint_of(parts: &Parts, body: &[u8]) -> once::Fingerprint {
+    let header = |name: &str| parts.headers.get(name).map_or(&b""[..], http::HeaderValue::as_bytes);
+    once::fingerprint(&[header("content-type"), header("ce-type"), header("ce-tenant"), body])
 }
 
 /// An object, where serde would take an array of its members as well.
-struct Object<T>(T);
+pub(super) struct Object<T>(pub(super) T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -136,30 +245,11 @@ fn json_problem(error: &serde_json::Error) -> String {
     match error.classify() {
         serde_json::error::Category::Data => {
             format!(
-                "the body must be a JSON object with 'url' (text), 'payload' (any JSON), optionally 'target' and 'type' (text), each once; {place}"
+                "the body must be a JSON object with 'type' (text), 'payload' (any JSON) and optionally 'tenant' (text), or for direct mode 'url' (text), 'payload' and optionally 'target' and 'type', each once; {place}"
             )
         }
         _ => format!("the body isn't JSON; {place}"),
     }
-}
-
-/// A share of the memory for bodies: of the length that was announced, or the most that is taken.
-fn room_for<'s>(server: &'s Server, body: &Body, most: usize) -> Result<SemaphorePermit<'s>, Problem> {
-    let announced = body.size_hint().upper().and_then(|length| usize::try_from(length).ok());
-    let kib = announced.unwrap_or(most).min(most).div_ceil(1024);
-    let permit = server.body_budget.try_acquire_many(u32::try_from(kib).unwrap_or(u32::MAX));
-    permit.map_err(|_| {
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too much is being received at once; try again")
-    })
-}
-
-fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
-    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let media_type = content_type.split(';').next().unwrap_or_default().trim();
-    if media_type.eq_ignore_ascii_case("application/json") {
-        return Ok(());
-    }
-    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content-type must be application/json"))
 }
 
 fn name_or<'a>(given: Option<&'a str>, member: &str, default: &'a str) -> Result<&'a str, Problem> {

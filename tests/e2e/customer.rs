@@ -8,7 +8,7 @@ use whk::common::crypto::signature::{Secret, Signer, Verifier};
 use crate::support::{Answer, RawCustomer, Server, fixture, post};
 
 const MESSAGE: &str =
-    r#"{"id":"msg_1","type":"invoice.paid","timestamp":"2026-01-02T03:04:05Z","data":{"a":1}}"#;
+    r#"{"id":"evt_1","type":"invoice.paid","timestamp":"2026-01-02T03:04:05Z","data":{"a":1}}"#;
 
 fn seal_with(key: &str, message: &str) -> Vec<u8> {
     let key = PublicKey::read(&fixture(key)).unwrap();
@@ -50,9 +50,9 @@ fn an_event_is_printed_once_however_often_it_comes() {
     assert_eq!(deliver(&customer, "msg_1", &sealed()), 200);
     assert_eq!(
         customer.line(),
-        r#"{"id":"msg_1","type":"invoice.paid","time":"2026-01-02T03:04:05Z","data":{"a":1}}"#
+        r#"{"id":"msg_1","event_id":"evt_1","type":"invoice.paid","time":"2026-01-02T03:04:05Z","data":{"a":1}}"#
     );
-    let second = MESSAGE.replace("msg_1", "msg_2").replace("invoice.paid", r"invoice\/paid");
+    let second = MESSAGE.replace("evt_1", "evt_2").replace("invoice.paid", r"invoice\/paid");
     assert_eq!(deliver(&customer, "msg_2", &seal_with("keys/public_key.pem", &second)), 200);
     let rest = customer.kill();
     assert_eq!(rest.len(), 1, "{rest:?}");

@@ -6,6 +6,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -29,11 +30,17 @@ pub(crate) fn whk(arguments: &[&str]) -> Command {
         "MAX_PAYLOAD_SIZE",
         "MAX_RETRIES",
         "RETRY_DELAYS",
+        "WHK_API_KEY",
+        "WHK_DATA_DIR",
         "WHK_LOG",
         "WHK_LOG_FORMAT",
     ] {
         command.env_remove(name);
     }
+    // Made only by servers that are given no other.
+    static FOLDERS: AtomicUsize = AtomicUsize::new(0);
+    let folder = format!("data-{}-{}", std::process::id(), FOLDERS.fetch_add(1, Ordering::Relaxed));
+    command.env("WHK_DATA_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join(folder));
     command
 }
 
@@ -50,6 +57,8 @@ pub(crate) fn stderr(output: &Output) -> String {
 /// A server that runs beside the test and is killed with it.
 pub(crate) struct Server {
     child: Child,
+    /// Where it keeps its tenants, where the test named no folder.
+    data_dir: Option<tempfile::TempDir>,
     pub(crate) port: u16,
     log: Arc<Mutex<Vec<String>>>,
     log_reader: Option<thread::JoinHandle<()>>,
@@ -83,17 +92,30 @@ impl Server {
         });
         let port = port.recv_timeout(PATIENCE);
         let port = port.unwrap_or_else(|_| panic!("it doesn't listen: {:?}", log.lock().unwrap())).unwrap();
-        Self { child, port, log, log_reader: Some(log_reader), lines }
+        Self { child, data_dir: None, port, log, log_reader: Some(log_reader), lines }
     }
 
-    /// `whk publish-server` with the fixtures' keys and `more`.
+    /// `whk publish-server` with a data dir of its own and `more`.
+    pub(crate) fn publish_to_tenants(more: &[&str]) -> Self {
+        let data_dir = tempfile::tempdir().unwrap();
+        let mut command = whk(&["publish-server", "--port", "0", "--log-format", "json", "--data-dir"]);
+        let mut server = Self::start(command.arg(data_dir.path()).args(more));
+        server.data_dir = Some(data_dir);
+        server
+    }
+
+    /// `whk publish-server` in direct mode with the fixtures' keys and `more`.
     pub(crate) fn publish(more: &[&str]) -> Self {
-        let mut command = whk(&["publish-server", "--port", "0", "--log-format", "json"]);
+        let data_dir = tempfile::tempdir().unwrap();
+        let mut command = whk(&["publish-server", "--port", "0", "--log-format", "json", "--data-dir"]);
+        command.arg(data_dir.path());
         if !more.contains(&"--public-key") {
             command.arg("--public-key").arg(fixture("keys/public_key.pem"));
         }
         command.arg("--signing-secret-file").arg(fixture("keys/signing_secret.txt")).args(more);
-        Self::start(command)
+        let mut server = Self::start(command);
+        server.data_dir = Some(data_dir);
+        server
     }
 
     /// The same with loopback allowed and quick retries.

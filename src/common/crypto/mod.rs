@@ -1,11 +1,13 @@
 //! Keys, envelopes and signatures: everything secret passes through here and nowhere else.
 
+pub mod api_key;
 pub mod envelope;
 pub mod keys;
 pub mod legacy;
 pub mod signature;
 #[cfg(test)]
 pub(crate) mod tests;
+pub mod vault;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};

@@ -136,17 +136,35 @@ impl Signer {
     /// The value of the `webhook-signature` header: one `v1,…` a secret, separated by spaces.
     #[must_use]
     pub fn sign(&self, id: &str, timestamp: i64, body: &[u8]) -> String {
-        let timestamp = timestamp.to_string();
-        let mut header = String::with_capacity(self.0.len().saturating_mul(48));
-        for mac in self.0.iter().filter_map(|secret| secret.mac(id, &timestamp, body)) {
-            if !header.is_empty() {
-                header.push(' ');
-            }
-            header.push_str(VERSION);
-            STANDARD.encode_string(mac, &mut header);
-        }
-        header
+        sign(&self.0, id, timestamp, body)
     }
+
+    /// Its secrets.
+    #[must_use]
+    pub fn secrets(&self) -> &[Secret] {
+        &self.0
+    }
+}
+
+/// The value of the `webhook-signature` header with each of `secrets`, in their order; see [`Signer::sign`].
+#[must_use]
+pub fn sign<'s>(
+    secrets: impl IntoIterator<Item = &'s Secret>,
+    id: &str,
+    timestamp: i64,
+    body: &[u8],
+) -> String {
+    let timestamp = timestamp.to_string();
+    // A base64 SHA-256 and its version are 47 bytes: room for one, which is all that most endpoints have.
+    let mut header = String::with_capacity(48);
+    for mac in secrets.into_iter().filter_map(|secret| secret.mac(id, &timestamp, body)) {
+        if !header.is_empty() {
+            header.push(' ');
+        }
+        header.push_str(VERSION);
+        STANDARD.encode_string(mac, &mut header);
+    }
+    header
 }
 
 /// Why a delivery isn't believed.

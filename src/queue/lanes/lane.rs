@@ -48,6 +48,8 @@ pub(super) fn turns_from(first: Standing) -> [Standing; 3] {
 pub(super) struct LaneState {
     pub(super) waiting: VecDeque<Waiting>,
     pub(super) leased: u32,
+    /// Whether each job waits for the one before it: as the latest one has it.
+    pub(super) ordered: bool,
     /// Retried jobs among the timers.
     pub(super) aside: usize,
     /// Whether it has an entry in each ring.
@@ -71,6 +73,7 @@ impl LaneState {
         Self {
             waiting: VecDeque::new(),
             leased: 0,
+            ordered: false,
             aside: 0,
             in_ring: PerStanding::default(),
             has_timer: false,

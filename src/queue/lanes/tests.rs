@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::common::job::MessageId;
+use crate::common::id::MessageId;
 use crate::queue::tests::{config, dead, job};
 
 fn at(seconds: u64) -> Timestamp {

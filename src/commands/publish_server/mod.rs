@@ -1,18 +1,19 @@
 //! Step 2, `whk publish-server`: takes events, seals them, queues them, delivers them.
 
-use std::path::PathBuf;
+mod args;
+
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::ValueEnum;
-use ipnet::IpNet;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use self::args::{DataArgs, DeliveryArgs, DirectArgs, HttpArgs, LimitArgs};
+use super::duration;
 use super::retry_args::RetryArgs;
-use super::{at_least_one, count, duration};
 use crate::common::clock::Clock;
 use crate::common::crypto::envelope::{KeyReuse, Sealer};
 use crate::common::crypto::keys::PublicKey;
@@ -27,7 +28,10 @@ use crate::dispatch::Dispatcher;
 use crate::exit::UsageError;
 use crate::publish::{Envelope, Publisher};
 use crate::queue::{self, Queue, QueueConfig, QueueKind};
-use crate::server::Server;
+use crate::registry::data_dir::DataDir;
+use crate::registry::tenant::EnvelopeKind;
+use crate::registry::{self, Limits, Registry};
+use crate::server::{Once, Server};
 
 /// A lease outlasts an attempt by this: time enough to settle it.
 const LEASE_MARGIN: Duration = Duration::from_secs(30);
@@ -39,10 +43,17 @@ const BODY_BUDGET_KIB: usize = 256 * 1024;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  whk publish-server --signing-secret-file signing_secret.txt --allow-net 127.0.0.0/8
+  whk publish-server --allow-net 127.0.0.0/8
+  whk tenant onboard Acme --public-key public_key.pem --url http://localhost:9000/webhook --events 'invoice.*'
+  curl http://localhost:4242/publish -H \"authorization: Bearer $(cat whk-data/provider_key.txt)\" \\
+       -H 'content-type: application/json' -d '{\"type\":\"invoice.paid\",\"payload\":{\"amount\":42}}'
+
+Direct mode, as the Deno scripts publish, without tenants or API keys:
+  whk publish-server --public-key public_key.pem --signing-secret-file signing_secret.txt --allow-net 127.0.0.0/8
   curl http://localhost:4242/publish -H 'content-type: application/json' \\
        -d '{\"url\":\"http://localhost:9000/webhook\",\"payload\":{\"hello\":\"world\"}}'
 
+The first start makes the provider's API key and writes it to provider_key.txt in the data dir.
 Deliveries go to public addresses over https. --allow-net opens a network of your own, over http as well.
 SIGTERM or SIGINT stops accepting and delivers what is queued within --drain-timeout; a second one ends at once.
 Exit status: 0 stopped with nothing left, 1 jobs were left, 64 usage, 66 a file is missing, 69 the port isn't free,
@@ -51,18 +62,10 @@ pub struct Args {
     /// Where jobs wait between publish and delivery
     #[arg(long, value_enum, default_value_t)]
     queue: QueueKind,
-    /// Keep strict order per URL: a failed job holds up those behind it, and no other URL's
+    /// Keep strict order per endpoint: a failed job holds up those behind it, and no other endpoint's. Without it
+    /// each endpoint's own setting holds
     #[arg(long)]
     ordered: bool,
-    /// The customer's public key: PEM, base64 of PEM, or JWK
-    #[arg(long, value_name = "FILE", default_value = "public_key.pem")]
-    public_key: PathBuf,
-    /// Sign deliveries with the secrets in this file, one `whsec_…` a line
-    #[arg(long, value_name = "FILE")]
-    signing_secret_file: Option<PathBuf>,
-    /// How payloads are sealed: jwe, or the Deno scripts' rsa-oaep (at most 470 bytes)
-    #[arg(long, value_enum, default_value_t)]
-    envelope: EnvelopeKind,
     /// Messages that one content key seals; 1 makes a new one for each
     #[arg(long, default_value_t = 1_000, value_name = "COUNT")]
     key_reuse: u32,
@@ -73,6 +76,10 @@ pub struct Args {
     #[arg(long, value_parser = duration, default_value = "5m", value_name = "DURATION")]
     key_reuse_age: Duration,
     #[command(flatten)]
+    data: DataArgs,
+    #[command(flatten)]
+    direct: DirectArgs,
+    #[command(flatten)]
     http: HttpArgs,
     #[command(flatten)]
     limits: LimitArgs,
@@ -82,92 +89,38 @@ pub struct Args {
     retry: RetryArgs,
 }
 
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "HTTP server")]
-struct HttpArgs {
-    /// Port to listen on; 0 takes a free one
-    #[arg(long, env = "SERVER_PORT", default_value_t = 4242)]
-    port: u16,
-    /// Name or address to listen on; who reaches it can publish
-    #[arg(long, env = "SERVER_HOSTNAME", default_value = "127.0.0.1", value_name = "HOST")]
-    hostname: String,
-    /// Connections at once
-    #[arg(long, value_parser = count, default_value_t = 1_024, value_name = "COUNT")]
-    max_connections: usize,
-    /// How long a connection may be silent before a request, and take to send its headers
-    #[arg(long, value_parser = duration, default_value = "60s", value_name = "DURATION")]
-    idle_timeout: Duration,
-    /// How long a request's body may take to come
-    #[arg(long, value_parser = duration, default_value = "30s", value_name = "DURATION")]
-    request_timeout: Duration,
-}
-
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Limits")]
-struct LimitArgs {
-    /// Unsettled jobs that are held; further ones are answered 503
-    #[arg(long, env = "MAX_QUEUE_SIZE", value_parser = at_least_one, default_value_t = 10_000, value_name = "JOBS")]
-    max_queue_size: usize,
-    /// Bytes of unsettled jobs that are held
-    #[arg(long, value_parser = at_least_one, default_value_t = 256 << 20, value_name = "BYTES")]
-    max_queue_bytes: usize,
-    /// Bytes of one payload; larger ones are answered 413
-    #[arg(long, env = "MAX_PAYLOAD_SIZE", value_parser = at_least_one, default_value_t = 1 << 20, value_name = "BYTES")]
-    max_payload_size: usize,
-}
-
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Delivery")]
-struct DeliveryArgs {
-    /// A network that may be called though it isn't public, over http too; repeat it or separate with commas
-    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
-    allow_net: Vec<IpNet>,
-    /// Certificates (PEM) that are trusted beside the public ones
-    #[arg(long, value_name = "FILE")]
-    ca_file: Option<PathBuf>,
-    /// Time limit of one attempt: connect, headers and body together
-    #[arg(long, value_parser = duration, default_value = "30s", value_name = "DURATION")]
-    delivery_timeout: Duration,
-    /// Attempts at once, over all endpoints
-    #[arg(long, value_parser = count, default_value_t = 512, value_name = "COUNT")]
-    in_flight: usize,
-    /// Attempts at once to one endpoint that does well; at most a fifth of --in-flight
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..), default_value_t = 64, value_name = "COUNT")]
-    endpoint_in_flight: u32,
-    /// How long to go on delivering after SIGTERM
-    #[arg(long, value_parser = duration, default_value = "30s", value_name = "DURATION")]
-    drain_timeout: Duration,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-enum EnvelopeKind {
-    #[default]
-    Jwe,
-    RsaOaep,
-}
-
 /// Runs the command until a signal stops it.
 ///
 /// # Errors
 /// A flag or a file can't be used, the port isn't free, or jobs are left when the drain's time is over.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let policy = args.retry.policy().map_err(|error| UsageError(format!("retry flags: {error}")))?;
-    let envelope = args.open_envelope()?;
+    let reuse = KeyReuse::try_new(args.key_reuse, args.key_reuse_bytes, args.key_reuse_age)
+        .map_err(|error| UsageError(format!("--key-reuse: {error}")))?;
+    let direct = args.direct.envelope(reuse)?;
+    let direct_signer = args.direct.signer()?;
     let deliver = args.deliver_config()?;
     let guard = deliver.guard.clone();
     // Each connection takes a descriptor, and the usual soft limit of 1,024 is less than the defaults here allow.
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "raise the limit of open files");
     }
+    // Held until the end: no other server uses the folder meanwhile.
+    let data_dir = DataDir::open(&args.data.data_dir)?;
+    let registry = registry::open(&data_dir, args.data.secret_key_file.as_deref(), args.tenant_limits())?;
+    ensure_provider_key(&registry, &data_dir, args.data.new_provider_key).await?;
     let listener = bind(&args.http.hostname, args.http.port, "--port").await?;
     let shutdown = Shutdown::on_signals().context("install signal handlers")?;
 
     let clock = Clock::start();
     let metrics = Arc::new(Metrics::new());
     let queue = queue::open(args.queue, args.queue_config(&policy), clock);
+    let is_signed = direct_signer.is_some();
     let dispatcher = Dispatcher {
         queue: Arc::clone(&queue),
         deliverer: Deliverer::new(deliver, clock),
+        registry: registry.clone(),
+        direct_signer,
         policy,
         in_flight: args.delivery.in_flight,
         metrics: Arc::clone(&metrics),
@@ -179,11 +132,26 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         let _ended = ended;
         dispatcher.run().await;
     });
-    let publisher =
-        Publisher { envelope, guard, queue: Arc::clone(&queue), metrics: Arc::clone(&metrics), clock };
+    let address = address_of(&listener);
+    warn_of_direct_mode(direct.is_some(), is_signed, address);
+    let publisher = Publisher {
+        direct,
+        registry: registry.clone(),
+        key_reuse: reuse,
+        guard,
+        queue: Arc::clone(&queue),
+        sealing_budget: Semaphore::new(
+            args.limits.max_queue_bytes.div_ceil(1024).min(Semaphore::MAX_PERMITS),
+        ),
+        metrics: Arc::clone(&metrics),
+        clock,
+    };
+    let (tenants, endpoints) = registry.count();
     let server = Server {
         publisher,
+        registry,
         queue: Arc::clone(&queue),
+        once: Once::new(),
         metrics,
         max_payload: args.limits.max_payload_size,
         request_time: args.http.request_timeout,
@@ -192,16 +160,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         ),
         dispatcher_ended,
     };
-    let address = address_of(&listener);
-    if !address.ip().is_loopback() {
-        tracing::warn!(%address, "whoever reaches this address can publish; see --hostname");
-    }
-    if args.signing_secret_file.is_none() {
-        tracing::warn!(
-            "deliveries aren't signed, so customers can't tell who sent them; see --signing-secret-file"
-        );
-    }
-    tracing::info!(%address, "taking events at POST /publish");
+    tracing::info!(%address, tenants, endpoints, "taking events at POST /publish");
     let limits = ServeLimits { connections: args.http.max_connections, idle: args.http.idle_timeout };
     let mut serving = tokio::spawn(serve(listener, server.router(), limits, shutdown.drain.clone()));
 
@@ -213,6 +172,28 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         _ = &mut serving => anyhow::bail!("the HTTP server broke down; its panic stands above"),
     }
     drain(&*queue, serving, dispatching, args.delivery.drain_timeout, &shutdown.abort).await
+}
+
+/// Makes the provider's API key where there is none, or another is wanted.
+async fn ensure_provider_key(registry: &Registry, dir: &DataDir, another: bool) -> anyhow::Result<()> {
+    if !another && !registry.api_keys(None, None, 1).items.is_empty() {
+        return Ok(());
+    }
+    let (_, key) = registry.create_api_key(None, None).await?;
+    let path = dir.write_provider_key(&key)?;
+    tracing::info!(path = %path.display(), "wrote a new API key of the provider; `whk tenant` finds it there");
+    Ok(())
+}
+
+fn warn_of_direct_mode(is_on: bool, is_signed: bool, address: SocketAddr) {
+    if is_on && !address.ip().is_loopback() {
+        tracing::warn!(%address, "whoever reaches this address can publish in direct mode; see --hostname");
+    }
+    if is_on && !is_signed {
+        tracing::warn!(
+            "direct deliveries aren't signed, so customers can't tell who sent them; see --signing-secret-file"
+        );
+    }
 }
 
 /// Lets requests in flight finish, then deliveries; says what is left when the time is over.
@@ -243,7 +224,7 @@ async fn drain(
         }
         Some(_) => {
             for job in &left {
-                tracing::warn!(message_id = %job.id, endpoint = %job.url, "may not have been delivered");
+                tracing::warn!(message_id = %job.id, endpoint = %job.target, "may not have been delivered");
             }
             anyhow::bail!("{what_is_left}; --drain-timeout gives them more time")
         }
@@ -251,20 +232,7 @@ async fn drain(
 }
 
 impl Args {
-    fn open_envelope(&self) -> anyhow::Result<Envelope> {
-        let key = PublicKey::read(&self.public_key).context("--public-key")?;
-        Ok(match self.envelope {
-            EnvelopeKind::RsaOaep => Envelope::RsaOaep(key),
-            EnvelopeKind::Jwe => {
-                let reuse = KeyReuse::try_new(self.key_reuse, self.key_reuse_bytes, self.key_reuse_age)
-                    .map_err(|error| UsageError(format!("--key-reuse: {error}")))?;
-                Envelope::Jwe(Sealer::new(key, reuse))
-            }
-        })
-    }
-
     fn deliver_config(&self) -> anyhow::Result<DeliverConfig> {
-        let secrets = self.signing_secret_file.as_deref().map(Secret::read_all).transpose();
         let extra_roots = match &self.delivery.ca_file {
             None => ExtraRoots::default(),
             Some(path) => {
@@ -277,10 +245,17 @@ impl Args {
             time_limit: self.delivery.delivery_timeout,
             guard: EgressGuard::new(self.delivery.allow_net.clone()),
             extra_roots,
-            signer: secrets.context("--signing-secret-file")?.map(Signer::new),
             // Endpoints of many tenants may share a host.
             idle_connections: self.delivery.in_flight,
         })
+    }
+
+    fn tenant_limits(&self) -> Limits {
+        Limits {
+            queued_jobs: self.limits.tenant_queued_jobs,
+            publishes_per_second: self.limits.tenant_publish_rate,
+            endpoints: self.limits.tenant_endpoints,
+        }
     }
 
     fn queue_config(&self, policy: &RetryPolicy) -> QueueConfig {
@@ -293,5 +268,21 @@ impl Args {
             lease: self.delivery.delivery_timeout.saturating_add(LEASE_MARGIN),
             retry: policy.clone(),
         }
+    }
+}
+
+impl DirectArgs {
+    fn envelope(&self, reuse: KeyReuse) -> anyhow::Result<Option<Envelope>> {
+        let Some(path) = &self.public_key else { return Ok(None) };
+        let key = PublicKey::read(path).context("--public-key")?;
+        Ok(Some(match self.envelope {
+            EnvelopeKind::RsaOaep => Envelope::RsaOaep(key),
+            EnvelopeKind::Jwe => Envelope::Jwe(Sealer::new(key, reuse)),
+        }))
+    }
+
+    fn signer(&self) -> anyhow::Result<Option<Signer>> {
+        let secrets = self.signing_secret_file.as_deref().map(Secret::read_all).transpose();
+        Ok(secrets.context("--signing-secret-file")?.map(Signer::new))
     }
 }

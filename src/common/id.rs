@@ -1,0 +1,152 @@
+//! The names of things: a prefix that says what it is, and 32 hexadecimal digits.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::de::{Deserializer, Error as _};
+use serde::{Deserialize, Serialize, Serializer};
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+/// The text isn't an id of that kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be `{0}` and 32 lower-case hexadecimal digits")]
+pub struct IdError(&'static str);
+
+macro_rules! prefixed_id {
+    ($(#[$about:meta])* $name:ident, $prefix:literal) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(Uuid);
+
+        impl $name {
+            /// What its text begins with.
+            pub const PREFIX: &'static str = $prefix;
+            /// Before all others.
+            pub const MIN: Self = Self(Uuid::nil());
+            /// After all others.
+            pub const MAX: Self = Self(Uuid::max());
+
+            /// A new id: a UUID version 7 (RFC 9562, section 5.7), so ids sort by the time they were made.
+            #[expect(clippy::new_without_default, reason = "every call gives another id")]
+            #[must_use]
+            pub fn new() -> Self {
+                Self(Uuid::now_v7())
+            }
+
+            /// The id that `parts` always give: a UUID version 8 (RFC 9562, section 5.8) of their SHA-256.
+            #[must_use]
+            pub fn derived(parts: &[&[u8]]) -> Self {
+                Self(derive($prefix, parts))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($prefix, "{}"), self.0.simple())
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                parse($prefix, text).map(Self)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+                text.parse().map_err(D::Error::custom)
+            }
+        }
+    };
+}
+
+prefixed_id!(
+    /// A job: what a customer dedupes by.
+    MessageId, "msg_"
+);
+prefixed_id!(
+    /// A published event.
+    EventId, "evt_"
+);
+prefixed_id!(
+    /// A tenant.
+    TenantId, "ten_"
+);
+prefixed_id!(
+    /// An endpoint.
+    EndpointId, "ep_"
+);
+prefixed_id!(
+    /// An API key, by which it is revoked: not the key itself.
+    ApiKeyId, "key_"
+);
+
+fn derive(prefix: &str, parts: &[&[u8]]) -> Uuid {
+    let mut hash = Sha256::new();
+    for part in [prefix.as_bytes()].iter().chain(parts) {
+        // Lengths keep ("ab", "c") and ("a", "bc") apart.
+        hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        hash.update(part);
+    }
+    let mut bytes = [0; 16];
+    bytes.iter_mut().zip(hash.finalize()).for_each(|(byte, of_hash)| *byte = of_hash);
+    Uuid::new_v8(bytes)
+}
+
+fn parse(prefix: &'static str, text: &str) -> Result<Uuid, IdError> {
+    let lower_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    text.strip_prefix(prefix)
+        .filter(|digits| digits.len() == 32 && digits.bytes().all(lower_hex))
+        .and_then(|digits| Uuid::try_parse(digits).ok())
+        .ok_or(IdError(prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_prefixed_and_sort_by_time() {
+        let (first, second) = (MessageId::new(), MessageId::new());
+        assert!(first < second);
+        assert!(first.to_string().starts_with("msg_"));
+        assert_eq!(EventId::new().to_string().len(), "evt_".len() + 32);
+        assert!(TenantId::MIN < TenantId::new() && TenantId::new() < TenantId::MAX);
+    }
+
+    #[test]
+    fn ids_are_read_as_they_are_written_and_no_other_way() {
+        let id = EndpointId::new();
+        assert_eq!(id.to_string().parse(), Ok(id));
+        let text = id.to_string();
+        let digits = &text["ep_".len()..];
+        for odd in ["", "ep_", digits, &format!("ten_{digits}"), &text.to_uppercase(), &format!("{text}0")] {
+            assert!(odd.parse::<EndpointId>().is_err(), "{odd}");
+        }
+        assert!(format!("ep_{}", uuid::Uuid::now_v7().hyphenated()).parse::<EndpointId>().is_err());
+    }
+
+    #[test]
+    fn derived_ids_are_the_same_for_the_same_parts_alone() {
+        let of = |parts: &[&[u8]]| MessageId::derived(parts);
+        assert_eq!(of(&[b"key", b"ep_1"]), of(&[b"key", b"ep_1"]));
+        assert_ne!(of(&[b"key", b"ep_1"]), of(&[b"key", b"ep_2"]));
+        assert_ne!(of(&[b"ab", b"c"]), of(&[b"a", b"bc"]));
+    }
+}

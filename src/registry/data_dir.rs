@@ -1,0 +1,137 @@
+//! The folder that holds what outlives the process.
+//!
+//! ```text
+//! lock              held by the server that uses the folder
+//! registry.db       tenants, keys, endpoints (SQLite; registry/sqlite.rs)
+//! secret.key        what the secrets in registry.db are sealed with, unless --secret-key-file names another
+//! provider_key.txt  the API key that the first start made
+//! ```
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use crate::common::crypto::api_key::ApiKey;
+use crate::common::crypto::vault::{Vault, VaultError, VaultKeyError};
+use crate::common::secret_file::{SECRET_MODE, write_new, write_over};
+
+/// The folder for its owner alone.
+const DIR_MODE: u32 = 0o700;
+
+/// Why the folder can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    /// It can't be made, read or written.
+    #[error("{doing} {path}; --data-dir names another folder")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// To which path.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// Another server uses it.
+    #[error("{0} is in use by another whk; stop it, or give this one another --data-dir")]
+    InUse(PathBuf),
+    /// The secret key can't be read.
+    #[error("read secret key {path}; --secret-key-file names another")]
+    ReadKey {
+        /// As it was named.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The secret key isn't one.
+    #[error("secret key {path}")]
+    Key {
+        /// As it was named.
+        path: PathBuf,
+        /// What one looks like.
+        source: VaultKeyError,
+    },
+    /// A new secret key couldn't be made.
+    #[error("make a secret key")]
+    MakeKey(#[from] VaultError),
+}
+
+/// The folder, held until it is dropped.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl DataDir {
+    /// The provider's API key in the folder `path`.
+    #[must_use]
+    pub fn provider_key_in(path: &Path) -> PathBuf {
+        path.join("provider_key.txt")
+    }
+
+    /// Makes the folder where it is missing, and takes it.
+    ///
+    /// # Errors
+    /// It can't be made or written, or another server uses it.
+    pub fn open(path: &Path) -> Result<Self, DataDirError> {
+        let failed = |doing| move |source| DataDirError::Io { doing, path: path.to_owned(), source };
+        DirBuilder::new().recursive(true).mode(DIR_MODE).create(path).map_err(failed("make folder"))?;
+        let mode = path.metadata().map_err(failed("look at folder"))?.permissions().mode();
+        if mode & 0o077 != 0 {
+            tracing::warn!(folder = %path.display(), "others may look into the data dir; `chmod 700` it");
+        }
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).write(true).mode(SECRET_MODE);
+        let lock = options.open(path.join("lock")).map_err(failed("write to folder"))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(DataDirError::InUse(path.to_owned())),
+            Err(TryLockError::Error(source)) => Err(failed("lock folder")(source)),
+        }
+    }
+
+    /// The registry's database, for its owner alone: SQLite gives its log the same mode.
+    ///
+    /// # Errors
+    /// The file can't be made.
+    pub fn registry(&self) -> Result<PathBuf, DataDirError> {
+        let path = self.path.join("registry.db");
+        let mut options = OpenOptions::new();
+        let made = options.create(true).truncate(false).write(true).mode(SECRET_MODE).open(&path);
+        made.map_err(|source| DataDirError::Io { doing: "write", path: path.clone(), source })?;
+        Ok(path)
+    }
+
+    /// The vault whose key is in `named`, or in the folder: there it is made where it is missing and `may_make`.
+    ///
+    /// # Errors
+    /// The key can't be read, isn't one, or is missing.
+    pub fn vault(&self, named: Option<&Path>, may_make: bool) -> Result<Vault, DataDirError> {
+        let own = self.path.join("secret.key");
+        let path = named.unwrap_or(&own);
+        let text = match std::fs::read_to_string(path).map(Zeroizing::new) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() && may_make => {
+                let key = Vault::generate_key()?;
+                let write = write_new(path, SECRET_MODE, &key);
+                write.map_err(|source| DataDirError::Io { doing: "write", path: path.to_owned(), source })?;
+                key
+            }
+            read => read.map_err(|source| DataDirError::ReadKey { path: path.to_owned(), source })?,
+        };
+        Vault::parse(&text).map_err(|source| DataDirError::Key { path: path.to_owned(), source })
+    }
+
+    /// Writes the provider's key down, 0600, and says where.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn write_provider_key(&self, key: &ApiKey) -> Result<PathBuf, DataDirError> {
+        let path = Self::provider_key_in(&self.path);
+        let written = write_over(&path, SECRET_MODE, key.reveal());
+        written.map_err(|source| DataDirError::Io { doing: "write", path: path.clone(), source })?;
+        Ok(path)
+    }
+}

@@ -1,0 +1,268 @@
+//! The registry in memory: what look-ups are answered from. No I/O, no locks.
+//!
+//! ```text
+//! tenants        one entry a tenant: its public keys (oldest first), API keys and endpoints
+//! names          tenants by name
+//! api_keys       every key by the first 64 bits of its hash
+//! subscriptions  the enabled endpoints by what they subscribe to
+//! ```
+
+use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroU32;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+
+use super::subscriptions::Subscriptions;
+use super::tenant::{ApiKeyRecord, Endpoint, KeyState, LimitOverrides, Name, Tenant, TenantKey};
+use super::{Limits, TenantRef};
+use crate::common::crypto::api_key::KeyHash;
+use crate::common::event_type::EventType;
+use crate::common::id::{ApiKeyId, EndpointId, TenantId};
+
+/// One change of the registry: what a store writes down, and what the memory follows.
+#[derive(Debug, Clone)]
+pub(super) enum Change {
+    /// A tenant is new or has changed.
+    PutTenant(Arc<Tenant>),
+    /// A tenant is gone, with all that is its own.
+    DeleteTenant(TenantId),
+    /// An API key is new.
+    PutApiKey(Arc<ApiKeyRecord>),
+    /// An API key is revoked: the provider's, or a tenant's.
+    DeleteApiKey(Option<TenantId>, ApiKeyId),
+    /// A public key is new or has changed.
+    PutPublicKey(TenantId, Arc<TenantKey>),
+    /// A public key is forgotten.
+    DeletePublicKey(TenantId, Arc<TenantKey>),
+    /// An endpoint is new or has changed.
+    PutEndpoint(Arc<Endpoint>),
+    /// An endpoint is gone.
+    DeleteEndpoint(TenantId, EndpointId),
+}
+
+/// See the module's page.
+pub(super) struct State {
+    limits: Limits,
+    tenants: BTreeMap<TenantId, Entry>,
+    names: HashMap<Name, TenantId>,
+    provider_keys: BTreeMap<ApiKeyId, Arc<ApiKeyRecord>>,
+    api_keys: HashMap<u64, Vec<Arc<ApiKeyRecord>>>,
+    subscriptions: Subscriptions,
+}
+
+/// What is known of one tenant.
+pub(super) struct Entry {
+    pub(super) tenant: Arc<Tenant>,
+    pub(super) public_keys: Vec<Arc<TenantKey>>,
+    pub(super) api_keys: BTreeMap<ApiKeyId, Arc<ApiKeyRecord>>,
+    pub(super) endpoints: BTreeMap<EndpointId, Arc<Endpoint>>,
+    /// Publishes that it may still make now; made anew when its limit changes.
+    pub(super) rate: Arc<DefaultDirectRateLimiter>,
+}
+
+impl Entry {
+    /// The key that new events are sealed to.
+    pub(super) fn active_key(&self) -> Option<&Arc<TenantKey>> {
+        self.public_keys.iter().find(|key| key.state == KeyState::Active)
+    }
+}
+
+/// A tenant that an event goes to.
+pub struct Recipient {
+    /// Who it is.
+    pub tenant: Arc<Tenant>,
+    /// What its events are sealed to.
+    pub key: Arc<TenantKey>,
+    /// Its endpoints that want the event.
+    pub endpoints: Vec<Arc<Endpoint>>,
+}
+
+impl State {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            tenants: BTreeMap::new(),
+            names: HashMap::new(),
+            provider_keys: BTreeMap::new(),
+            api_keys: HashMap::new(),
+            subscriptions: Subscriptions::default(),
+        }
+    }
+
+    pub(super) fn apply(&mut self, change: Change) {
+        match change {
+            Change::PutTenant(tenant) => self.put_tenant(tenant),
+            Change::DeleteTenant(id) => self.delete_tenant(id),
+            Change::PutApiKey(key) => self.put_api_key(key),
+            Change::DeleteApiKey(owner, id) => self.delete_api_key(owner, id),
+            Change::PutPublicKey(id, key) => {
+                if let Some(entry) = self.tenants.get_mut(&id) {
+                    match entry.public_keys.iter_mut().find(|known| known.kid == key.kid) {
+                        Some(known) => *known = key,
+                        None => entry.public_keys.push(key),
+                    }
+                }
+            }
+            Change::DeletePublicKey(id, key) => {
+                if let Some(entry) = self.tenants.get_mut(&id) {
+                    entry.public_keys.retain(|known| known.kid != key.kid);
+                }
+            }
+            Change::PutEndpoint(endpoint) => self.put_endpoint(endpoint),
+            Change::DeleteEndpoint(tenant, id) => {
+                if let Some(old) = self.tenants.get_mut(&tenant).and_then(|entry| entry.endpoints.remove(&id))
+                {
+                    self.subscriptions.remove(&old);
+                }
+            }
+        }
+    }
+
+    fn put_tenant(&mut self, tenant: Arc<Tenant>) {
+        let rate = rate_of(self.limits.with(tenant.limits));
+        self.names.insert(tenant.name.clone(), tenant.id);
+        match self.tenants.get_mut(&tenant.id) {
+            Some(entry) => {
+                if entry.tenant.name != tenant.name {
+                    self.names.remove(&entry.tenant.name);
+                }
+                if entry.tenant.limits.publishes_per_second != tenant.limits.publishes_per_second {
+                    entry.rate = rate;
+                }
+                entry.tenant = tenant;
+            }
+            None => {
+                let entry = Entry {
+                    public_keys: Vec::new(),
+                    api_keys: BTreeMap::new(),
+                    endpoints: BTreeMap::new(),
+                    rate,
+                    tenant: Arc::clone(&tenant),
+                };
+                self.tenants.insert(tenant.id, entry);
+            }
+        }
+    }
+
+    fn delete_tenant(&mut self, id: TenantId) {
+        let Some(entry) = self.tenants.remove(&id) else { return };
+        self.names.remove(&entry.tenant.name);
+        for key in entry.api_keys.values() {
+            self.forget_hash(key);
+        }
+        for endpoint in entry.endpoints.values() {
+            self.subscriptions.remove(endpoint);
+        }
+    }
+
+    fn put_api_key(&mut self, key: Arc<ApiKeyRecord>) {
+        let keys = match key.tenant {
+            None => Some(&mut self.provider_keys),
+            Some(tenant) => self.tenants.get_mut(&tenant).map(|entry| &mut entry.api_keys),
+        };
+        if let Some(keys) = keys {
+            keys.insert(key.id, Arc::clone(&key));
+            self.api_keys.entry(key.hash.bucket()).or_default().push(key);
+        }
+    }
+
+    fn delete_api_key(&mut self, owner: Option<TenantId>, id: ApiKeyId) {
+        let keys = match owner {
+            None => Some(&mut self.provider_keys),
+            Some(tenant) => self.tenants.get_mut(&tenant).map(|entry| &mut entry.api_keys),
+        };
+        if let Some(key) = keys.and_then(|keys| keys.remove(&id)) {
+            self.forget_hash(&key);
+        }
+    }
+
+    fn forget_hash(&mut self, key: &ApiKeyRecord) {
+        if let Some(bucket) = self.api_keys.get_mut(&key.hash.bucket()) {
+            bucket.retain(|known| known.id != key.id);
+            if bucket.is_empty() {
+                self.api_keys.remove(&key.hash.bucket());
+            }
+        }
+    }
+
+    fn put_endpoint(&mut self, endpoint: Arc<Endpoint>) {
+        let Some(entry) = self.tenants.get_mut(&endpoint.tenant) else { return };
+        if let Some(old) = entry.endpoints.insert(endpoint.id, Arc::clone(&endpoint)) {
+            self.subscriptions.remove(&old);
+        }
+        if endpoint.disabled.is_none() {
+            self.subscriptions.insert(&endpoint);
+        }
+    }
+
+    /// Who presents a key of that hash.
+    pub(super) fn api_key(&self, hash: &KeyHash) -> Option<&Arc<ApiKeyRecord>> {
+        self.api_keys.get(&hash.bucket())?.iter().find(|key| key.hash == *hash)
+    }
+
+    pub(super) fn entry(&self, tenant: &TenantRef) -> Option<&Entry> {
+        let id = match tenant {
+            TenantRef::Id(id) => id,
+            TenantRef::Name(name) => self.names.get(name.as_str())?,
+        };
+        self.tenants.get(id)
+    }
+
+    pub(super) fn entry_of(&self, id: TenantId) -> Option<&Entry> {
+        self.tenants.get(&id)
+    }
+
+    pub(super) fn endpoint(&self, tenant: TenantId, id: EndpointId) -> Option<&Arc<Endpoint>> {
+        self.tenants.get(&tenant)?.endpoints.get(&id)
+    }
+
+    pub(super) fn tenants_after(&self, after: Option<TenantId>) -> impl Iterator<Item = &Arc<Tenant>> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.tenants.range((from, Bound::Unbounded)).map(|(_, entry)| &entry.tenant)
+    }
+
+    /// The API keys of a tenant, or of the provider.
+    pub(super) fn api_keys_of(
+        &self,
+        owner: Option<TenantId>,
+    ) -> Option<&BTreeMap<ApiKeyId, Arc<ApiKeyRecord>>> {
+        match owner {
+            None => Some(&self.provider_keys),
+            Some(tenant) => self.tenants.get(&tenant).map(|entry| &entry.api_keys),
+        }
+    }
+
+    /// The enabled endpoints that want events of that type, of one tenant or all, grouped by tenant.
+    pub(super) fn recipients(&self, kind: &EventType, of: Option<TenantId>) -> Vec<Recipient> {
+        let mut recipients: Vec<Recipient> = Vec::new();
+        for (tenant, endpoint) in self.subscriptions.subscribers(kind, of) {
+            let Some(entry) = self.tenants.get(&tenant) else { continue };
+            let Some(endpoint) = entry.endpoints.get(&endpoint).cloned() else { continue };
+            match recipients.last_mut().filter(|last| last.tenant.id == tenant) {
+                Some(last) => last.endpoints.push(endpoint),
+                None => recipients.extend(entry.active_key().map(|key| Recipient {
+                    tenant: Arc::clone(&entry.tenant),
+                    key: Arc::clone(key),
+                    endpoints: vec![endpoint],
+                })),
+            }
+        }
+        recipients
+    }
+
+    /// A tenant's limits.
+    pub(super) fn limits(&self, overrides: LimitOverrides) -> Limits {
+        self.limits.with(overrides)
+    }
+
+    pub(super) fn count(&self) -> (usize, usize) {
+        (self.tenants.len(), self.tenants.values().map(|entry| entry.endpoints.len()).sum())
+    }
+}
+
+fn rate_of(limits: Limits) -> Arc<DefaultDirectRateLimiter> {
+    let per_second = NonZeroU32::new(limits.publishes_per_second).unwrap_or(NonZeroU32::MIN);
+    Arc::new(RateLimiter::direct(Quota::per_second(per_second)))
+}

@@ -1,0 +1,82 @@
+//! Who asks, and what is theirs.
+
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use http::StatusCode;
+use http::header::AUTHORIZATION;
+use http::request::Parts;
+
+use super::problem::Problem;
+use super::{Server, answer};
+use crate::common::crypto::api_key::{ANY_PREFIX, KeyHash};
+use crate::registry::tenant::{DisabledReason, ME, Tenant};
+use crate::registry::{Principal, TenantRef};
+
+/// Longer texts aren't keys, and aren't hashed.
+const MOST_KEY_BYTES: usize = 128;
+
+/// Who makes the request, by the API key in its `Authorization` header.
+pub(super) struct Caller(pub(super) Principal);
+
+impl FromRequestParts<Arc<Server>> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, server: &Arc<Server>) -> Result<Self, Problem> {
+        authenticate(server, parts).map(Self)
+    }
+}
+
+/// Who makes the request.
+pub(super) fn authenticate(server: &Server, parts: &Parts) -> Result<Principal, Problem> {
+    if parts.uri.query().is_some_and(|query| query.contains(ANY_PREFIX)) {
+        return Err(Problem::bad_request(
+            "an API key doesn't belong into a URL, which logs keep: revoke it, and send another as `Authorization: Bearer <key>`",
+        ));
+    }
+    let unauthorized = |detail| Problem::new(StatusCode::UNAUTHORIZED, detail);
+    let header = parts
+        .headers
+        .get(AUTHORIZATION)
+        .ok_or_else(|| unauthorized("an API key is needed: `Authorization: Bearer <key>`"))?;
+    let key = header.to_str().ok().and_then(|header| header.split_once(' ')).and_then(|(scheme, key)| {
+        scheme.eq_ignore_ascii_case("bearer").then(|| key.trim()).filter(|key| key.len() <= MOST_KEY_BYTES)
+    });
+    key.and_then(|key| server.registry.authenticate(&KeyHash::of(key)))
+        .ok_or_else(|| unauthorized("this API key isn't known: it may have been revoked"))
+}
+
+impl Caller {
+    /// Only the provider may.
+    pub(super) fn require_provider(&self) -> Result<(), Problem> {
+        match self.0 {
+            Principal::Provider => Ok(()),
+            Principal::Tenant(_) => {
+                Err(Problem::new(StatusCode::FORBIDDEN, "this needs an API key of the provider"))
+            }
+        }
+    }
+
+    /// The tenant that `named` is the id or name of, where it is the caller's to see: whether another tenant's is
+    /// there, an answer never tells.
+    pub(super) fn tenant(&self, server: &Server, named: &str) -> Result<Arc<Tenant>, Problem> {
+        let named = match self.0 {
+            Principal::Tenant(id) if named == ME => TenantRef::Id(id),
+            _ => TenantRef::parse(named),
+        };
+        let found = server.registry.tenant(&named);
+        let theirs = |tenant: &Arc<Tenant>| match self.0 {
+            Principal::Provider => true,
+            Principal::Tenant(id) => tenant.id == id,
+        };
+        found.filter(theirs).ok_or_else(|| answer::no_such("tenant"))
+    }
+
+    /// What the caller disables an endpoint as.
+    pub(super) fn disables_as(&self) -> DisabledReason {
+        match self.0 {
+            Principal::Provider => DisabledReason::ByProvider,
+            Principal::Tenant(_) => DisabledReason::ByTenant,
+        }
+    }
+}

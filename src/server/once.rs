@@ -1,0 +1,168 @@
+//! Requests that are repeated: the same `Idempotency-Key` of the same caller gets the same answer, and is done once.
+//!
+//! Answers are remembered in memory for a day, the least used going first where they take more than 64 MiB. Only
+//! success is remembered: after a failure the repetition is another attempt.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, Method, Request, StatusCode};
+use http_body_util::BodyExt as _;
+use moka::future::Cache;
+use sha2::{Digest as _, Sha256};
+
+use super::Server;
+use super::auth::authenticate;
+use super::extract::receive_managing;
+use super::problem::Problem;
+use crate::registry::Principal;
+
+/// The header by which a caller marks a repetition.
+pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// Longer keys are refused: each is remembered.
+const MOST_KEY_BYTES: usize = 255;
+
+const REMEMBERED_BYTES: u64 = 64 << 20;
+const REMEMBERED_TIME: Duration = Duration::from_secs(24 * 3600);
+/// What remembering takes beside key and body.
+const ENTRY_BYTES: usize = 256;
+
+/// The SHA-256 of what a request asks for.
+pub(super) type Fingerprint = [u8; 32];
+
+/// Whose key, and the key.
+type Key = (Principal, Vec<u8>);
+
+/// See the module's page.
+pub struct Once(Cache<Key, Remembered>);
+
+#[derive(Clone)]
+struct Remembered {
+    /// `None` where the key alone says that it is the same.
+    asked: Option<Fingerprint>,
+    answer: Answer,
+}
+
+/// An answer that can be given again.
+#[derive(Clone)]
+pub(super) struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Answer {
+    /// Takes an answer apart.
+    pub(super) async fn of(response: Response) -> Self {
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+        Self { status: parts.status, headers: parts.headers, body }
+    }
+
+    fn into_response(self) -> Response {
+        let mut response = (self.status, self.body).into_response();
+        *response.headers_mut() = self.headers;
+        response
+    }
+}
+
+impl Once {
+    /// Nothing remembered.
+    #[must_use]
+    pub fn new() -> Self {
+        let weight = |key: &Key, remembered: &Remembered| {
+            let bytes = key.1.len().saturating_add(remembered.answer.body.len()).saturating_add(ENTRY_BYTES);
+            u32::try_from(bytes).unwrap_or(u32::MAX)
+        };
+        let cache = Cache::builder().weigher(weight).max_capacity(REMEMBERED_BYTES);
+        Self(cache.time_to_live(REMEMBERED_TIME).build())
+    }
+
+    /// Answers as before, or makes the answer, once however many ask at the same time; also where the caller goes
+    /// away meanwhile, so that what was done is remembered.
+    pub(super) async fn answer(
+        &self,
+        key: Key,
+        asked: Option<Fingerprint>,
+        make: impl Future<Output = Response> + Send + 'static,
+    ) -> Response {
+        let cache = self.0.clone();
+        let made = tokio::spawn(async move {
+            let remembered = async {
+                let answer = Answer::of(make.await).await;
+                let remembered = Remembered { asked, answer };
+                if remembered.answer.status.is_success() { Ok(remembered) } else { Err(remembered) }
+            };
+            cache.try_get_with(key, remembered).await
+        });
+        let remembered = match made.await {
+            Ok(Ok(remembered)) => remembered,
+            Ok(Err(failed)) => Remembered::clone(&failed),
+            Err(_) => {
+                return Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "see the server's log")
+                    .into_response();
+            }
+        };
+        if remembered.asked != asked {
+            let detail = "this Idempotency-Key was used for another request; use a new one for each";
+            return Problem::new(StatusCode::CONFLICT, detail).into_response();
+        }
+        remembered.answer.into_response()
+    }
+}
+
+impl Default for Once {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The request's idempotency key, where it has one.
+pub(super) fn key_of(headers: &HeaderMap) -> Result<Option<Vec<u8>>, Problem> {
+    let Some(key) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let key = key.as_bytes();
+    if key.is_empty() || key.len() > MOST_KEY_BYTES || !key.iter().all(u8::is_ascii_graphic) {
+        let detail = format!("Idempotency-Key must be 1 to {MOST_KEY_BYTES} visible ASCII characters");
+        return Err(Problem::bad_request(detail));
+    }
+    Ok(Some(key.to_vec()))
+}
+
+/// What a request asks for.
+pub(super) fn fingerprint(parts: &[&[u8]]) -> Fingerprint {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
+}
+
+/// Gives POSTs that manage something the same answer again.
+pub(super) async fn layer(
+    State(server): State<Arc<Server>>,
+    request: Request<Body>,
+    next: Next,
+) -> Result<Response, Problem> {
+    if request.method() != Method::POST {
+        return Ok(next.run(request).await);
+    }
+    let Some(key) = key_of(request.headers())? else { return Ok(next.run(request).await) };
+    let (parts, body) = request.into_parts();
+    let principal = authenticate(&server, &parts)?;
+    let (body, room) = receive_managing(&server, body).await?;
+    drop(room);
+    let content_type = parts.headers.get(CONTENT_TYPE).map_or(&b""[..], http::HeaderValue::as_bytes);
+    let asked = fingerprint(&[parts.uri.path().as_bytes(), content_type, &body]);
+    let request = Request::from_parts(parts, Body::from(body));
+    // Keys of published events are others'.
+    let key = [b"manage ", key.as_slice()].concat();
+    Ok(server.once.answer((principal, key), Some(asked), next.run(request)).await)
+}
