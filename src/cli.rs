@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{customer, keygen, publish_server, send};
+use crate::commands::{customer, keygen, publish_server, send, tenant};
 use crate::common::telemetry::LogArgs;
 
 /// Deliver webhooks: encrypted with each customer's own key, at least once, in order where asked
@@ -33,6 +33,7 @@ pub enum Command {
     PublishServer(Box<publish_server::Args>),
     Customer(Box<customer::Args>),
     Send(Box<send::Args>),
+    Tenant(Box<tenant::Args>),
 }
 
 impl Command {
@@ -46,6 +47,7 @@ impl Command {
             Self::PublishServer(args) => publish_server::run(*args).await,
             Self::Customer(args) => customer::run(*args).await,
             Self::Send(args) => send::run(*args).await,
+            Self::Tenant(args) => tenant::run(*args).await,
         }
     }
 }

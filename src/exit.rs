@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 
+use crate::client::ClientError;
 use crate::common::crypto::keys::KeyError;
 use crate::common::crypto::signature::SecretFileError;
 use crate::common::shutdown::Interrupted;
@@ -54,6 +55,9 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref::<DataDirError>() {
         return of_data_dir(error);
     }
+    if let Some(error) = cause.downcast_ref::<ClientError>() {
+        return of_client(error);
+    }
     let bad_secret = cause
         .downcast_ref::<SecretFileError>()
         .is_some_and(|error| !matches!(error, SecretFileError::Read(_)));
@@ -84,6 +88,19 @@ fn of_data_dir(error: &DataDirError) -> Option<u8> {
         DataDirError::Key { .. } => Some(USAGE),
         DataDirError::Io { source, .. } | DataDirError::ReadKey { source, .. } => of_io(source.kind()),
         DataDirError::MakeKey(_) => Some(FAILED),
+    }
+}
+
+fn of_client(error: &ClientError) -> Option<u8> {
+    match error {
+        ClientError::Unreachable { .. } | ClientError::TimedOut { .. } => Some(UNAVAILABLE),
+        ClientError::Refused { status, .. } => Some(match status.as_u16() {
+            401 | 403 => NOT_PERMITTED,
+            503 => UNAVAILABLE,
+            _ => FAILED,
+        }),
+        ClientError::Key => Some(USAGE),
+        ClientError::Broken(_) | ClientError::NotOurs { .. } => Some(FAILED),
     }
 }
 

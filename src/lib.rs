@@ -19,6 +19,7 @@
 
 pub mod api;
 pub mod cli;
+pub mod client;
 pub mod commands;
 pub mod common;
 pub mod customer;

@@ -7,13 +7,13 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::schema;
+use super::{schema, strict};
 use crate::common::event_type::EventFilter;
 use crate::common::id::{EndpointId, TenantId};
 use crate::common::job::ContentType;
 use crate::registry::tenant::{DisabledReason, Endpoint, EnvelopeKind, Name};
 
-/// An endpoint that is to be added. `Debug` shows no header's value.
+/// An endpoint that is to be added.
 #[derive(Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewEndpoint {
@@ -41,7 +41,7 @@ pub struct NewEndpoint {
     #[serde(default)]
     pub ordered: bool,
     /// A signing secret brought along, `whsec_` and base64 of 24 to 64 bytes; a new one is made without it
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::present")]
     #[schema(nullable = false, format = "signing-secret")]
     pub secret: Option<String>,
 }
@@ -52,40 +52,40 @@ impl fmt::Debug for NewEndpoint {
     }
 }
 
-/// What is to change of an endpoint; what is absent stays. `Debug` shows no header's value.
+/// What is to change of an endpoint; what is absent stays.
 #[derive(Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EndpointUpdate {
     /// Another URL: also what is queued already goes there
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::present")]
     #[schema(schema_with = schema::url)]
     pub url: Option<String>,
     /// Other event types, all of them
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::present")]
     #[schema(schema_with = schema::events)]
     pub events: Option<Vec<String>>,
     /// Another note; null for none
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::present")]
     #[schema(schema_with = schema::description)]
     pub description: Option<Option<String>>,
     /// Other headers, all of them
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::present")]
     #[schema(schema_with = schema::headers)]
     pub headers: Option<BTreeMap<String, String>>,
     /// How deliveries are labelled
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::present")]
     #[schema(nullable = false)]
     pub content_type: Option<ContentType>,
     /// How events are sealed
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::present")]
     #[schema(nullable = false)]
     pub envelope: Option<EnvelopeKind>,
     /// Whether each delivery waits for the one before it
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::present")]
     #[schema(nullable = false)]
     pub ordered: Option<bool>,
     /// Whether events are delivered to it; jobs of a disabled endpoint are dead-lettered when their turn comes
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::present")]
     #[schema(nullable = false)]
     pub enabled: Option<bool>,
 }
@@ -96,7 +96,7 @@ impl fmt::Debug for EndpointUpdate {
     }
 }
 
-/// An endpoint, without its signing secrets and the values of its headers. `Debug` shows no URL.
+/// An endpoint, without its signing secrets and the values of its headers.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EndpointView {
     /// Its id
@@ -161,7 +161,7 @@ impl From<&Endpoint> for EndpointView {
     }
 }
 
-/// An endpoint that was added. `Debug` hides its secret.
+/// An endpoint that was added.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CreatedEndpoint {
     /// What is known of it from now on
@@ -182,11 +182,11 @@ impl fmt::Debug for CreatedEndpoint {
 #[serde(deny_unknown_fields)]
 pub struct RotateSecret {
     /// How long the secrets before it go on signing as well, in seconds; a day without it
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::present_whole")]
     #[schema(nullable = false, minimum = 0, maximum = 2592000)]
     pub overlap_seconds: Option<u32>,
     /// The new secret, brought along; one is made without it
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::present")]
     #[schema(nullable = false, format = "signing-secret")]
     pub secret: Option<String>,
 }
@@ -197,7 +197,7 @@ impl fmt::Debug for RotateSecret {
     }
 }
 
-/// A signing secret that was made. `Debug` hides it.
+/// A signing secret that was made.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SecretView {
     /// What deliveries are signed with, for the customer alone: it is shown this once

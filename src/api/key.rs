@@ -46,7 +46,7 @@ impl From<&ApiKeyRecord> for ApiKeyView {
     }
 }
 
-/// An API key that was made. `Debug` hides the key.
+/// An API key that was made.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CreatedApiKey {
     /// What is known of it from now on

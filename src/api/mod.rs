@@ -4,12 +4,14 @@
 mod endpoint;
 mod key;
 mod schema;
+mod strict;
 mod tenant;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use endpoint::{CreatedEndpoint, EndpointUpdate, EndpointView, NewEndpoint, RotateSecret, SecretView};
+pub(crate) use strict::{Object, whole};
 pub use key::{ApiKeyView, CreatedApiKey, NewApiKey, NewPublicKey, PublicKeyView};
 pub use tenant::{DeletedTenant, NewTenant, TenantUpdate, TenantView};
 
@@ -36,7 +38,7 @@ pub struct NewEvent {
     /// What is delivered, byte for byte: any JSON, nested at most 128 deep
     pub payload: serde_json::Value,
     /// The id or name of the one tenant that is meant; everybody who subscribes, without it
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::present")]
     #[schema(nullable = false)]
     pub tenant: Option<String>,
 }
@@ -65,8 +67,7 @@ pub struct CloudEvent {
     #[serde(default)]
     pub data: serde_json::Value,
     /// Extension: the id or name of the one tenant that is meant
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
-    #[schema(nullable = false)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
 }
 
@@ -83,13 +84,4 @@ pub struct ProblemView {
     pub status: u16,
     /// What happened this time, and what to do
     pub detail: String,
-}
-
-/// Tells a member that is null from one that isn't there.
-fn present<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    T: Deserialize<'de>,
-    D: serde::Deserializer<'de>,
-{
-    T::deserialize(deserializer).map(Some)
 }

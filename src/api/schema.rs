@@ -4,7 +4,7 @@ use utoipa::openapi::schema::{AdditionalProperties, SchemaFormat, SchemaType, Ty
 use utoipa::openapi::{Object, ObjectBuilder, Schema};
 
 use crate::registry::tenant::{
-    MOST_FILTERS, MOST_HEADER_BYTES, MOST_HEADERS, MOST_NAME_CHARS, RESERVED_HEADERS,
+    MOST_FILTERS, MOST_HEADER_BYTES, MOST_HEADER_NAME_BYTES, MOST_HEADERS, MOST_NAME_CHARS, RESERVED_HEADERS,
 };
 
 /// Control characters, marks of direction and line separators: see `registry::tenant::Name`.
@@ -70,7 +70,7 @@ pub(super) fn headers() -> Object {
             reserved.join("|"),
             in_any_case("webhook-")
         )))
-        .max_length(Some(256))
+        .max_length(Some(MOST_HEADER_NAME_BYTES))
         .build();
     ObjectBuilder::new()
         .property_names(Some(Schema::Object(name)))

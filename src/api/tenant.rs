@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::schema;
+use super::{schema, strict};
 use crate::common::id::TenantId;
 use crate::registry::tenant::{LimitOverrides, Tenant};
 
@@ -16,7 +16,7 @@ pub struct NewTenant {
     #[schema(schema_with = schema::tenant_name)]
     pub name: String,
     /// Where it differs from the server's limits
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::present_object")]
     #[schema(nullable = false)]
     pub limits: Option<LimitOverrides>,
 }
@@ -26,11 +26,11 @@ pub struct NewTenant {
 #[serde(deny_unknown_fields)]
 pub struct TenantUpdate {
     /// Another name
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::present")]
     #[schema(schema_with = schema::tenant_name)]
     pub name: Option<String>,
     /// All of its own limits
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::present_object")]
     #[schema(nullable = false)]
     pub limits: Option<LimitOverrides>,
 }

@@ -5,6 +5,7 @@ pub mod keygen;
 pub mod publish_server;
 mod retry_args;
 pub mod send;
+pub mod tenant;
 
 use std::str::FromStr as _;
 use std::time::Duration;

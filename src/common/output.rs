@@ -3,6 +3,8 @@
 use std::io::{self, Write as _};
 
 use clap::ValueEnum;
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
 use serde::Serialize;
 
 /// The form of a command's result on stdout.
@@ -29,4 +31,23 @@ pub fn print(format: OutputFormat, text: &str, value: &impl Serialize) -> io::Re
         }
     }
     out.flush()
+}
+
+/// Rows under a heading, for people.
+#[must_use]
+pub fn table<const N: usize>(heading: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header(heading);
+    for row in rows {
+        table.add_row(row);
+    }
+    let lines = table.lines().map(|line| line.trim().to_owned() + "\n");
+    lines.collect()
+}
+
+/// Names and values, a line each, for people. What has no value is left out.
+#[must_use]
+pub fn fields<const N: usize>(fields: [(&str, String); N]) -> String {
+    let filled = fields.iter().filter(|(_, value)| !value.is_empty());
+    filled.map(|(name, value)| format!("{name:<18}{value}\n")).collect()
 }

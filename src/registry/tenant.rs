@@ -25,6 +25,8 @@ pub const MOST_NAME_CHARS: usize = 128;
 pub const MOST_FILTERS: usize = 64;
 /// Headers of one endpoint.
 pub const MOST_HEADERS: usize = 16;
+/// Bytes of one header's name.
+pub const MOST_HEADER_NAME_BYTES: usize = 256;
 /// Bytes of one header's value.
 pub const MOST_HEADER_BYTES: usize = 1_024;
 /// Signing secrets of one endpoint that sign at once: Standard Webhooks' libraries look at all of them.
@@ -117,15 +119,15 @@ pub struct Tenant {
 #[serde(deny_unknown_fields)]
 pub struct LimitOverrides {
     /// Jobs in the queue at once, over all endpoints
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::api::whole")]
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 4294967295_u64)]
     pub queued_jobs: Option<NonZeroU32>,
     /// Events published to the tenant by name, or by itself, a second
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::api::whole")]
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 4294967295_u64)]
     pub publishes_per_second: Option<NonZeroU32>,
     /// Endpoints
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::api::whole")]
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 4294967295_u64)]
     pub endpoints: Option<NonZeroU32>,
 }
@@ -365,7 +367,7 @@ pub struct StaticHeaders(Vec<(HeaderName, HeaderValue)>);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
     /// Not a name (RFC 9110, section 5.1).
-    #[error("a name must be of letters, digits and !#$%&'*+-.^_`|~")]
+    #[error("a name must be of letters, digits and !#$%&'*+-.^_`|~, at most {MOST_HEADER_NAME_BYTES} bytes")]
     Name,
     /// It is whk's or HTTP's own.
     #[error("'{0}' is set by whk or by HTTP itself")]
@@ -413,7 +415,8 @@ impl StaticHeaders {
     pub fn parse<'a>(headers: impl Iterator<Item = (&'a str, &'a str)>) -> Result<Self, HeaderError> {
         let mut parsed: Vec<(HeaderName, HeaderValue)> = Vec::new();
         for (name, value) in headers {
-            let name = HeaderName::try_from(name).map_err(|_| HeaderError::Name)?;
+            let name = Some(name).filter(|name| name.len() <= MOST_HEADER_NAME_BYTES);
+            let name = name.and_then(|name| HeaderName::try_from(name).ok()).ok_or(HeaderError::Name)?;
             if RESERVED_HEADERS.contains(&name.as_str()) || name.as_str().starts_with("webhook-") {
                 return Err(HeaderError::Reserved(name));
             }
@@ -480,7 +483,7 @@ mod tests {
         for value in ["a\r\nx: y", "a\nb", "a\0", "a\tb", " a", "a ", "ü", "a\u{7f}"] {
             assert!(matches!(headers(&[("x-a", value)]), Err(HeaderError::Value(_))), "{value:?}");
         }
-        for name in ["", "a b", "a:", "x\r\ny", "ü", "x-a "] {
+        for name in ["", "a b", "a:", "x\r\ny", "ü", "x-a ", &"x".repeat(MOST_HEADER_NAME_BYTES + 1)] {
             assert_eq!(headers(&[(name, "v")]), Err(HeaderError::Name), "{name:?}");
         }
         for name in

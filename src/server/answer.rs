@@ -40,13 +40,14 @@ pub(super) fn at(mut answer: Response, path: &str) -> Response {
     answer
 }
 
-/// The version that `If-Match` wants; a tag that we never gave wants one that is never reached.
+/// The version that `If-Match` wants; a tag that was never given wants one that is never reached.
 pub(super) fn expected_version(headers: &HeaderMap) -> Option<u64> {
-    let wanted = headers.get(IF_MATCH)?.to_str().unwrap_or_default().trim();
+    let wanted = headers.get(IF_MATCH)?.to_str().unwrap_or_default();
     if wanted == "*" {
         return None;
     }
     let number = wanted.strip_prefix("\"v").and_then(|rest| rest.strip_suffix('"'));
+    let number = number.filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
     Some(number.and_then(|number| number.parse().ok()).unwrap_or(u64::MAX))
 }
 
@@ -69,19 +70,20 @@ pub(super) struct PageQuery {
     #[param(minimum = 1, maximum = 100, default = 50, nullable = false)]
     limit: Option<u32>,
     /// `next_cursor` of the page before
-    #[param(nullable = false, pattern = "^(ten|key|ep)_[0-9a-f]{32}$")]
+    #[param(nullable = false, pattern = "^[0-9a-f]{32}$")]
     cursor: Option<String>,
 }
 
 impl PageQuery {
     /// The item before the page, and how many there may be on it.
-    pub(super) fn read<T: FromStr>(&self) -> Result<(Option<T>, usize), Problem> {
+    pub(super) fn read<T: FromStr>(&self, prefix: &str) -> Result<(Option<T>, usize), Problem> {
         let limit = self.limit.unwrap_or(PAGE_ITEMS);
         if !(1..=MOST_PAGE_ITEMS).contains(&limit) {
             return Err(Problem::bad_request(format!("'limit' must be 1 to {MOST_PAGE_ITEMS}")));
         }
         let not_ours = |_| Problem::bad_request("'cursor' must be the next_cursor of the page before");
-        let after = self.cursor.as_deref().map(str::parse).transpose().map_err(not_ours)?;
+        let id = self.cursor.as_deref().map(|digits| format!("{prefix}{digits}"));
+        let after = id.as_deref().map(str::parse).transpose().map_err(not_ours)?;
         Ok((after, usize::try_from(limit).unwrap_or(usize::MAX)))
     }
 }
@@ -95,7 +97,7 @@ pub(super) fn page<T, V: Serialize, I: Display>(
     let last = page.items.last().filter(|_| page.more);
     let body = api::Page {
         data: page.items.iter().map(view).collect(),
-        next_cursor: last.map(|last| id(last).to_string()),
+        next_cursor: last.and_then(|last| id(last).to_string().split('_').next_back().map(str::to_owned)),
     };
     json(StatusCode::OK, &body)
 }
@@ -112,7 +114,7 @@ mod tests {
         assert_eq!(expected_version(&HeaderMap::new()), None);
         assert_eq!(of("*"), None);
         assert_eq!(of("\"v7\""), Some(7));
-        for odd in ["", "v7", "\"7\"", "W/\"v7\"", "\"v-1\"", "\"v99999999999999999999\""] {
+        for odd in ["", "v7", "\"7\"", "W/\"v7\"", "\"v-1\"", "\"v+1\"", "\"v99999999999999999999\""] {
             assert_eq!(of(odd), Some(u64::MAX), "{odd}");
         }
     }

@@ -12,7 +12,7 @@ use super::auth::Caller;
 use super::extract::{InBodyIfAny, InPath, InQuery};
 use super::problem::{Problem, field};
 use crate::api::{self, ApiKeyView, CreatedApiKey, NewApiKey};
-use crate::common::id::TenantId;
+use crate::common::id::{ApiKeyId, TenantId};
 use crate::registry::tenant::Name;
 
 /// Lists the API keys of a tenant
@@ -109,7 +109,7 @@ pub(super) async fn revoke_of_provider(
 }
 
 fn page(server: &Server, owner: Option<TenantId>, query: &PageQuery) -> Result<Response, Problem> {
-    let (after, limit) = query.read()?;
+    let (after, limit) = query.read(ApiKeyId::PREFIX)?;
     let page = server.registry.api_keys(owner, after, limit);
     Ok(answer::page(&page, |key| key.id, |key| ApiKeyView::from(&**key)))
 }

@@ -10,7 +10,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::problem::Problem;
-use super::publish::{Given, Object, any};
+use super::publish::{Given, any};
+use crate::api::Object;
 
 /// The media type of structured mode.
 const STRUCTURED: &str = "application/cloudevents+json";

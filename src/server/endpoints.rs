@@ -49,7 +49,7 @@ pub(super) async fn list(
     InQuery(query): InQuery<PageQuery>,
 ) -> Result<Response, Problem> {
     let tenant = caller.tenant(&server, &tenant)?.id;
-    let (after, limit) = query.read()?;
+    let (after, limit) = query.read(EndpointId::PREFIX)?;
     let page = server.registry.endpoints(tenant, after, limit);
     Ok(answer::page(&page, |endpoint| endpoint.id, |endpoint| EndpointView::from(&**endpoint)))
 }
@@ -114,7 +114,8 @@ pub(super) async fn show(
     params(
         ("tenant" = String, Path, description = "Its id or name; `me` for the caller's own"),
         ("endpoint" = String, Path, description = "The endpoint's id"),
-        ("if-match" = Option<String>, Header, description = "The ETag that it must still have", nullable = false),
+        ("if-match" = Option<String>, Header, description = "The ETag that it must still have", nullable = false,
+            pattern = "^\"v[0-9]{1,19}\"$"),
     ),
     request_body = EndpointUpdate,
     responses((status = 200, description = "It, changed", body = EndpointView,
@@ -154,7 +155,8 @@ pub(super) async fn update(
     params(
         ("tenant" = String, Path, description = "Its id or name; `me` for the caller's own"),
         ("endpoint" = String, Path, description = "The endpoint's id"),
-        ("if-match" = Option<String>, Header, description = "The ETag that it must still have", nullable = false),
+        ("if-match" = Option<String>, Header, description = "The ETag that it must still have", nullable = false,
+            pattern = "^\"v[0-9]{1,19}\"$"),
     ),
     responses((status = 204, description = "It is gone"))
 )]

@@ -69,7 +69,7 @@ impl<T: DeserializeOwned + Default> FromRequest<Arc<Server>> for InBodyIfAny<T> 
     async fn from_request(request: Request<Body>, server: &Arc<Server>) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
         let (body, _room) = receive(server, body, MOST_MANAGING_BYTES).await?;
-        if body.is_empty() {
+        if body.is_empty() || body.trim_ascii() == b"null" {
             return Ok(Self(T::default()));
         }
         require_json(&parts.headers)?;

@@ -43,9 +43,11 @@ pub(super) fn about() -> OpenApi {
 /// Adds the errors that follow from what an operation takes, and says whether events may come without a key.
 pub(super) fn document(mut api: OpenApi, direct_mode: bool) -> String {
     for (path, item) in &mut api.paths.paths {
-        let operations = [&mut item.get, &mut item.post, &mut item.patch, &mut item.delete];
-        for operation in operations.into_iter().flatten() {
-            add_problems(path, operation);
+        if let Some(operation) = &mut item.get {
+            add_problems(path, operation, false);
+        }
+        for operation in [&mut item.post, &mut item.patch, &mut item.delete].into_iter().flatten() {
+            add_problems(path, operation, true);
             if direct_mode && path == "/publish" {
                 operation
                     .security
@@ -62,7 +64,7 @@ pub(super) fn answer(document: String) -> Response {
     ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], document).into_response()
 }
 
-fn add_problems(path: &str, operation: &mut Operation) {
+fn add_problems(path: &str, operation: &mut Operation, changes: bool) {
     let mut statuses = Vec::new();
     let has_parameters = operation.parameters.as_ref().is_some_and(|parameters| !parameters.is_empty());
     let takes_if_match = operation
@@ -79,13 +81,12 @@ fn add_problems(path: &str, operation: &mut Operation) {
         statuses.push(404);
     }
     if takes_if_match {
-        statuses.extend([412, 503]);
+        statuses.push(412);
     }
     if operation.request_body.is_some() {
         statuses.extend([408, 413, 415]);
     }
-    if operation.operation_id.is_some() && operation.responses.responses.keys().any(|status| status != "200")
-    {
+    if changes {
         statuses.extend([409, 429, 503]);
     }
     for status in statuses {

@@ -1,8 +1,6 @@
 //! `POST /publish`: events for those who subscribe, CloudEvents, and the Deno scripts' own body in direct mode.
 
 use std::borrow::Cow;
-use std::fmt;
-use std::marker::PhantomData;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -12,8 +10,7 @@ use http::header::AUTHORIZATION;
 use http::request::Parts;
 use http::{HeaderMap, Request, StatusCode};
 use serde::Deserialize;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::Deserializer;
 use serde_json::value::RawValue;
 
 use super::auth::{Caller, authenticate};
@@ -21,6 +18,7 @@ use super::cloud_event::{self, Mode};
 use super::extract::{media_type, receive};
 use super::problem::{Problem, field};
 use super::{Server, answer, once};
+use crate::api::Object;
 use crate::common::endpoint_url::EndpointUrl;
 use crate::common::event_type::EventType;
 use crate::common::job::TraceContext;
@@ -50,7 +48,7 @@ pub(super) struct Given<'a> {
     pub(super) target: Option<Cow<'a, str>>,
     #[serde(borrow, rename = "type")]
     pub(super) kind: Option<Cow<'a, str>>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "text")]
     pub(super) tenant: Option<Cow<'a, str>>,
     /// What makes a repeated one known, where the event itself says so.
     #[serde(skip)]
@@ -62,6 +60,11 @@ pub(super) fn any<'de: 'a, 'a, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<&'a RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+/// Text, and not null.
+fn text<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cow<'a, str>>, D::Error> {
+    <Cow<'a, str>>::deserialize(deserializer).map(Some)
 }
 
 /// Publishes an event
@@ -191,27 +194,6 @@ fn payload_of<'a>(server: &Server, given: &Given<'a>) -> Result<&'a RawValue, Pr
 fn fingerprint_of(parts: &Parts, body: &[u8]) -> once::Fingerprint {
     let header = |name: &str| parts.headers.get(name).map_or(&b""[..], http::HeaderValue::as_bytes);
     once::fingerprint(&[header("content-type"), header("ce-type"), header("ce-tenant"), body])
-}
-
-/// An object, where serde would take an array of its members as well.
-pub(super) struct Object<T>(pub(super) T);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OfObject<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for OfObject<T> {
-            type Value = Object<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
-            }
-        }
-        deserializer.deserialize_map(OfObject(PhantomData))
-    }
 }
 
 /// Whether objects and arrays of valid JSON lie deeper within one another than [`MOST_DEPTH`]. Its parser skips

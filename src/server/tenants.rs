@@ -12,6 +12,7 @@ use super::auth::Caller;
 use super::extract::{InBody, InPath, InQuery};
 use super::problem::{Problem, field};
 use crate::api::{self, DeletedTenant, NewTenant, TenantUpdate, TenantView};
+use crate::common::id::TenantId;
 use crate::common::job::Target;
 use crate::registry::tenant::{Name, Tenant};
 
@@ -26,7 +27,7 @@ pub(super) async fn list(
     InQuery(query): InQuery<PageQuery>,
 ) -> Result<Response, Problem> {
     caller.require_provider()?;
-    let (after, limit) = query.read()?;
+    let (after, limit) = query.read(TenantId::PREFIX)?;
     let page = server.registry.tenants(after, limit);
     Ok(answer::page(&page, |tenant| tenant.id, |tenant| TenantView::from(&**tenant)))
 }
@@ -69,7 +70,8 @@ pub(super) async fn show(
     patch, path = "/tenants/{tenant}", tag = "tenants", security(("api_key" = [])),
     params(
         ("tenant" = String, Path, description = "Its id or name"),
-        ("if-match" = Option<String>, Header, description = "The ETag that it must still have", nullable = false),
+        ("if-match" = Option<String>, Header, description = "The ETag that it must still have", nullable = false,
+            pattern = "^\"v[0-9]{1,19}\"$"),
     ),
     request_body = TenantUpdate,
     responses((status = 200, description = "It, changed", body = TenantView,
@@ -96,7 +98,8 @@ pub(super) async fn update(
     delete, path = "/tenants/{tenant}", tag = "tenants", security(("api_key" = [])),
     params(
         ("tenant" = String, Path, description = "Its id or name"),
-        ("if-match" = Option<String>, Header, description = "The ETag that it must still have", nullable = false),
+        ("if-match" = Option<String>, Header, description = "The ETag that it must still have", nullable = false,
+            pattern = "^\"v[0-9]{1,19}\"$"),
     ),
     responses((status = 200, description = "It is gone", body = DeletedTenant))
 )]

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Whether the HTTP API is as /openapi.json says: schemathesis with all of its checks, as the provider and as a tenant.
+#   usage: scripts/check-api.sh [SCHEMATHESIS-ARGUMENT…]   WHK=path/to/whk, SCHEMATHESIS=path/to/schemathesis
+set -euo pipefail
+cd "$(dirname "$0")/.."
+WHK=${WHK:-${CARGO_TARGET_DIR:-target}/debug/whk}
+SCHEMATHESIS=${SCHEMATHESIS:-target/venv/bin/schemathesis}
+DIR=target/check-api
+unset MAX_RETRIES RETRY_DELAYS MAX_QUEUE_SIZE MAX_PAYLOAD_SIZE SERVER_PORT SERVER_HOSTNAME WHK_DATA_DIR WHK_LOG WHK_LOG_FORMAT
+
+rm -rf "$DIR"
+mkdir -p "$DIR"
+"$WHK" --log-format json publish-server --port 0 --data-dir "$DIR/data" 2>"$DIR/server.log" &
+server=$!
+trap 'kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true' EXIT
+port() { sed -n 's/.*"address":"[^"]*:\([0-9]*\)".*/\1/p' "$DIR/server.log" | head -n 1; }
+for _ in $(seq 100); do [[ -z $(port) ]] || break; sleep 0.1; done
+SERVER=http://127.0.0.1:$(port)
+
+# run CONFIG: one run with the key in WHK_API_KEY.
+run() {
+  "$SCHEMATHESIS" --config-file "tests/openapi/$1" run "$SERVER/openapi.json" \
+    --checks all --continue-on-failure --max-examples 50 --seed 1 --warnings off --no-color "${@:2}"
+}
+
+echo 'As the provider:'
+WHK_API_KEY=$(<"$DIR/data/provider_key.txt")
+export WHK_API_KEY
+run provider.toml "$@"
+
+echo 'As a tenant:'
+"$WHK" tenant onboard --server "$SERVER" --output json 'Own API' --public-key fixtures/keys/public_key.pem \
+  --url https://hooks.example.com/whk --events '*' >"$DIR/tenant.json"
+# of NAME PREFIX: a member of what onboarding printed.
+of() { sed -n "s/.*\"$1\":\"\($2[^\"]*\)\".*/\1/p" "$DIR/tenant.json"; }
+WHK_ENDPOINT=$(of endpoint_id ep_)
+WHK_API_KEY=$(of api_key whk_tenant_)
+export WHK_ENDPOINT
+run tenant.toml "$@"

@@ -1,0 +1,242 @@
+//! `whk tenant endpoint`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::{Subcommand, ValueEnum};
+use serde_json::json;
+
+use super::{Connection, TenantArg};
+use crate::api::{CreatedEndpoint, EndpointUpdate, EndpointView, NewEndpoint};
+use crate::client::segment;
+use crate::common::job::ContentType;
+use crate::common::output::{fields, table};
+use crate::exit::UsageError;
+use crate::publish::Published;
+use crate::registry::tenant::{DisabledReason, EnvelopeKind};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    Add(AddArgs),
+    /// List a tenant's endpoints
+    List(TenantArg),
+    /// Show an endpoint
+    Show(EndpointArg),
+    Update(UpdateArgs),
+    /// Deliver to an endpoint again
+    Enable(EndpointArg),
+    /// Deliver nothing more to an endpoint; what is queued for it is dead-lettered
+    Disable(EndpointArg),
+    /// Delete an endpoint; what is queued for it is dropped
+    Delete(EndpointArg),
+    /// Send an endpoint a test event, of type whk.test, whatever it subscribes to
+    Test(EndpointArg),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct EndpointArg {
+    #[command(flatten)]
+    tenant: TenantArg,
+    /// The endpoint's id, `ep_…`
+    #[arg(value_name = "ENDPOINT")]
+    endpoint: String,
+}
+
+/// Add an endpoint; its signing secret is shown this once
+#[derive(Debug, clap::Args)]
+pub(super) struct AddArgs {
+    #[command(flatten)]
+    tenant: TenantArg,
+    /// Where events go: https and public, but for networks that the server allows
+    #[arg(long)]
+    url: String,
+    /// Event types: `invoice.paid`, `invoice.*` for a group, `*` for all; repeat it or separate with commas
+    #[arg(long, required = true, value_delimiter = ',', value_name = "TYPES")]
+    events: Vec<String>,
+    #[command(flatten)]
+    settings: SettingFlags,
+    /// Make each delivery wait for the one before it
+    #[arg(long)]
+    ordered: bool,
+    /// File with a signing secret brought along, `whsec_…`; one is made without it
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+}
+
+/// Change an endpoint; what is queued for it follows
+#[derive(Debug, clap::Args)]
+pub(super) struct UpdateArgs {
+    #[command(flatten)]
+    endpoint: EndpointArg,
+    /// Another URL
+    #[arg(long)]
+    url: Option<String>,
+    /// Other event types, all of them
+    #[arg(long, value_delimiter = ',', value_name = "TYPES")]
+    events: Option<Vec<String>>,
+    #[command(flatten)]
+    settings: SettingFlags,
+    /// Whether each delivery waits for the one before it
+    #[arg(long, value_name = "true|false")]
+    ordered: Option<bool>,
+}
+
+#[derive(Debug, clap::Args)]
+struct SettingFlags {
+    /// A note for people; empty for none
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
+    /// File with headers that every delivery carries, `Name: value` a line
+    #[arg(long, value_name = "FILE")]
+    headers_file: Option<PathBuf>,
+    /// How deliveries are labelled: jose for application/jose+json, json for application/json
+    #[arg(long, value_enum)]
+    content_type: Option<Label>,
+    /// How events are sealed: jwe, or the Deno scripts' rsa-oaep (at most 470 bytes)
+    #[arg(long, value_enum)]
+    envelope: Option<EnvelopeKind>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Label {
+    Jose,
+    Json,
+}
+
+impl From<Label> for ContentType {
+    fn from(label: Label) -> Self {
+        match label {
+            Label::Jose => Self::Jose,
+            Label::Json => Self::Json,
+        }
+    }
+}
+
+impl EndpointArg {
+    pub(super) fn path(&self, rest: &str) -> String {
+        self.tenant.path(&format!("/endpoints/{}{rest}", segment(&self.endpoint)))
+    }
+}
+
+pub(super) async fn run(connection: &Connection, command: Command) -> anyhow::Result<()> {
+    let switch = |enabled| EndpointUpdate { enabled: Some(enabled), ..EndpointUpdate::default() };
+    match command {
+        Command::Add(args) => add(connection, args).await,
+        Command::List(tenant) => {
+            let endpoints: Vec<EndpointView> = connection.api.list(&tenant.path("/endpoints")).await?;
+            let rows = endpoints.iter().map(|endpoint| {
+                [endpoint.id.to_string(), endpoint.url.clone(), endpoint.events.join(", "), state(endpoint)]
+            });
+            connection.print(&table(["id", "url", "events", "state"], rows), &endpoints)
+        }
+        Command::Show(endpoint) => {
+            let endpoint: EndpointView = connection.api.get(&endpoint.path("")).await?;
+            connection.print(&as_text(&endpoint), &endpoint)
+        }
+        Command::Update(args) => update(connection, args).await,
+        Command::Enable(endpoint) => patch(connection, &endpoint, &switch(true)).await,
+        Command::Disable(endpoint) => patch(connection, &endpoint, &switch(false)).await,
+        Command::Delete(endpoint) => {
+            connection.api.delete::<()>(&endpoint.path("")).await?;
+            let deleted = json!({"id": endpoint.endpoint, "deleted": true});
+            connection.print(&format!("{} is deleted", endpoint.endpoint), &deleted)
+        }
+        Command::Test(endpoint) => {
+            let published: Published = connection.api.post(&endpoint.path("/test"), &()).await?;
+            let ids: Vec<String> = published.messages.iter().map(|message| message.id.to_string()).collect();
+            let text = fields([("event id", published.event_id.to_string()), ("message id", ids.join(", "))]);
+            connection.print(&text, &published)
+        }
+    }
+}
+
+async fn add(connection: &Connection, args: AddArgs) -> anyhow::Result<()> {
+    let secret = args.secret_file.as_deref().map(read_secret).transpose()?;
+    let new = NewEndpoint {
+        url: args.url,
+        events: args.events,
+        description: args.settings.description.filter(|text| !text.is_empty()),
+        headers: args.settings.headers_file.as_deref().map(read_headers).transpose()?.unwrap_or_default(),
+        content_type: args.settings.content_type.map(ContentType::from).unwrap_or_default(),
+        envelope: args.settings.envelope.unwrap_or_default(),
+        ordered: args.ordered,
+        secret,
+    };
+    let created: CreatedEndpoint = connection.api.post(&args.tenant.path("/endpoints"), &new).await?;
+    let secret = format!("{}  shown this once: hand it to the customer", created.secret);
+    let text = as_text(&created.about) + "\n" + &fields([("signing secret", secret)]);
+    connection.print(&text, &created)
+}
+
+async fn update(connection: &Connection, args: UpdateArgs) -> anyhow::Result<()> {
+    let settings = args.settings;
+    let headers = settings.headers_file.as_deref().map(read_headers).transpose()?;
+    let update = EndpointUpdate {
+        url: args.url,
+        events: args.events,
+        description: settings.description.map(|text| Some(text).filter(|text| !text.is_empty())),
+        headers,
+        content_type: settings.content_type.map(ContentType::from),
+        envelope: settings.envelope,
+        ordered: args.ordered,
+        enabled: None,
+    };
+    patch(connection, &args.endpoint, &update).await
+}
+
+async fn patch(
+    connection: &Connection,
+    endpoint: &EndpointArg,
+    update: &EndpointUpdate,
+) -> anyhow::Result<()> {
+    let endpoint: EndpointView = connection.api.patch(&endpoint.path(""), update).await?;
+    connection.print(&as_text(&endpoint), &endpoint)
+}
+
+/// Reads the first secret of a file.
+pub(super) fn read_secret(path: &Path) -> anyhow::Result<String> {
+    let secrets = crate::common::crypto::signature::Secret::read_all(path).context("--secret-file")?;
+    Ok(secrets.first().map(|secret| secret.reveal().to_string()).unwrap_or_default())
+}
+
+/// Reads `Name: value` lines. An error names the line, never what is in it.
+fn read_headers(path: &Path) -> anyhow::Result<BTreeMap<String, String>> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("--headers-file: read {}", path.display()))?;
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let parse = |(index, line): (usize, &str)| {
+        let header = line.split_once(':').map(|(name, value)| (name.trim().into(), value.trim().into()));
+        header.ok_or_else(|| {
+            let line = index.saturating_add(1);
+            UsageError(format!("--headers-file {}, line {line}: `Name: value` is needed", path.display()))
+        })
+    };
+    Ok(lines.map(parse).collect::<Result<_, _>>()?)
+}
+
+fn state(endpoint: &EndpointView) -> String {
+    let Some(reason) = endpoint.disabled_reason else { return "enabled".into() };
+    let reason = match reason {
+        DisabledReason::ByTenant => "by its tenant",
+        DisabledReason::ByProvider => "by the provider",
+        DisabledReason::Gone => "since it answered 410 Gone",
+    };
+    format!("disabled {reason}")
+}
+
+fn as_text(endpoint: &EndpointView) -> String {
+    let envelope = endpoint.envelope.to_possible_value();
+    fields([
+        ("id", endpoint.id.to_string()),
+        ("url", endpoint.url.clone()),
+        ("events", endpoint.events.join(", ")),
+        ("state", state(endpoint)),
+        ("description", endpoint.description.clone().unwrap_or_default()),
+        ("headers", endpoint.header_names.join(", ")),
+        ("content type", endpoint.content_type.as_str().into()),
+        ("envelope", envelope.map(|value| value.get_name().to_owned()).unwrap_or_default()),
+        ("ordered", endpoint.ordered.to_string()),
+        ("live secrets", endpoint.live_secrets.to_string()),
+    ])
+}

@@ -1,0 +1,142 @@
+//! `whk tenant create|list|show|update|delete`.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::num::NonZeroU32;
+
+use super::{Connection, TenantArg};
+use crate::api::{DeletedTenant, NewTenant, TenantUpdate, TenantView};
+use crate::common::output::{fields, table};
+use crate::exit::UsageError;
+use crate::registry::tenant::LimitOverrides;
+
+/// Make a tenant
+#[derive(Debug, clap::Args)]
+pub(super) struct CreateArgs {
+    /// Its name, which no other tenant has
+    name: String,
+    #[command(flatten)]
+    limits: LimitFlags,
+}
+
+/// Change a tenant's name or its own limits; limits that aren't given are the server's again
+#[derive(Debug, clap::Args)]
+pub(super) struct UpdateArgs {
+    #[command(flatten)]
+    tenant: TenantArg,
+    /// Another name
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// No limits of its own
+    #[arg(long, conflicts_with_all = ["queued_jobs", "publishes_per_second", "endpoints"])]
+    default_limits: bool,
+    #[command(flatten)]
+    limits: LimitFlags,
+}
+
+#[derive(Debug, clap::Args)]
+struct LimitFlags {
+    /// Jobs that it may have in the queue; otherwise the server's --tenant-queued-jobs
+    #[arg(long, value_name = "JOBS")]
+    queued_jobs: Option<NonZeroU32>,
+    /// Events that may be published to it a second; otherwise the server's --tenant-publish-rate
+    #[arg(long, value_name = "COUNT")]
+    publishes_per_second: Option<NonZeroU32>,
+    /// Endpoints that it may have; otherwise the server's --tenant-endpoints
+    #[arg(long, value_name = "COUNT")]
+    endpoints: Option<NonZeroU32>,
+}
+
+/// Delete a tenant with its keys and endpoints; what is queued for it is dropped
+#[derive(Debug, clap::Args)]
+pub(super) struct DeleteArgs {
+    #[command(flatten)]
+    tenant: TenantArg,
+    /// Don't ask
+    #[arg(long)]
+    yes: bool,
+}
+
+impl LimitFlags {
+    fn overrides(&self) -> Option<LimitOverrides> {
+        let limits = LimitOverrides {
+            queued_jobs: self.queued_jobs,
+            publishes_per_second: self.publishes_per_second,
+            endpoints: self.endpoints,
+        };
+        (limits != LimitOverrides::default()).then_some(limits)
+    }
+}
+
+pub(super) async fn create(connection: &Connection, args: CreateArgs) -> anyhow::Result<()> {
+    let new = NewTenant { name: args.name, limits: args.limits.overrides() };
+    let tenant: TenantView = connection.api.post("/tenants", &new).await?;
+    connection.print(&as_text(&tenant), &tenant)
+}
+
+pub(super) async fn list(connection: &Connection) -> anyhow::Result<()> {
+    let tenants: Vec<TenantView> = connection.api.list("/tenants").await?;
+    let rows = tenants.iter().map(|tenant| {
+        [tenant.id.to_string(), tenant.name.clone(), limits_as_text(tenant.limits), tenant.created_at.to_string()]
+    });
+    connection.print(&table(["id", "name", "limits of its own", "created"], rows), &tenants)
+}
+
+pub(super) async fn show(connection: &Connection, tenant: &TenantArg) -> anyhow::Result<()> {
+    let tenant: TenantView = connection.api.get(&tenant.path("")).await?;
+    connection.print(&as_text(&tenant), &tenant)
+}
+
+pub(super) async fn update(connection: &Connection, args: UpdateArgs) -> anyhow::Result<()> {
+    let limits = args.default_limits.then(LimitOverrides::default).or(args.limits.overrides());
+    if args.name.is_none() && limits.is_none() {
+        return Err(UsageError("nothing to change: pass --name, a limit, or --default-limits".into()).into());
+    }
+    let update = TenantUpdate { name: args.name, limits };
+    let tenant: TenantView = connection.api.patch(&args.tenant.path(""), &update).await?;
+    connection.print(&as_text(&tenant), &tenant)
+}
+
+pub(super) async fn delete(connection: &Connection, args: DeleteArgs) -> anyhow::Result<()> {
+    if !args.yes {
+        ask(&args.tenant.tenant)?;
+    }
+    let deleted: DeletedTenant = connection.api.delete(&args.tenant.path("")).await?;
+    let text = format!("{} is deleted; {} queued jobs are dropped", deleted.id, deleted.dropped_jobs);
+    connection.print(&text, &deleted)
+}
+
+/// Asks before what can't be taken back.
+fn ask(tenant: &str) -> anyhow::Result<()> {
+    if !io::stdin().is_terminal() {
+        return Err(UsageError("this can't be taken back: pass --yes".into()).into());
+    }
+    let mut err = io::stderr().lock();
+    write!(err, "Delete {tenant} with its keys and endpoints, and drop what is queued for it? [y/N] ")?;
+    err.flush()?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    if matches!(answer.trim(), "y" | "Y" | "yes") {
+        return Ok(());
+    }
+    anyhow::bail!("not deleted")
+}
+
+fn as_text(tenant: &TenantView) -> String {
+    fields([
+        ("id", tenant.id.to_string()),
+        ("name", tenant.name.clone()),
+        ("limits of its own", limits_as_text(tenant.limits)),
+        ("created", tenant.created_at.to_string()),
+    ])
+}
+
+fn limits_as_text(limits: LimitOverrides) -> String {
+    let limit = |what: &str, limit: Option<NonZeroU32>| limit.map(|limit| format!("{limit} {what}"));
+    let own = [
+        limit("queued jobs", limits.queued_jobs),
+        limit("publishes/s", limits.publishes_per_second),
+        limit("endpoints", limits.endpoints),
+    ];
+    let own: Vec<String> = own.into_iter().flatten().collect();
+    if own.is_empty() { "none".into() } else { own.join(", ") }
+}

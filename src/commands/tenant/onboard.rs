@@ -1,0 +1,119 @@
+//! `whk tenant onboard`: the whole flow by which a customer subscribes, in one go.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use super::{Connection, TenantArg, key};
+use crate::api::{
+    CreatedApiKey, CreatedEndpoint, DeletedTenant, NewApiKey, NewEndpoint, NewPublicKey, NewTenant,
+    PublicKeyView, TenantView,
+};
+use crate::common::id::{EndpointId, TenantId};
+use crate::common::job::ContentType;
+use crate::common::output::fields;
+use crate::registry::tenant::EnvelopeKind;
+
+/// Subscribe a customer in one go: tenant, API key, public key and endpoint
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  whk tenant onboard Acme --public-key public_key.pem --url https://acme.example/webhook --events 'invoice.*,user.created'
+
+Prints what to hand to the customer: its API key and its signing secret, each shown this once.
+Where a step fails, the tenant is deleted again, so that it can be tried again.")]
+pub(super) struct Args {
+    /// The tenant's name, which no other has
+    name: String,
+    /// The customer's public key: PEM, base64 of PEM, or JWK
+    #[arg(long, value_name = "FILE")]
+    public_key: PathBuf,
+    /// Where its events go
+    #[arg(long)]
+    url: String,
+    /// Event types: `invoice.paid`, `invoice.*` for a group, `*` for all; repeat it or separate with commas
+    #[arg(long, required = true, value_delimiter = ',', value_name = "TYPES")]
+    events: Vec<String>,
+    /// Make each delivery wait for the one before it
+    #[arg(long)]
+    ordered: bool,
+}
+
+#[derive(Serialize)]
+struct Onboarded {
+    tenant_id: TenantId,
+    name: String,
+    key_id: String,
+    endpoint_id: EndpointId,
+    url: String,
+    events: Vec<String>,
+    api_key: String,
+    signing_secret: String,
+}
+
+pub(super) async fn run(connection: &Connection, args: Args) -> anyhow::Result<()> {
+    let public_key = key::read(&args.public_key)?;
+    let api = &connection.api;
+    let new = NewTenant { name: args.name.clone(), limits: None };
+    let tenant: TenantView = api.post("/tenants", &new).await.context("create the tenant")?;
+    let made = TenantArg { tenant: tenant.id.to_string() };
+    match furnish(connection, &made, args, public_key, &tenant).await {
+        Ok(onboarded) => connection.print(&as_text(&onboarded), &onboarded),
+        Err(error) => match api.delete::<DeletedTenant>(&made.path("")).await {
+            Ok(_) => Err(error.context("the tenant wasn't kept")),
+            Err(left) => Err(error.context(format!("tenant {} is left half made ({left})", tenant.id))),
+        },
+    }
+}
+
+/// Gives a new tenant what it needs.
+async fn furnish(
+    connection: &Connection,
+    made: &TenantArg,
+    args: Args,
+    public_key: NewPublicKey,
+    tenant: &TenantView,
+) -> anyhow::Result<Onboarded> {
+    let api = &connection.api;
+    let key: PublicKeyView =
+        api.post(&made.path("/public-keys"), &public_key).await.context("add the public key")?;
+    let endpoint = NewEndpoint {
+        url: args.url,
+        events: args.events,
+        description: None,
+        headers: std::collections::BTreeMap::new(),
+        content_type: ContentType::default(),
+        envelope: EnvelopeKind::default(),
+        ordered: args.ordered,
+        secret: None,
+    };
+    let endpoint: CreatedEndpoint =
+        api.post(&made.path("/endpoints"), &endpoint).await.context("add the endpoint")?;
+    let api_key: CreatedApiKey =
+        api.post(&made.path("/api-keys"), &NewApiKey::default()).await.context("make the API key")?;
+    Ok(Onboarded {
+        tenant_id: tenant.id,
+        name: tenant.name.clone(),
+        key_id: key.kid,
+        endpoint_id: endpoint.about.id,
+        url: endpoint.about.url,
+        events: endpoint.about.events,
+        api_key: api_key.key,
+        signing_secret: endpoint.secret,
+    })
+}
+
+fn as_text(onboarded: &Onboarded) -> String {
+    let about = fields([
+        ("tenant", format!("{} ({})", onboarded.name, onboarded.tenant_id)),
+        ("endpoint", format!("{} ({})", onboarded.url, onboarded.endpoint_id)),
+        ("events", onboarded.events.join(", ")),
+        ("sealed to", format!("key id {}", onboarded.key_id)),
+    ]);
+    let for_customer = fields([
+        ("API key", onboarded.api_key.clone()),
+        ("signing secret", onboarded.signing_secret.clone()),
+    ]);
+    format!("{about}\nHand these to the customer; they are shown this once:\n{for_customer}")
+}

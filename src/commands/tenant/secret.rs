@@ -1,0 +1,43 @@
+//! `whk tenant secret`: signing secrets.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Subcommand;
+
+use super::Connection;
+use super::endpoint::{EndpointArg, read_secret};
+use crate::api::{RotateSecret, SecretView};
+use crate::commands::duration;
+use crate::common::output::fields;
+use crate::exit::UsageError;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Give an endpoint a new signing secret; those before it go on signing for --overlap
+    Rotate {
+        #[command(flatten)]
+        endpoint: EndpointArg,
+        /// How long deliveries carry the signatures of the old secrets as well, at most 30 days (720h)
+        #[arg(long, value_parser = duration, default_value = "24h", value_name = "DURATION")]
+        overlap: Duration,
+        /// File with the new secret, `whsec_…`; one is made without it
+        #[arg(long, value_name = "FILE")]
+        secret_file: Option<PathBuf>,
+    },
+}
+
+pub(super) async fn run(connection: &Connection, command: Command) -> anyhow::Result<()> {
+    let Command::Rotate { endpoint, overlap, secret_file } = command;
+    let seconds = u32::try_from(overlap.as_secs());
+    let rotate = RotateSecret {
+        overlap_seconds: Some(seconds.map_err(|_| UsageError("--overlap is too long".into()))?),
+        secret: secret_file.as_deref().map(read_secret).transpose()?,
+    };
+    let rotated: SecretView = connection.api.post(&endpoint.path("/rotate-secret"), &rotate).await?;
+    let text = fields([
+        ("signing secret", format!("{}  shown this once: hand it to the customer", rotated.secret)),
+        ("live secrets", rotated.live_secrets.to_string()),
+    ]);
+    connection.print(&text, &rotated)
+}

@@ -1,0 +1,21 @@
+"""What schemathesis can't make from a schema alone: texts of the formats that openapi.json names."""
+
+import base64
+from pathlib import Path
+
+import schemathesis
+from hypothesis import strategies as st
+
+KEYS = Path(__file__).parents[2] / "fixtures" / "keys"
+PUBLIC_KEYS = [
+    (KEYS / name).read_text()
+    for name in ("public_key.pem", "public_key.pkcs1.pem", "public_key.scripts.pem", "public_key.jwk.json")
+]
+
+label = st.from_regex(r"[a-z][a-z0-9]{0,20}", fullmatch=True)
+urls = st.builds("https://{}.example.com/{}".format, label, label)
+secrets = st.binary(min_size=24, max_size=64).map(lambda secret: "whsec_" + base64.b64encode(secret).decode())
+
+schemathesis.openapi.format("uri", urls)
+schemathesis.openapi.format("rsa-public-key", st.sampled_from(PUBLIC_KEYS))
+schemathesis.openapi.format("signing-secret", secrets)
