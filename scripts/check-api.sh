@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Whether the HTTP API is as /openapi.json says: schemathesis with all of its checks, as the provider and as a tenant.
-#   usage: scripts/check-api.sh [SCHEMATHESIS-ARGUMENT…]   WHK=path/to/whk, SCHEMATHESIS=path/to/schemathesis
+#   usage: scripts/check-api.sh [SCHEMATHESIS-ARGUMENT…]   WHK=path/to/whk, SCHEMATHESIS=path/to/schemathesis SEED=1
 set -euo pipefail
 cd "$(dirname "$0")/.."
 WHK=${WHK:-${CARGO_TARGET_DIR:-target}/debug/whk}
@@ -10,7 +10,7 @@ unset MAX_RETRIES RETRY_DELAYS MAX_QUEUE_SIZE MAX_PAYLOAD_SIZE SERVER_PORT SERVE
 
 rm -rf "$DIR"
 mkdir -p "$DIR"
-"$WHK" --log-format json publish-server --port 0 --data-dir "$DIR/data" 2>"$DIR/server.log" &
+"$WHK" --log-format json publish-server --port 0 --drain-timeout 1s --data-dir "$DIR/data" 2>"$DIR/server.log" &
 server=$!
 trap 'kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true' EXIT
 port() { sed -n 's/.*"address":"[^"]*:\([0-9]*\)".*/\1/p' "$DIR/server.log" | head -n 1; }
@@ -19,8 +19,8 @@ SERVER=http://127.0.0.1:$(port)
 
 # run CONFIG: one run with the key in WHK_API_KEY.
 run() {
-  "$SCHEMATHESIS" --config-file "tests/openapi/$1" run "$SERVER/openapi.json" \
-    --checks all --continue-on-failure --max-examples 50 --seed 1 --warnings off --no-color "${@:2}"
+  PYTHONPATH=tests/openapi "$SCHEMATHESIS" --config-file "tests/openapi/$1" run "$SERVER/openapi.json" \
+    --checks all --continue-on-failure --max-examples 50  --warnings off --no-color "${@:2}"
 }
 
 echo 'As the provider:'
