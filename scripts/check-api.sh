@@ -20,7 +20,7 @@ SERVER=http://127.0.0.1:$(port)
 # run CONFIG: one run with the key in WHK_API_KEY.
 run() {
   PYTHONPATH=tests/openapi "$SCHEMATHESIS" --config-file "tests/openapi/$1" run "$SERVER/openapi.json" \
-    --checks all --continue-on-failure --max-examples 50  --warnings off --no-color "${@:2}"
+    --checks all --continue-on-failure --max-examples 50 --seed "${SEED:-1}" --warnings off --no-color "${@:2}"
 }
 
 echo 'As the provider:'

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use endpoint::{CreatedEndpoint, EndpointUpdate, EndpointView, NewEndpoint, RotateSecret, SecretView};
-pub(crate) use strict::{Object, whole};
 pub use key::{ApiKeyView, CreatedApiKey, NewApiKey, NewPublicKey, PublicKeyView};
+pub(crate) use strict::{Object, whole};
 pub use tenant::{DeletedTenant, NewTenant, TenantUpdate, TenantView};
 
 /// A page of a list, in the order in which its items were made.

@@ -33,7 +33,11 @@ where
 {
     let Some(number) = Option::<f64>::deserialize(deserializer)? else { return Ok(None) };
     let is_whole = number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a u32's range was just checked")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a u32's range was just checked"
+    )]
     let whole = is_whole.then_some(number as u32).and_then(|number| T::try_from(number).ok());
     whole.map(Some).ok_or_else(|| D::Error::custom("not a whole number in its range"))
 }
@@ -63,4 +67,3 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
         deserializer.deserialize_map(OfObject(PhantomData))
     }
 }
-

@@ -115,7 +115,10 @@ async fn everything_is_there_again_after_a_restart() {
     assert_eq!(again.settings.headers, endpoint.settings.headers);
     let secrets = |of: &Endpoint| of.secrets.iter().map(|live| live.secret.reveal()).collect::<Vec<_>>();
     assert_eq!(secrets(&again), secrets(&endpoint));
-    assert_eq!(registry.endpoint(tenant.id, disabled.id).unwrap().disabled.as_ref().unwrap().reason, DisabledReason::Gone);
+    assert_eq!(
+        registry.endpoint(tenant.id, disabled.id).unwrap().disabled.as_ref().unwrap().reason,
+        DisabledReason::Gone
+    );
     assert_eq!((wants(&registry, "invoice.paid", None), wants(&registry, "other", None)), (1, 0));
 }
 
@@ -136,7 +139,9 @@ async fn nothing_secret_is_in_the_files_or_in_a_debug() {
     let holds = |text: &str| files.windows(text.len()).any(|window| window == text.as_bytes());
     assert!(holds("Acme"), "the check itself");
     let secret = secret.reveal();
-    for hidden in ["t-secret", "h-secret", &secret["whsec_".len()..], &key.reveal()["whk_tenant_".len() + 4..]] {
+    for hidden in
+        ["t-secret", "h-secret", &secret["whsec_".len()..], &key.reveal()["whk_tenant_".len() + 4..]]
+    {
         assert!(!holds(hidden), "{hidden}");
     }
 }
@@ -179,7 +184,10 @@ async fn the_golden_database_of_version_1_opens() {
     assert_eq!(endpoints.len(), 2);
     let first = &endpoints[0].settings;
     assert_eq!(first.url.uri().to_string(), "https://acme.example/webhook?token=t");
-    assert_eq!(first.events.iter().map(EventFilter::to_string).collect::<Vec<_>>(), ["invoice.*", "user.created"]);
+    assert_eq!(
+        first.events.iter().map(EventFilter::to_string).collect::<Vec<_>>(),
+        ["invoice.*", "user.created"]
+    );
     assert_eq!((first.content_type, first.ordered), (ContentType::Json, true));
     assert_eq!(first.headers.as_slice()[0].1, "v-1");
     assert_eq!(*endpoints[0].secrets[0].secret.reveal(), fixture_text("keys/signing_secret.txt").trim());
@@ -203,7 +211,8 @@ fn a_newer_another_and_a_damaged_database_are_refused_and_left_alone() {
     change(&another, "INSERT INTO theirs VALUES (1)");
 
     let text = Home::new();
-    fs::write(text.path("registry.db"), "no database at all, but long enough to be read as one".repeat(40)).unwrap();
+    fs::write(text.path("registry.db"), "no database at all, but long enough to be read as one".repeat(40))
+        .unwrap();
     assert!(text.refusal().contains("not a database"), "{}", text.refusal());
 
     let damaged = Home::new();
@@ -221,7 +230,8 @@ fn the_secret_key_must_be_there_and_the_right_one() {
     let home = Home::new();
     drop(home.open().unwrap());
     let key = fs::read_to_string(home.path("secret.key")).unwrap();
-    fs::write(home.path("secret.key"), &*crate::common::crypto::vault::Vault::generate_key().unwrap()).unwrap();
+    fs::write(home.path("secret.key"), &*crate::common::crypto::vault::Vault::generate_key().unwrap())
+        .unwrap();
     assert!(home.refusal().contains("isn't the one"), "{}", home.refusal());
     fs::write(home.path("secret.key"), "short").unwrap();
     assert!(home.refusal().contains("base64 of 32"), "{}", home.refusal());

@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 /// How long a test waits for what must come: far longer than it takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -52,6 +54,13 @@ pub(crate) fn run(arguments: &[&str]) -> Output {
 /// The output's stderr as text.
 pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Flags for trying out: loopback allowed and quick retries, unless `more` has them otherwise.
+fn locally<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    let local = ["--allow-net", "127.0.0.0/8", "--retry-delays", "50", "--max-retries", "20"];
+    let wanted = local.chunks(2).filter(|pair| !more.contains(&pair[0]));
+    wanted.flatten().chain(more).copied().collect()
 }
 
 /// A server that runs beside the test and is killed with it.
@@ -120,14 +129,7 @@ impl Server {
 
     /// The same with loopback allowed and quick retries.
     pub(crate) fn publish_locally(more: &[&str]) -> Self {
-        let local = ["--allow-net", "127.0.0.0/8", "--retry-delays", "50", "--max-retries", "20"];
-        let overridden = |flag: &str| more.contains(&flag);
-        let mut arguments: Vec<&str> = Vec::new();
-        for pair in local.chunks(2).filter(|pair| !overridden(pair[0])) {
-            arguments.extend(pair);
-        }
-        arguments.extend(more);
-        Self::publish(&arguments)
+        Self::publish(&locally(more))
     }
 
     /// `whk customer` with the fixtures' keys and `more`.
@@ -142,6 +144,37 @@ impl Server {
         }
         command.args(more);
         Self::start(command)
+    }
+
+    /// The same for tenants.
+    pub(crate) fn tenants(more: &[&str]) -> Self {
+        Self::publish_to_tenants(&locally(more))
+    }
+
+    /// The folder with its tenants.
+    pub(crate) fn data_dir(&self) -> &Path {
+        self.data_dir.as_ref().expect("a data dir").path()
+    }
+
+    /// Bounds what the process may write to a file; beyond it a write fails, as on a full disk.
+    pub(crate) fn limit_file_size(&self, bytes: Option<u64>) {
+        let bytes = bytes.map_or("unlimited".to_owned(), |bytes| bytes.to_string());
+        let limit = format!("--fsize={bytes}:unlimited");
+        let status = Command::new("prlimit").args(["--pid", &self.child.id().to_string(), &limit]).status();
+        assert!(status.unwrap().success());
+    }
+
+    /// Kills it and gives its folder.
+    pub(crate) fn keep_data(mut self) -> tempfile::TempDir {
+        self.signal("KILL");
+        self.wait();
+        self.data_dir.take().expect("a data dir")
+    }
+
+    /// The API with the provider's key.
+    pub(crate) fn api(&self) -> Api {
+        let key = std::fs::read_to_string(self.data_dir().join("provider_key.txt")).unwrap();
+        Api { port: self.port, key }
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
@@ -294,6 +327,114 @@ pub(crate) fn publish_to(server: &Server, url: &str, payload: &str) -> String {
     let answer = publish(server, &format!(r#"{{"url":"{url}","payload":{payload}}}"#));
     assert_eq!(answer.status, 202, "{answer:?}");
     answer.json()["messages"][0]["id"].as_str().unwrap().to_owned()
+}
+
+/// The HTTP API as one key's holder sees it.
+#[derive(Clone)]
+pub(crate) struct Api {
+    pub(crate) port: u16,
+    pub(crate) key: String,
+}
+
+impl Api {
+    pub(crate) fn with_key(&self, key: &str) -> Self {
+        Self { port: self.port, key: key.to_owned() }
+    }
+
+    /// Sends a request with `headers` beside the key; a body of `null` is none.
+    pub(crate) fn call(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &serde_json::Value,
+    ) -> Answer {
+        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n");
+        head += &format!("authorization: Bearer {}\r\n", self.key);
+        for (name, value) in headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        if !body.is_empty() && !headers.iter().any(|(name, _)| *name == "content-type") {
+            head += "content-type: application/json\r\n";
+        }
+        exchange(self.port, &format!("{head}content-length: {}\r\n\r\n", body.len()), body.as_bytes())
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Answer {
+        self.call("GET", path, &[], &serde_json::Value::Null)
+    }
+
+    pub(crate) fn post(&self, path: &str, body: serde_json::Value) -> Answer {
+        self.call("POST", path, &[], &body)
+    }
+
+    pub(crate) fn patch(&self, path: &str, body: serde_json::Value) -> Answer {
+        self.call("PATCH", path, &[], &body)
+    }
+
+    pub(crate) fn delete(&self, path: &str) -> Answer {
+        self.call("DELETE", path, &[], &serde_json::Value::Null)
+    }
+
+    /// What a successful POST made.
+    pub(crate) fn make(&self, path: &str, body: serde_json::Value) -> serde_json::Value {
+        let answer = self.post(path, body);
+        assert!((200..300).contains(&answer.status), "{path}: {answer:?}");
+        answer.json()
+    }
+
+    /// A tenant with the fixtures' public key, subscribed to `events` at `url`.
+    pub(crate) fn subscribe(&self, name: &str, url: &str, events: &[&str]) -> Tenant {
+        self.subscribe_with(name, "keys/public_key.pem", url, events)
+    }
+
+    /// The same with another public key.
+    pub(crate) fn subscribe_with(&self, name: &str, key: &str, url: &str, events: &[&str]) -> Tenant {
+        let text = |value: &serde_json::Value, member: &str| value[member].as_str().unwrap().to_owned();
+        let id = text(&self.make("/tenants", json!({"name": name})), "id");
+        let path = format!("/tenants/{id}");
+        let public_key = std::fs::read_to_string(fixture(key)).unwrap();
+        self.make(&format!("{path}/public-keys"), json!({"public_key": public_key}));
+        let secret = std::fs::read_to_string(fixture("keys/signing_secret.txt")).unwrap();
+        let new = json!({"url": url, "events": events, "secret": secret.trim()});
+        let endpoint = text(&self.make(&format!("{path}/endpoints"), new), "id");
+        let key = text(&self.make(&format!("{path}/api-keys"), json!({})), "key");
+        Tenant { id, api: self.with_key(&key), endpoint }
+    }
+
+    /// Publishes an event and gives the answer.
+    pub(crate) fn publish(&self, kind: &str, payload: serde_json::Value) -> Answer {
+        self.post("/publish", json!({"type": kind, "payload": payload}))
+    }
+
+    /// Publishes an event and gives the ids of its messages.
+    pub(crate) fn published(&self, kind: &str, payload: serde_json::Value) -> Vec<String> {
+        let answer = self.publish(kind, payload);
+        assert_eq!(answer.status, 202, "{answer:?}");
+        message_ids(&answer)
+    }
+}
+
+/// The message ids of an answer to a publish.
+pub(crate) fn message_ids(answer: &Answer) -> Vec<String> {
+    let messages = answer.json()["messages"].as_array().unwrap().clone();
+    messages.iter().map(|message| message["id"].as_str().unwrap().to_owned()).collect()
+}
+
+/// A subscribed tenant.
+pub(crate) struct Tenant {
+    pub(crate) id: String,
+    /// With its own key.
+    pub(crate) api: Api,
+    pub(crate) endpoint: String,
+}
+
+impl Tenant {
+    /// The path of its endpoint.
+    pub(crate) fn endpoint_path(&self) -> String {
+        format!("/tenants/{}/endpoints/{}", self.id, self.endpoint)
+    }
 }
 
 /// A request that a customer got.

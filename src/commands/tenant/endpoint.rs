@@ -202,8 +202,8 @@ pub(super) fn read_secret(path: &Path) -> anyhow::Result<String> {
 
 /// Reads `Name: value` lines. An error names the line, never what is in it.
 fn read_headers(path: &Path) -> anyhow::Result<BTreeMap<String, String>> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("--headers-file: read {}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("--headers-file: read {}", path.display()))?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let parse = |(index, line): (usize, &str)| {
         let header = line.split_once(':').map(|(name, value)| (name.trim().into(), value.trim().into()));

@@ -77,9 +77,5 @@ fn as_text(key: &PublicKeyView) -> String {
         KeyState::Retiring => "retiring: what was sealed to it may still be on its way",
         KeyState::Retired => "retired: its private half isn't needed any more",
     };
-    fields([
-        ("key id", key.kid.clone()),
-        ("state", meaning.into()),
-        ("bits", key.bits.to_string()),
-    ])
+    fields([("key id", key.kid.clone()), ("state", meaning.into()), ("bits", key.bits.to_string())])
 }

@@ -76,7 +76,12 @@ pub(super) async fn create(connection: &Connection, args: CreateArgs) -> anyhow:
 pub(super) async fn list(connection: &Connection) -> anyhow::Result<()> {
     let tenants: Vec<TenantView> = connection.api.list("/tenants").await?;
     let rows = tenants.iter().map(|tenant| {
-        [tenant.id.to_string(), tenant.name.clone(), limits_as_text(tenant.limits), tenant.created_at.to_string()]
+        [
+            tenant.id.to_string(),
+            tenant.name.clone(),
+            limits_as_text(tenant.limits),
+            tenant.created_at.to_string(),
+        ]
     });
     connection.print(&table(["id", "name", "limits of its own", "created"], rows), &tenants)
 }

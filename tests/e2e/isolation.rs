@@ -1,0 +1,222 @@
+//! A tenant never sees, or learns of, another, and never takes what is another's.
+
+use serde_json::{Value, json};
+
+use crate::support::{Answer, Api, RawCustomer, Server, fixture, get};
+
+const NOWHERE: &str = "http://127.0.0.1:9/webhook";
+const UNKNOWN_TENANT: &str = "ten_01980000000070008000000000000000";
+const UNKNOWN_ENDPOINT: &str = "ep_01980000000070008000000000000000";
+
+/// Every route of the API: method and path.
+fn routes(server: &Server) -> Vec<(String, String)> {
+    let paths = get(server.port, "/openapi.json").json()["paths"].as_object().unwrap().clone();
+    let of_path = |(path, item): (&String, &Value)| {
+        let methods: Vec<String> = item.as_object().unwrap().keys().map(|m| m.to_uppercase()).collect();
+        methods.into_iter().map(|method| (method, path.clone())).collect::<Vec<_>>()
+    };
+    paths.iter().flat_map(of_path).collect()
+}
+
+/// A body that is right for the route.
+fn body_for(method: &str, path: &str) -> Value {
+    let key = || std::fs::read_to_string(fixture("keys/public_key.pem")).unwrap();
+    match (method, path.rsplit('/').next().unwrap()) {
+        ("POST", "public-keys") => json!({"public_key": key()}),
+        ("POST", "endpoints") => json!({"url": NOWHERE, "events": ["*"]}),
+        ("POST", "tenants") => json!({"name": "new"}),
+        ("POST", "publish") => json!({"type": "x", "payload": 1}),
+        ("POST" | "PATCH", _) => json!({}),
+        _ => Value::Null,
+    }
+}
+
+#[test]
+fn on_every_route_another_tenants_id_answers_as_an_unknown_one() {
+    let server = Server::tenants(&[]);
+    let api = server.api();
+    let (own, other) = (api.subscribe("Own", NOWHERE, &["*"]), api.subscribe("Other", NOWHERE, &["*"]));
+    let kid = api.get(&format!("/tenants/{}/public-keys", other.id)).json()["data"][0]["kid"].clone();
+    let key = api.get(&format!("/tenants/{}/api-keys", other.id)).json()["data"][0]["id"].clone();
+    let fill = |path: &str, tenant: &str, endpoint: &str| {
+        path.replace("{tenant}", tenant)
+            .replace("{endpoint}", endpoint)
+            .replace("{kid}", kid.as_str().unwrap())
+            .replace("{key}", key.as_str().unwrap())
+    };
+    let call =
+        |method: &str, path: &str, filled: &str| own.api.call(method, filled, &[], &body_for(method, path));
+    let said = |answer: &Answer| {
+        let mut headers = answer.headers.clone();
+        headers.remove("date");
+        (answer.status, headers, answer.body.clone())
+    };
+    let mut of_tenants = 0;
+    for (method, path) in routes(&server).iter().filter(|(_, path)| path.contains("{tenant}")) {
+        of_tenants += 1;
+        let unknown = call(method, path, &fill(path, UNKNOWN_TENANT, UNKNOWN_ENDPOINT));
+        for named in [other.id.as_str(), "Other"] {
+            let theirs = call(method, path, &fill(path, named, &other.endpoint));
+            assert_eq!(said(&theirs), said(&unknown), "{method} {path}");
+        }
+        assert!(matches!(unknown.status, 403 | 404), "{method} {path}: {unknown:?}");
+        if path.contains("{endpoint}") {
+            // Another's endpoint under one's own name.
+            let unknown = call(method, path, &fill(path, "me", UNKNOWN_ENDPOINT));
+            let theirs = call(method, path, &fill(path, "me", &other.endpoint));
+            assert_eq!(said(&theirs), said(&unknown), "{method} {path}");
+            assert_eq!(unknown.status, 404, "{method} {path}");
+        }
+    }
+    assert_eq!(of_tenants, 16, "all of them were walked");
+    let elsewhere = json!({"type": "x", "payload": 1, "tenant": "Other"});
+    let to_other = own.api.post("/publish", elsewhere);
+    let to_unknown = own.api.post("/publish", json!({"type": "x", "payload": 1, "tenant": "Nobody"}));
+    assert_eq!(said(&to_other), said(&to_unknown));
+    assert_eq!(to_other.status, 404);
+    assert_eq!(
+        api.get(&format!("/tenants/{}/endpoints", other.id)).json()["data"].as_array().unwrap().len(),
+        1
+    );
+    assert_eq!(server.metric("whk_jobs_published_total"), 0);
+}
+
+#[test]
+fn a_tenant_publishes_to_itself_alone() {
+    let (own_customer, other_customer) = (
+        RawCustomer::answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"),
+        RawCustomer::answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"),
+    );
+    let server = Server::tenants(&[]);
+    let api = server.api();
+    let own = api.subscribe("Own", &own_customer.url(), &["*"]);
+    api.subscribe("Other", &other_customer.url(), &["*"]);
+    assert_eq!(own.api.published("x", json!(1)).len(), 1);
+    for named in ["me", "Own", own.id.as_str()] {
+        let answer = own.api.post("/publish", json!({"type": "x", "payload": 1, "tenant": named}));
+        assert_eq!(answer.status, 202, "{named}");
+    }
+    server.wait_for_metric("whk_jobs_delivered_total", 4);
+    assert!(other_customer.got_nothing());
+}
+
+#[test]
+fn without_a_known_key_every_route_is_closed() {
+    let server = Server::tenants(&[]);
+    let api = server.api();
+    let tenant = api.subscribe("Acme", NOWHERE, &["*"]);
+    let revoked = api.make("/tenants/Acme/api-keys", json!({"description": "for a day"}));
+    let revoked_api = api.with_key(revoked["key"].as_str().unwrap());
+    assert_eq!(revoked_api.get("/tenants/me").status, 200);
+    assert_eq!(
+        api.delete(&format!("/tenants/Acme/api-keys/{}", revoked["id"].as_str().unwrap())).status,
+        204
+    );
+    let open = ["/healthz", "/readyz", "/metrics", "/openapi.json"];
+    for (method, path) in routes(&server).iter().filter(|(_, path)| !open.contains(&path.as_str())) {
+        let filled = path.replace("{tenant}", &tenant.id).replace("{endpoint}", &tenant.endpoint);
+        for closed in
+            [&revoked_api, &api.with_key(""), &api.with_key("whk_tenant_"), &api.with_key(&"x".repeat(500))]
+        {
+            let answer = closed.call(method, &filled, &[], &body_for(method, path));
+            assert_eq!(answer.status, 401, "{method} {path}");
+            assert_eq!(answer.headers["www-authenticate"], "Bearer");
+            answer.problem();
+        }
+        // A good key in the wrong place, with and without one in the right place.
+        let in_query = format!("{filled}?api_key={}", tenant.api.key);
+        for caller in [&api.with_key(""), &api] {
+            let answer = caller.call(method, &in_query, &[], &body_for(method, path));
+            assert_eq!(answer.status, 400, "{method} {path}");
+            assert!(answer.problem().contains("revoke it"), "{method} {path}");
+        }
+    }
+    let basic = |scheme: &str| {
+        let head = format!(
+            "GET /tenants HTTP/1.1\r\nhost: test\r\nconnection: close\r\nauthorization: {scheme} {}\r\n\r\n",
+            api.key
+        );
+        crate::support::exchange(server.port, &head, b"").status
+    };
+    assert_eq!((basic("Basic"), basic("bearer")), (401, 200));
+    assert!(!server.log().contains(&tenant.api.key) && !server.log().contains(&api.key));
+}
+
+#[test]
+fn what_is_the_providers_a_tenant_may_not() {
+    let server = Server::tenants(&[]);
+    let tenant = server.api().subscribe("Acme", NOWHERE, &["*"]);
+    for (method, path) in [
+        ("GET", "/tenants"),
+        ("POST", "/tenants"),
+        ("PATCH", "/tenants/me"),
+        ("DELETE", "/tenants/me"),
+        ("GET", "/api-keys"),
+        ("POST", "/api-keys"),
+        ("GET", "/tenants/me/api-keys"),
+        ("POST", "/tenants/me/api-keys"),
+    ] {
+        let answer = tenant.api.call(method, path, &[], &body_for(method, path));
+        assert_eq!(answer.status, 403, "{method} {path}: {answer:?}");
+        answer.problem();
+    }
+}
+
+/// A tenant with that limit, and another beside it.
+fn limited(server: &Server, limits: Value) -> (Api, crate::support::Tenant, crate::support::Tenant) {
+    let api = server.api();
+    let limited = api.subscribe("Limited", NOWHERE, &["*"]);
+    let other = api.subscribe("Other", NOWHERE, &["*"]);
+    assert_eq!(api.patch("/tenants/Limited", json!({"limits": limits})).status, 200);
+    (api, limited, other)
+}
+
+#[test]
+fn a_tenant_with_a_full_queue_gets_429_and_no_other_is_touched() {
+    let server = Server::tenants(&["--retry-delays", "3600000"]);
+    let (api, tenant, other) = limited(&server, json!({"queued_jobs": 3}));
+    (0..3).for_each(|n| drop(tenant.api.published("x", json!(n))));
+    let full = tenant.api.publish("x", json!(1));
+    assert_eq!(full.status, 429);
+    assert!(
+        full.problem().contains("jobs in the queue") && full.headers.contains_key("retry-after"),
+        "{full:?}"
+    );
+    assert_eq!(other.api.published("x", json!(1)).len(), 1);
+    let to_all = api.publish("x", json!(1)).json();
+    assert_eq!(to_all["messages"][0]["tenant"], *other.id);
+    assert_eq!(to_all["refused"], json!([{"tenant": tenant.id, "reason": "queued_jobs"}]));
+    let test = tenant.api.post(&format!("{}/test", tenant.endpoint_path()), json!(null));
+    assert_eq!(test.status, 429);
+    // What is settled makes room again.
+    assert_eq!(tenant.api.patch(&tenant.endpoint_path(), json!({"enabled": false})).status, 200);
+    server.wait_for_metric("whk_jobs_dead_total", 3);
+    assert_eq!(tenant.api.patch(&tenant.endpoint_path(), json!({"enabled": true})).status, 200);
+    assert_eq!(tenant.api.published("x", json!(1)).len(), 1);
+}
+
+#[test]
+fn a_tenant_that_publishes_too_fast_gets_429_and_no_other_is_touched() {
+    let server = Server::tenants(&[]);
+    let (api, tenant, other) = limited(&server, json!({"publishes_per_second": 2}));
+    let many: Vec<Answer> = (0..30).map(|n| tenant.api.publish("x", json!(n))).collect();
+    let refused = many.iter().find(|answer| answer.status == 429).expect("faster than two a second");
+    assert!(refused.problem().contains("2 events a second"), "{refused:?}");
+    assert_eq!(refused.headers["retry-after"], "1");
+    assert!(many[..2].iter().all(|answer| answer.status == 202));
+    (0..30).for_each(|n| drop(other.api.published("x", json!(n))));
+    assert_eq!(api.published("x", json!(1)).len(), 2, "an event to all isn't the tenant's");
+}
+
+#[test]
+fn a_tenant_has_no_more_endpoints_than_it_may() {
+    let server = Server::tenants(&["--tenant-endpoints", "2"]);
+    let (api, tenant, other) = limited(&server, json!({"endpoints": 1}));
+    let more = json!({"url": NOWHERE, "events": ["*"]});
+    let refused = tenant.api.post("/tenants/me/endpoints", more.clone());
+    assert_eq!((refused.status, refused.problem().as_str()), (429, "the limit of 1 endpoints is reached"));
+    other.api.make("/tenants/me/endpoints", more.clone());
+    assert_eq!(other.api.post("/tenants/me/endpoints", more.clone()).status, 429, "the server's own limit");
+    assert_eq!(api.patch("/tenants/Limited", json!({"limits": {}})).status, 200);
+    tenant.api.make("/tenants/me/endpoints", more);
+}

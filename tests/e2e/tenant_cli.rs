@@ -1,0 +1,191 @@
+//! `whk tenant`, as a provider and as a customer use it.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use crate::support::{RawCustomer, Server, fixture, stderr, whk};
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+fn tenant(server: &Server, arguments: &[&str]) -> Command {
+    let mut command = whk(&["tenant", "--server", &server.url("")]);
+    command.arg("--data-dir").arg(server.data_dir()).args(arguments);
+    command
+}
+
+/// What it prints for people.
+fn text(server: &Server, arguments: &[&str]) -> String {
+    let output = tenant(server, arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What it prints for programs.
+fn json(server: &Server, arguments: &[&str]) -> Value {
+    let text = text(server, &[&["--output", "json"], arguments].concat());
+    serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}"))
+}
+
+fn refused(server: &Server, arguments: &[&str]) -> (i32, String) {
+    let output = tenant(server, arguments).output().unwrap();
+    (output.status.code().unwrap(), stderr(&output))
+}
+
+fn key(name: &str) -> String {
+    fixture(&format!("keys/{name}")).to_str().unwrap().to_owned()
+}
+
+#[test]
+fn onboarding_does_the_whole_flow_in_one_go() {
+    let customer = RawCustomer::answering(OK);
+    let server = Server::tenants(&[]);
+    let public_key = key("public_key.pem");
+    let arguments = [
+        "onboard",
+        "Acme",
+        "--public-key",
+        &public_key,
+        "--url",
+        &customer.url(),
+        "--events",
+        "invoice.*,user.created",
+    ];
+    let made = json(&server, &arguments);
+    assert_eq!(made["events"], serde_json::json!(["invoice.*", "user.created"]));
+    assert!(made["signing_secret"].as_str().unwrap().starts_with("whsec_"));
+    let of_customer = server.api().with_key(made["api_key"].as_str().unwrap());
+    assert_eq!(of_customer.published("invoice.paid", serde_json::json!(1)).len(), 1);
+    customer.request();
+    let (code, told) = refused(&server, &arguments);
+    assert_eq!(code, 1);
+    assert!(told.contains("another tenant has this name"), "{told}");
+    // A step that fails leaves nothing half made.
+    let (code, told) = refused(
+        &server,
+        &["onboard", "Bad", "--public-key", &public_key, "--url", "http://10.0.0.1/", "--events", "*"],
+    );
+    assert_eq!(code, 1);
+    assert!(told.contains("add the endpoint") && told.contains("10.0.0.1"), "{told}");
+    assert_eq!(json(&server, &["list"]).as_array().unwrap().len(), 1);
+    let shown = text(
+        &server,
+        &["onboard", "Third", "--public-key", &public_key, "--url", &customer.url(), "--events", "*"],
+    );
+    for part in ["Third (ten_", "(ep_", "Hand these to the customer", "whk_tenant_", "whsec_"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+}
+
+#[test]
+fn each_step_by_itself_for_people_and_programs() {
+    let customer = RawCustomer::answering(OK);
+    let server = Server::tenants(&[]);
+    let made = json(&server, &["create", "Acme", "--queued-jobs", "50"]);
+    assert_eq!(made["limits"]["queued_jobs"], 50);
+    assert!(text(&server, &["list"]).contains("50 queued jobs"));
+    assert!(text(&server, &["show", "Acme"]).contains(made["id"].as_str().unwrap()));
+    assert!(text(&server, &["update", "Acme", "--name", "Acme & Söhne"]).contains("Acme & Söhne"));
+    let acme = "Acme & Söhne";
+    assert_eq!(json(&server, &["update", acme, "--default-limits"])["limits"]["queued_jobs"], Value::Null);
+
+    let first = json(&server, &["key", "add", acme, "--public-key", &key("public_key.jwk.json")]);
+    json(&server, &["key", "add", acme, "--public-key", &key("other_public_key.pem")]);
+    let listed = text(&server, &["key", "list", acme]);
+    assert!(listed.contains("active") && listed.contains("retiring"), "{listed}");
+    let kid = first["kid"].as_str().unwrap();
+    assert!(text(&server, &["key", "retire", acme, kid]).contains("retired"));
+
+    let headers = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(headers.path(), "X-Env: test\n\nAuthorization: Bearer theirs\n").unwrap();
+    let added = json(
+        &server,
+        &[
+            "endpoint",
+            "add",
+            acme,
+            "--url",
+            &customer.url(),
+            "--events",
+            "a,b.*",
+            "--events",
+            "c",
+            "--headers-file",
+            headers.path().to_str().unwrap(),
+            "--secret-file",
+            &key("signing_secret.txt"),
+            "--description",
+            "the first",
+            "--content-type",
+            "json",
+            "--ordered",
+        ],
+    );
+    assert_eq!(added["events"], serde_json::json!(["a", "b.*", "c"]));
+    assert_eq!(added["secret"], std::fs::read_to_string(key("signing_secret.txt")).unwrap().trim());
+    let id = added["id"].as_str().unwrap();
+    let test = json(&server, &["endpoint", "test", acme, id]);
+    let request = customer.request();
+    assert_eq!(request.headers["webhook-id"], test["messages"][0]["id"].as_str().unwrap());
+    assert_eq!(
+        (request.headers["x-env"].as_str(), request.headers["content-type"].as_str()),
+        ("test", "application/json")
+    );
+    assert!(text(&server, &["endpoint", "disable", acme, id]).contains("disabled by the provider"));
+    assert!(text(&server, &["endpoint", "list", acme]).contains("disabled by the provider"));
+    assert!(text(&server, &["endpoint", "enable", acme, id]).contains("enabled"));
+    let updated = json(
+        &server,
+        &["endpoint", "update", acme, id, "--events", "*", "--description", "", "--ordered", "false"],
+    );
+    assert_eq!((&updated["events"], &updated["description"]), (&serde_json::json!(["*"]), &Value::Null));
+    assert_eq!(
+        (&updated["ordered"], &updated["content_type"]),
+        (&Value::Bool(false), &"application/json".into())
+    );
+    assert_eq!(json(&server, &["secret", "rotate", acme, id])["live_secrets"], 2);
+    assert_eq!(json(&server, &["secret", "rotate", acme, id, "--overlap", "0s"])["live_secrets"], 1);
+    assert_eq!(json(&server, &["endpoint", "show", acme, id])["live_secrets"], 1);
+
+    let created = json(&server, &["api-key", "create", acme, "--description", "for the app"]);
+    let listed = text(&server, &["api-key", "list", acme]);
+    assert!(listed.contains("for the app") && !listed.contains(created["key"].as_str().unwrap()), "{listed}");
+    let as_customer = |arguments: &[&str]| -> Output {
+        tenant(&server, arguments).env("WHK_API_KEY", created["key"].as_str().unwrap()).output().unwrap()
+    };
+    assert!(as_customer(&["endpoint", "list", "me"]).status.success());
+    assert_eq!(as_customer(&["list"]).status.code(), Some(77));
+    text(&server, &["api-key", "revoke", acme, created["id"].as_str().unwrap()]);
+    assert_eq!(as_customer(&["endpoint", "list", "me"]).status.code(), Some(77));
+
+    assert!(text(&server, &["endpoint", "delete", acme, id]).contains("deleted"));
+    let (code, told) = refused(&server, &["delete", acme]);
+    assert_eq!((code, told.contains("--yes")), (64, true));
+    assert!(text(&server, &["delete", acme, "--yes"]).contains("0 queued jobs are dropped"));
+    assert_eq!(json(&server, &["list"]), serde_json::json!([]));
+}
+
+#[test]
+fn what_can_not_be_done_says_what_to_do() {
+    let server = Server::tenants(&[]);
+    let (code, told) = refused(&server, &["show", "Nobody"]);
+    assert_eq!((code, told.contains("no such tenant")), (1, true), "{told}");
+    let (code, told) = refused(&server, &["key", "add", "me", "--public-key", &key("none.pem")]);
+    assert_eq!((code, told.contains("none.pem")), (66, true), "{told}");
+    let (code, told) = refused(&server, &["key", "add", "me", "--public-key", &key("private_key.pem")]);
+    assert_eq!((code, told.contains("private key where a public key belongs")), (64, true), "{told}");
+    let (code, told) = refused(&server, &["update", "Nobody"]);
+    assert_eq!((code, told.contains("--default-limits")), (64, true), "{told}");
+    let unreachable =
+        whk(&["tenant", "--server", "http://127.0.0.1:9", "list"]).env("WHK_API_KEY", "k").output().unwrap();
+    assert_eq!(unreachable.status.code(), Some(69));
+    assert!(stderr(&unreachable).contains("--server"), "{}", stderr(&unreachable));
+    let keyless = whk(&["tenant", "list"]).output().unwrap();
+    assert_eq!(keyless.status.code(), Some(66));
+    assert!(stderr(&keyless).contains("WHK_API_KEY"), "{}", stderr(&keyless));
+    let customer = Server::customer(&[]);
+    let other =
+        whk(&["tenant", "--server", &customer.url(""), "list"]).env("WHK_API_KEY", "k").output().unwrap();
+    assert_eq!(other.status.code(), Some(1));
+    assert!(stderr(&other).contains("isn't a whk publish-server"), "{}", stderr(&other));
+}

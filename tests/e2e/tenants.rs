@@ -1,0 +1,465 @@
+//! Publishing to tenants: who subscribes gets it, sealed with their own key, once.
+
+use std::collections::{BTreeSet, HashSet};
+use std::thread;
+
+use serde_json::json;
+use whk::common::crypto::envelope::{Opener, Sealed};
+use whk::common::crypto::keys::PrivateKey;
+use whk::common::crypto::signature::{Secret, Verifier};
+
+use crate::support::{Answer, RawCustomer, Request, Server, fixture, message_ids, post};
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+const FAILS: &str = "HTTP/1.1 500 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+/// Nothing listens there.
+const NOWHERE: &str = "http://127.0.0.1:9/webhook";
+
+fn opens_with(key: &str, request: &Request) -> Option<serde_json::Value> {
+    let key = PrivateKey::read(&fixture(key), None).unwrap();
+    let opened = Opener::new([key]).open(Sealed::parse(request.body.as_bytes()).ok()?).ok()?;
+    Some(serde_json::from_slice(&opened).unwrap())
+}
+
+fn verifies_with(secret: &str, request: &Request) -> bool {
+    let header = |name: &str| request.headers[name].as_str();
+    let now = header("webhook-timestamp").parse().unwrap();
+    let verifier = Verifier::new(vec![Secret::parse(secret).unwrap()], Verifier::TOLERANCE);
+    let signatures = header("webhook-signature");
+    verifier
+        .verify(header("webhook-id"), header("webhook-timestamp"), signatures, request.body.as_bytes(), now)
+        .is_ok()
+}
+
+#[test]
+fn an_event_reaches_who_subscribes_each_sealed_with_their_own_key() {
+    let (acme, other) = (RawCustomer::answering(OK), RawCustomer::answering(OK));
+    let server = Server::tenants(&[]);
+    let api = server.api();
+    let first = api.subscribe("Acme", &acme.url(), &["invoice.*"]);
+    let second = api.subscribe_with("Other", "keys/other_public_key.pem", &other.url(), &["*"]);
+    api.subscribe("Neither", NOWHERE, &["user.created", "invoice"]);
+    let answer = api.publish("invoice.paid", json!({"amount": 42}));
+    let published = answer.json();
+    assert_eq!(answer.status, 202);
+    let messages = published["messages"].as_array().unwrap();
+    let reached: BTreeSet<_> = messages.iter().map(|message| message["endpoint"].as_str().unwrap()).collect();
+    assert_eq!(reached, BTreeSet::from([first.endpoint.as_str(), second.endpoint.as_str()]));
+
+    for (customer, key, wrong_key, tenant) in [
+        (&acme, "keys/private_key.pem", "keys/other_private_key.pem", &first),
+        (&other, "keys/other_private_key.pem", "keys/private_key.pem", &second),
+    ] {
+        let request = customer.request();
+        let message = messages.iter().find(|message| message["tenant"] == *tenant.id).unwrap();
+        assert_eq!(request.headers["webhook-id"], message["id"].as_str().unwrap());
+        assert!(opens_with(wrong_key, &request).is_none());
+        let opened = opens_with(key, &request).unwrap();
+        assert_eq!(opened["id"], published["event_id"]);
+        assert_eq!((&opened["type"], &opened["data"]), (&json!("invoice.paid"), &json!({"amount": 42})));
+        let secret = std::fs::read_to_string(fixture("keys/signing_secret.txt")).unwrap();
+        assert!(verifies_with(&secret, &request));
+    }
+    let nobody = api.publish("nobody.wants.this.but.other", json!(null));
+    assert_eq!(message_ids(&nobody).len(), 1, "the one with *");
+    let to_one = api.post("/publish", json!({"type": "x", "payload": 1, "tenant": "Acme"}));
+    assert_eq!((to_one.status, message_ids(&to_one).len()), (202, 0), "nobody subscribes: still accepted");
+    let by_id = api.post("/publish", json!({"type": "invoice.sent", "payload": 1, "tenant": first.id}));
+    assert_eq!(message_ids(&by_id).len(), 1);
+    let unknown = api.post("/publish", json!({"type": "x", "payload": 1, "tenant": "Nobody"}));
+    assert_eq!((unknown.status, unknown.problem().as_str()), (404, "no such tenant"));
+}
+
+#[test]
+fn endpoints_of_one_tenant_share_one_seal_and_have_ids_of_their_own() {
+    let customer = RawCustomer::answering(OK);
+    let server = Server::tenants(&[]);
+    let api = server.api();
+    let tenant = api.subscribe("Acme", &customer.url(), &["*"]);
+    for number in 0..4 {
+        let url = format!("{}?{number}", customer.url());
+        tenant.api.make("/tenants/me/endpoints", json!({"url": url, "events": ["invoice.*", "*"]}));
+    }
+    let ids = api.published("invoice.paid", json!({"a": 1}));
+    assert_eq!(ids.iter().collect::<HashSet<_>>().len(), 5);
+    let requests: Vec<Request> = (0..5).map(|_| customer.request()).collect();
+    let bodies: HashSet<&str> = requests.iter().map(|request| request.body.as_str()).collect();
+    assert_eq!(bodies.len(), 1, "the same bytes");
+    let received: HashSet<_> = requests.iter().map(|request| request.headers["webhook-id"].clone()).collect();
+    assert_eq!(received, ids.into_iter().collect());
+}
+
+#[test]
+fn settings_of_an_endpoint_are_what_it_receives() {
+    let customer = RawCustomer::answering(OK);
+    let server = Server::tenants(&[]);
+    let api = server.api();
+    let tenant = api.subscribe("Acme", NOWHERE, &["never"]);
+    let new = json!({
+        "url": customer.url(), "events": ["*"], "content_type": "application/json",
+        "headers": {"Authorization": "Bearer of-theirs", "x-env": "test"},
+    });
+    let endpoint = tenant.api.make("/tenants/me/endpoints", new);
+    assert_eq!(endpoint["header_names"], json!(["authorization", "x-env"]));
+    assert!(!endpoint.to_string().contains("of-theirs"));
+    api.published("x", json!(1));
+    let request = customer.request();
+    assert_eq!(request.headers["authorization"], "Bearer of-theirs");
+    assert_eq!(request.headers["x-env"], "test");
+    assert_eq!(request.headers["content-type"], "application/json");
+    assert!(opens_with("keys/private_key.pem", &request).is_some());
+
+    let path = format!("/tenants/me/endpoints/{}", endpoint["id"].as_str().unwrap());
+    assert_eq!(tenant.api.patch(&path, json!({"envelope": "rsa-oaep", "headers": {}})).status, 200);
+    api.published("x", json!({"a": 1}));
+    let request = customer.request();
+    assert!(request.body.starts_with('"') && !request.headers.contains_key("x-env"), "{request:?}");
+    let too_large = api.publish("x", json!("x".repeat(600)));
+    assert_eq!(too_large.status, 413, "{too_large:?}");
+    api.subscribe("Other", NOWHERE, &["*"]);
+    let partly = api.publish("x", json!("x".repeat(600)));
+    assert_eq!((partly.status, message_ids(&partly).len()), (202, 1));
+    assert_eq!(partly.json()["refused"][0]["reason"], "too_large_for_envelope");
+    assert_eq!(partly.json()["refused"][0]["endpoint"], endpoint["id"]);
+
+    let test = tenant.api.make(&format!("{path}/test"), json!(null));
+    assert_eq!(customer.request().headers["webhook-id"], test["messages"][0]["id"].as_str().unwrap());
+}
+
+#[test]
+fn a_repeated_publish_gives_the_same_ids_and_is_delivered_once() {
+    let customer = RawCustomer::answering(OK);
+    let server = Server::tenants(&[]);
+    let api = server.api();
+    let tenant = api.subscribe("Acme", &customer.url(), &["*"]);
+    let event = json!({"type": "invoice.paid", "payload": {"a": 1}});
+    let publish = |api: &crate::support::Api, key: &str, event: &serde_json::Value| {
+        api.call("POST", "/publish", &[("idempotency-key", key)], event)
+    };
+    let first = publish(&api, "order-1", &event);
+    let again: Vec<Answer> = thread::scope(|scope| {
+        let sending: Vec<_> = (0..8).map(|_| scope.spawn(|| publish(&api, "order-1", &event))).collect();
+        sending.into_iter().map(|sent| sent.join().unwrap()).collect()
+    });
+    for answer in &again {
+        assert_eq!((answer.status, &answer.body), (202, &first.body));
+    }
+    let reused = publish(&api, "order-1", &json!({"type": "invoice.paid", "payload": {"a": 2}}));
+    assert_eq!(reused.status, 409);
+    assert!(reused.problem().contains("Idempotency-Key"), "{reused:?}");
+    assert_eq!(publish(&api, "a b", &event).status, 400);
+    let of_tenant = publish(&tenant.api, "order-1", &event);
+    assert_ne!(message_ids(&of_tenant), message_ids(&first), "another publisher's key is another key");
+    server.wait_for_metric("whk_jobs_delivered_total", 2);
+    assert_eq!(server.metric("whk_jobs_published_total"), 2);
+
+    // Many at once that none came before.
+    let many: HashSet<String> = thread::scope(|scope| {
+        let sending: Vec<_> = (0..8).map(|_| scope.spawn(|| publish(&api, "order-2", &event).body)).collect();
+        sending.into_iter().map(|sent| sent.join().unwrap()).collect()
+    });
+    assert_eq!(many.len(), 1, "{many:?}");
+    assert_eq!(server.metric("whk_jobs_published_total"), 3);
+}
+
+#[test]
+fn ids_of_a_repeated_publish_outlive_the_process() {
+    let server = Server::tenants(&[]);
+    let api = server.api();
+    api.subscribe("Acme", NOWHERE, &["*"]);
+    let event = json!({"type": "x", "payload": 1});
+    let first = api.call("POST", "/publish", &[("idempotency-key", "k")], &event);
+    let folder = server.keep_data();
+    let again = Server::start(
+        crate::support::whk(&["publish-server", "--port", "0", "--log-format", "json", "--data-dir"])
+            .arg(folder.path()),
+    );
+    let api = crate::support::Api { port: again.port, key: api.key };
+    let second = api.call("POST", "/publish", &[("idempotency-key", "k")], &event);
+    assert_eq!(second.body, first.body, "made from the key and the endpoint");
+}
+
+#[test]
+fn a_failed_publish_is_not_remembered() {
+    let server = Server::tenants(&["--max-queue-size", "1", "--retry-delays", "3600000"]);
+    let api = server.api();
+    api.subscribe("Acme", NOWHERE, &["*"]);
+    api.published("x", json!(1));
+    let publish =
+        || api.call("POST", "/publish", &[("idempotency-key", "k")], &json!({"type": "x", "payload": 1}));
+    assert_eq!(publish().status, 503);
+    assert_eq!(api.delete("/tenants/Acme").status, 200);
+    server.wait_for_metric("whk_jobs_dropped_total", 1);
+    assert_eq!(publish().status, 202);
+}
+
+#[test]
+fn cloud_events_are_taken_in_both_modes() {
+    let customer = RawCustomer::answering(OK);
+    let server = Server::tenants(&[]);
+    let api = server.api();
+    api.subscribe("Acme", &customer.url(), &["com.example.invoice.*"]);
+    let structured = json!({
+        "specversion": "1.0", "id": "1", "source": "/billing", "type": "com.example.invoice.paid",
+        "datacontenttype": "application/json", "time": "2026-01-01T00:00:00Z", "data": {"n": 1},
+    });
+    let send = |event: &serde_json::Value| {
+        api.call(
+            "POST",
+            "/publish",
+            &[("content-type", "application/cloudevents+json; charset=utf-8")],
+            event,
+        )
+    };
+    let first = send(&structured);
+    assert_eq!(first.status, 202, "{first:?}");
+    let opened = opens_with("keys/private_key.pem", &customer.request()).unwrap();
+    assert_eq!((&opened["type"], &opened["data"]), (&json!("com.example.invoice.paid"), &json!({"n": 1})));
+    let binary = |id: &'static str, more: &[(&str, &str)]| {
+        let headers = [
+            ("content-type", "application/json"),
+            ("ce-specversion", "1.0"),
+            ("ce-id", id),
+            ("ce-source", "/billing"),
+            ("ce-type", "com.example.invoice.paid"),
+        ];
+        api.call("POST", "/publish", &[&headers, more].concat(), &json!({"n": 1}))
+    };
+    assert_eq!(binary("1", &[]).body, first.body, "the same source and id: the same event, in either mode");
+    let second = binary("2", &[("ce-tenant", "Acme")]);
+    assert_ne!(second.body, first.body);
+    assert_eq!(opens_with("keys/private_key.pem", &customer.request()).unwrap()["data"], json!({"n": 1}));
+    assert_eq!(server.metric("whk_jobs_published_total"), 2);
+
+    for (member, value, told) in [
+        ("specversion", json!("0.3"), "'specversion' must be 1.0"),
+        ("id", json!(""), "'id' is required"),
+        ("source", json!(null), "'source' is required"),
+        ("type", json!("invoice paid"), "'type' must be names"),
+        ("datacontenttype", json!("text/xml"), "'datacontenttype'"),
+        ("data_base64", json!("e30="), "'data_base64'"),
+    ] {
+        let mut event = structured.clone();
+        event[member] = value;
+        let answer = send(&event);
+        assert_eq!(answer.status, 400, "{member}");
+        assert!(answer.problem().contains(told), "{member}: {}", answer.problem());
+    }
+    let batch = api.call(
+        "POST",
+        "/publish",
+        &[("content-type", "application/cloudevents-batch+json")],
+        &json!([structured]),
+    );
+    assert_eq!(batch.status, 415);
+}
+
+#[test]
+fn a_public_key_rotates_while_a_thousand_jobs_are_queued() {
+    let server = Server::tenants(&["--max-retries", "1000"]);
+    let api = server.api();
+    let customer = Server::customer(&[]);
+    let (port, url) = (customer.port.to_string(), customer.url("/webhook"));
+    drop(customer);
+    let tenant = api.subscribe("Acme", &url, &["*"]);
+    let mut published: Vec<String> = (0..1_000).flat_map(|n| api.published("x", json!({"n": n}))).collect();
+    let new_key = std::fs::read_to_string(fixture("keys/other_public_key.pem")).unwrap();
+    tenant.api.make("/tenants/me/public-keys", json!({"public_key": new_key}));
+    let states: Vec<_> = tenant.api.get("/tenants/me/public-keys").json()["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|key| key["state"].clone())
+        .collect();
+    assert_eq!(states, ["retiring", "active"]);
+    published.extend((0..20).flat_map(|n| api.published("x", json!({"n": n}))));
+
+    let both = fixture("keys/other_private_key.pem");
+    let customer = Server::customer(&["--port", &port, "--private-key", both.to_str().unwrap()]);
+    let received: HashSet<String> = customer
+        .events(published.len())
+        .iter()
+        .map(|event| event["id"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(received, published.into_iter().collect());
+    server.wait_for_metric("whk_jobs_delivered_total", 1_020);
+}
+
+#[test]
+fn new_events_are_sealed_to_the_new_key_alone() {
+    let customer = RawCustomer::answering(OK);
+    let server = Server::tenants(&[]);
+    let tenant = server.api().subscribe("Acme", &customer.url(), &["*"]);
+    let new_key = std::fs::read_to_string(fixture("keys/other_public_key.pem")).unwrap();
+    tenant.api.published("x", json!(1));
+    assert!(opens_with("keys/private_key.pem", &customer.request()).is_some());
+    tenant.api.make("/tenants/me/public-keys", json!({"public_key": new_key}));
+    tenant.api.published("x", json!(1));
+    let request = customer.request();
+    assert!(opens_with("keys/private_key.pem", &request).is_none());
+    assert!(opens_with("keys/other_private_key.pem", &request).is_some());
+}
+
+#[test]
+fn both_secrets_verify_while_one_is_rotated_under_load() {
+    let customer = RawCustomer::answering(OK);
+    let server = Server::tenants(&["--tenant-publish-rate", "100000"]);
+    let api = server.api();
+    let tenant = api.subscribe("Acme", &customer.url(), &["*"]);
+    let old = std::fs::read_to_string(fixture("keys/signing_secret.txt")).unwrap();
+    let new = thread::scope(|scope| {
+        let load = scope.spawn(|| (0..300).for_each(|n| drop(api.published("x", json!({"n": n})))));
+        let path = format!("{}/rotate-secret", tenant.endpoint_path());
+        let rotated = tenant.api.make(&path, json!({"overlap_seconds": 3600}));
+        assert_eq!(rotated["live_secrets"], 2);
+        load.join().unwrap();
+        rotated["secret"].as_str().unwrap().to_owned()
+    });
+    let requests: Vec<Request> = (0..300).map(|_| customer.request()).collect();
+    assert!(requests.iter().all(|request| verifies_with(&old, request)), "the old one, all the time");
+    api.published("x", json!(1));
+    let after = customer.request();
+    assert!(verifies_with(&old, &after) && verifies_with(&new, &after));
+    assert_eq!(after.headers["webhook-signature"].split(' ').count(), 2);
+    // No overlap: the old ones end at once.
+    let path = format!("{}/rotate-secret", tenant.endpoint_path());
+    let newest = tenant.api.make(&path, json!({"overlap_seconds": 0}))["secret"].as_str().unwrap().to_owned();
+    api.published("x", json!(1));
+    let last = customer.request();
+    assert!(verifies_with(&newest, &last) && !verifies_with(&old, &last) && !verifies_with(&new, &last));
+}
+
+#[test]
+fn a_disabled_endpoint_gets_nothing_more_and_no_other_notices() {
+    let (failing, healthy) = (RawCustomer::answering(FAILS), RawCustomer::answering(OK));
+    let server = Server::tenants(&["--retry-delays", "3600000"]);
+    let api = server.api();
+    let tenant = api.subscribe("Acme", &failing.url(), &["*"]);
+    api.subscribe("Other", &healthy.url(), &["*"]);
+    (0..10).for_each(|n| drop(api.published("x", json!(n))));
+    server.wait_for_metric("whk_jobs_delivered_total", 10);
+    let disabled = tenant.api.patch(&tenant.endpoint_path(), json!({"enabled": false}));
+    assert_eq!(disabled.json()["disabled_reason"], "by_tenant");
+    server.wait_for_metric("whk_jobs_dead_total", 10);
+    server.wait_for_log("the endpoint is disabled");
+    assert_eq!(api.published("x", json!(1)).len(), 1, "the other alone");
+    let test = tenant.api.post(&format!("{}/test", tenant.endpoint_path()), json!(null));
+    assert_eq!(test.status, 409);
+    let enabled = tenant.api.patch(&tenant.endpoint_path(), json!({"enabled": true}));
+    assert_eq!(enabled.json()["disabled_reason"], json!(null));
+    assert_eq!(api.published("x", json!(1)).len(), 2);
+}
+
+#[test]
+fn what_is_queued_follows_an_endpoint_to_its_new_url_at_once() {
+    let (failing, moved) = (RawCustomer::answering(FAILS), RawCustomer::answering(OK));
+    let server = Server::tenants(&["--retry-delays", "3600000"]);
+    let tenant = server.api().subscribe("Acme", &failing.url(), &["*"]);
+    let ids: HashSet<String> = (0..10).flat_map(|n| tenant.api.published("x", json!(n))).collect();
+    server.wait_for_metric("whk_retries_total", 5);
+    assert_eq!(tenant.api.patch(&tenant.endpoint_path(), json!({"url": moved.url()})).status, 200);
+    let received: HashSet<String> = (0..10).map(|_| moved.request().headers["webhook-id"].clone()).collect();
+    assert_eq!(received, ids);
+}
+
+#[test]
+fn an_endpoint_that_answers_410_is_disabled_and_says_why() {
+    let gone = RawCustomer::answering("HTTP/1.1 410 Gone\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    let server = Server::tenants(&[]);
+    let tenant = server.api().subscribe("Acme", &gone.url(), &["*"]);
+    tenant.api.published("x", json!(1));
+    server.wait_for_metric("whk_jobs_dead_total", 1);
+    let endpoint = tenant.api.get(&tenant.endpoint_path()).json();
+    assert_eq!((&endpoint["enabled"], &endpoint["disabled_reason"]), (&json!(false), &json!("gone")));
+    assert!(tenant.api.published("x", json!(1)).is_empty());
+}
+
+#[test]
+fn a_deleted_tenants_jobs_are_dropped_and_counted() {
+    let (failing, healthy) = (RawCustomer::answering(FAILS), RawCustomer::answering(OK));
+    let server = Server::tenants(&["--retry-delays", "3600000"]);
+    let api = server.api();
+    let tenant = api.subscribe("Acme", &failing.url(), &["*"]);
+    let other = api.subscribe("Other", &healthy.url(), &["*"]);
+    (0..25).for_each(|n| drop(tenant.api.published("x", json!(n))));
+    server.wait_for_metric("whk_retries_total", 5);
+    let deleted = api.delete(&format!("/tenants/{}", tenant.id));
+    assert_eq!((deleted.status, &deleted.json()["dropped_jobs"]), (200, &json!(25)));
+    server.wait_for_metric("whk_jobs_dropped_total", 25);
+    assert_eq!(server.metric("whk_queue_jobs{state=\"delayed\"}"), 0);
+    assert_eq!(tenant.api.get("/tenants/me").status, 401, "its key is gone with it");
+    assert_eq!(other.api.published("x", json!(1)).len(), 1);
+    healthy.request();
+}
+
+#[test]
+fn an_ordered_endpoint_waits_for_its_head_and_no_other_does() {
+    use std::io::Write as _;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let up = std::sync::Arc::new(AtomicBool::new(false));
+    let switch = std::sync::Arc::clone(&up);
+    let customer = RawCustomer::start(move |stream, _| {
+        let answer = if switch.load(Ordering::Relaxed) { OK } else { FAILS };
+        drop(stream.write_all(answer.as_bytes()));
+    });
+    let server = Server::tenants(&["--max-retries", "1000"]);
+    let api = server.api();
+    let tenant = api.subscribe("Acme", NOWHERE, &["never"]);
+    tenant
+        .api
+        .make("/tenants/me/endpoints", json!({"url": customer.url(), "events": ["*"], "ordered": true}));
+    let ids: Vec<String> = (0..20).flat_map(|n| api.published("x", json!(n))).collect();
+    let first = customer.request();
+    assert_eq!(first.headers["webhook-id"], ids[0]);
+    up.store(true, Ordering::Relaxed);
+    let mut order = vec![ids[0].clone()];
+    while order.len() < ids.len() {
+        let id = customer.request().headers["webhook-id"].clone();
+        if order.last() != Some(&id) {
+            order.push(id);
+        }
+    }
+    assert_eq!(order, ids);
+}
+
+#[test]
+fn direct_mode_is_off_unless_a_key_is_given_and_works_beside_tenants() {
+    let server = Server::tenants(&[]);
+    let body = json!({"url": NOWHERE, "payload": 1});
+    let off = server.api().post("/publish", body.clone());
+    assert_eq!((off.status, off.problem().contains("--public-key")), (400, true));
+    let json_type = [("content-type", "application/json")];
+    let stranger = post(server.port, "/publish", &json_type, body.to_string().as_bytes());
+    assert_eq!(stranger.status, 401);
+
+    let server = Server::publish_locally(&[]);
+    let stranger = |body: serde_json::Value| {
+        post(server.port, "/publish", &json_type, body.to_string().as_bytes()).status
+    };
+    assert_eq!(stranger(body), 202);
+    assert_eq!(stranger(json!({"type": "x", "payload": 1})), 401);
+    let customer = RawCustomer::answering(OK);
+    let tenant = server.api().subscribe("Acme", &customer.url(), &["*"]);
+    assert_eq!(tenant.api.published("x", json!(1)).len(), 1);
+    customer.request();
+}
+
+#[test]
+fn a_fan_out_that_does_not_fit_is_queued_for_nobody() {
+    let server = Server::tenants(&["--max-queue-size", "5", "--retry-delays", "3600000"]);
+    let api = server.api();
+    for number in 0..3 {
+        api.subscribe(&format!("t{number}"), NOWHERE, &["*"]);
+    }
+    assert_eq!(api.published("x", json!(1)).len(), 3);
+    let refused = api.publish("x", json!(1));
+    assert_eq!((refused.status, refused.headers["retry-after"].as_str()), (503, "1"));
+    assert_eq!(server.metric("whk_jobs_published_total"), 3);
+    for number in 3..6 {
+        api.subscribe(&format!("t{number}"), NOWHERE, &["*"]);
+    }
+    let never = api.publish("x", json!(1));
+    assert_eq!(never.status, 413, "more than an empty queue holds: {never:?}");
+    assert!(never.problem().contains("--max-queue-size"));
+    assert_eq!(server.metric("whk_jobs_published_total"), 3);
+}
