@@ -143,3 +143,71 @@ async fn concurrent_claims_never_share_a_job() {
     ids.dedup();
     assert_eq!(ids.len(), 100);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_released_lane_forgets_its_failures_and_is_due_at_once() {
+    for ordered in [false, true] {
+        let (queue, clock) = queue(ordered);
+        queue.push(vec![job("a"), job("a"), job("b")]).await.unwrap();
+        // Until the breaker has opened and everything of the lane is held back.
+        for _ in 0..8 {
+            let Ok(leases) = tokio::time::timeout(Duration::from_millis(1), queue.claim(8)).await else {
+                break;
+            };
+            for lease in leases.unwrap() {
+                let verdict = match lease.job.lane == Lane::new("a") {
+                    true => Verdict::Retry {
+                        at: after(clock.now(), Duration::from_secs(3_600)),
+                        endpoint: EndpointState::Failed,
+                    },
+                    false => Verdict::Done,
+                };
+                settle(&queue, lease, verdict).await;
+            }
+        }
+        let held = tokio::time::timeout(Duration::from_secs(1), queue.claim(8)).await;
+        assert!(held.is_err(), "ordered {ordered}: {held:?}");
+        queue.release(&[Lane::new("a"), Lane::new("never seen")]).await.unwrap();
+        let mut released = 0;
+        while released < 2 {
+            for lease in queue.claim(8).await.unwrap() {
+                settle(&queue, lease, Verdict::Dropped).await;
+                released += 1;
+            }
+        }
+        assert_eq!(queue.depth().await.unwrap(), Depth::default(), "ordered {ordered}");
+    }
+}
+
+#[tokio::test]
+async fn jobs_are_counted_by_tenant_until_they_are_settled() {
+    let (queue, _) = queue(false);
+    let of = |tenant: &str| crate::common::job::Job { tenant: tenant.into(), ..job(tenant) };
+    queue.push(vec![of("x"), of("x"), of("y")]).await.unwrap();
+    let names = ["x", "y", "z"].map(str::to_owned);
+    assert_eq!(queue.queued(&names).await.unwrap(), [2, 1, 0]);
+    let full = queue.push((0..101).map(|_| of("z")).collect()).await;
+    assert!(matches!(full, Err(QueueError::TooLarge)));
+    for lease in queue.claim(8).await.unwrap() {
+        settle(&queue, lease, Verdict::Done).await;
+    }
+    for lease in queue.claim(8).await.unwrap() {
+        settle(&queue, lease, dead()).await;
+    }
+    assert_eq!(queue.queued(&names).await.unwrap(), [0, 0, 0]);
+}
+
+#[tokio::test]
+async fn a_job_that_asks_for_order_has_it_in_an_unordered_queue() {
+    let (queue, _) = queue(false);
+    let ordered = |lane: &str| crate::common::job::Job { ordered: true, ..job(lane) };
+    queue.push(vec![ordered("a"), ordered("a"), job("b"), job("c")]).await.unwrap();
+    let first = queue.claim(8).await.unwrap();
+    assert_eq!(first.iter().filter(|lease| lease.job.lane == Lane::new("a")).count(), 1);
+    let failed = first.into_iter().find(|lease| lease.job.lane == Lane::new("a")).unwrap();
+    let id = failed.job.id;
+    let at = jiff::Timestamp::UNIX_EPOCH;
+    settle(&queue, failed, Verdict::Retry { at, endpoint: EndpointState::Failed }).await;
+    let again = queue.claim(8).await.unwrap();
+    assert_eq!(again.iter().map(|lease| lease.job.id).collect::<Vec<_>>(), [id], "the head first");
+}
