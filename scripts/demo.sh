@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# The main job, end to end, on this machine alone: keys, a publish-server, a customer that fails one delivery in
-# five, a hundred events. Ends with 0 only if all of them came.
-#   usage: scripts/demo.sh [COUNT]        WHK=path/to/whk uses that binary instead of building one
+# The main job, end to end, on this machine alone: three customers subscribe, each with a key of its own; events fan
+# out by type; one customer rotates its key in the middle, while it is away. Every customer fails one delivery in five.
+# Ends with 0 only if each of them got exactly what it subscribed to.
+#   usage: scripts/demo.sh [COUNT]        COUNT events, in eighteens; WHK=path/to/whk uses that binary instead of building one
 set -euo pipefail
 cd "$(dirname "$0")/.."
-COUNT=${1:-100}
+COUNT=$((${1:-180} / 18 * 18))
 DIR=target/demo
 command -v curl >/dev/null || { echo 'curl is missing; the demo reads the counters with it' >&2; exit 1; }
 # The demo sets what it needs; settings of the caller's own server aren't for it.
 unset MAX_RETRIES RETRY_DELAYS MAX_QUEUE_SIZE MAX_PAYLOAD_SIZE SERVER_PORT SERVER_HOSTNAME WHK_LOG WHK_LOG_FORMAT
+unset WHK_API_KEY WHK_DATA_DIR WHK_SERVER
 
 if [[ -z ${WHK:-} ]]; then
   echo 'Building whk (release; a few minutes the first time)'
@@ -30,46 +32,105 @@ wait_for() {
 }
 
 # port_of LOG: the port that a server says it listens on.
-port_of() { sed -n 's/.*"address":"[^"]*:\([0-9]*\)".*/\1/p' "$1" | head -n 1; }
+port_of() { sed -n 's/.*"address":"[^"]*:\([0-9]*\)".*/\1/p' "$1" | tail -n 1; }
 listens() { [[ -n $(port_of "$1") ]]; }
 
 # counter NAME: one of the server's counters.
-counter() { curl -fsS "http://127.0.0.1:$server/metrics" | sed -n "s/^whk_$1 //p"; }
-settled() { (($(counter jobs_delivered_total) + $(counter jobs_dead_total) >= COUNT)); }
+counter() { curl -fsS "http://127.0.0.1:$port/metrics" | sed -n "s/^whk_$1 //p"; }
+settled() { (($(counter jobs_delivered_total) + $(counter jobs_dead_total) >= COUNT * 2)); }
+
+# customer NAME ARGUMENT…: starts a customer that fails one delivery in five.
+customer() {
+  local name=$1; shift
+  : >"$DIR/$name.log"
+  "$WHK" --log-format json customer "$@" --private-key "$DIR/$name/private_key.pem" \
+    --secret-file "$DIR/$name/signing_secret.txt" --fail-rate 0.2 >>"$DIR/$name.jsonl" 2>"$DIR/$name.log" &
+  pids+=($!)
+  wait_for 10 listens "$DIR/$name.log"
+}
+
+# publish COUNT: that many events, of three types in turn, to whoever subscribes.
+publish() {
+  "$WHK" send --server "$server" --data-dir "$DIR/data" --subscribers --count "$1" \
+    --type invoice.paid --type invoice.sent --type user.created
+}
 
 rm -rf "$DIR"
+mkdir -p "$DIR"
 
-echo '1. whk keygen: the customer makes its keys'
-"$WHK" keygen --out-dir "$DIR" --signing-secret
+echo '1. whk keygen: three customers make their keys, and one of them its next'
+for name in acme globex initech acme-next; do
+  "$WHK" keygen --out-dir "$DIR/$name" --signing-secret >>"$DIR/keygen.log"
+done
 
-echo '2. whk publish-server: the provider, with the public key'
-"$WHK" --log-format json publish-server --port 0 --allow-net 127.0.0.0/8 --public-key "$DIR/public_key.pem" \
-  --signing-secret-file "$DIR/signing_secret.txt" --retry-delays 200,400,800,1600,3200 2>"$DIR/server.log" &
-pids+=($!)
-
-echo '3. whk customer: with the private key, failing one delivery in five'
-"$WHK" --log-format json customer --port 0 --private-key "$DIR/private_key.pem" \
-  --secret-file "$DIR/signing_secret.txt" --fail-rate 0.2 >"$DIR/events.jsonl" 2>"$DIR/customer.log" &
+echo '2. whk publish-server: the provider'
+"$WHK" --log-format json publish-server --port 0 --allow-net 127.0.0.0/8 --data-dir "$DIR/data" \
+  --retry-delays 200,400,800,1600,3200 --max-retries 12 2>"$DIR/server.log" &
 pids+=($!)
 wait_for 10 listens "$DIR/server.log"
-wait_for 10 listens "$DIR/customer.log"
-server=$(port_of "$DIR/server.log")
+port=$(port_of "$DIR/server.log")
+server=http://127.0.0.1:$port
+tenant() { "$WHK" tenant --server "$server" --data-dir "$DIR/data" "$@"; }
 
-echo "4. whk send: $COUNT events"
-"$WHK" send --server "http://127.0.0.1:$server" --count "$COUNT" \
-  --webhook-url "http://127.0.0.1:$(port_of "$DIR/customer.log")/webhook"
-wait_for 60 settled
+echo '3. whk customer, whk tenant onboard: they subscribe'
+# onboard NAME TYPES: a customer listens, and subscribes to those types.
+onboard() {
+  customer "$1" --port 0
+  pids_of[$1]=${pids[-1]}
+  tenant onboard "$1" --public-key "$DIR/$1/public_key.pem" --secret-file "$DIR/$1/signing_secret.txt" \
+    --url "http://127.0.0.1:$(port_of "$DIR/$1.log")/webhook" --events "$2"
+  echo
+}
+declare -A pids_of
+onboard acme 'invoice.*'
+onboard globex '*'
+onboard initech user.created
 
-came=$(cut -d '"' -f 4 "$DIR/events.jsonl" | sort -u | wc -l)
+echo "4. whk send: $((COUNT / 2)) events"
+publish $((COUNT / 2))
+
+echo '5. acme goes away; events for it wait, sealed with its old key'
+acme_port=$(port_of "$DIR/acme.log")
+{ kill -9 "${pids_of[acme]}" && wait "${pids_of[acme]}"; } 2>/dev/null || true
+publish $((COUNT / 6))
+
+echo '6. whk tenant key add: acme rotates its key, and more events come'
+tenant key add acme --public-key "$DIR/acme-next/public_key.pem"
+publish $((COUNT / 3))
+
+echo '7. acme comes back with both keys'
+customer acme --port "$acme_port" --private-key "$DIR/acme-next/private_key.pem"
+wait_for 90 settled
+tenant key retire acme "$(tenant key list acme | awk '$2 == "retiring" { print $1 }')" >/dev/null
+tenant key list acme
+
 echo
-echo 'One event as the customer reads it:'
-head -n 1 "$DIR/events.jsonl"
+echo 'One event as acme reads it:'
+tail -n 1 "$DIR/acme.jsonl"
 echo
-printf '%-12s%s\n' published "$(counter jobs_published_total)" delivered "$(counter jobs_delivered_total)" \
+printf '%-12s%s\n' 'messages' "$(counter jobs_published_total)" delivered "$(counter jobs_delivered_total)" \
   attempts "$(counter attempts_total)" retried "$(counter retries_total)" dead "$(counter jobs_dead_total)"
 echo
-if ((came != COUNT)); then
-  echo "only $came of $COUNT events came; see $DIR/*.log" >&2
-  exit 1
-fi
-echo "$came of $COUNT events came, each decrypted by the customer alone."
+# came NAME TYPE…: how many different messages of those types came to a customer, and of no other.
+came() {
+  local name=$1; shift
+  local types; types=$(IFS='|'; echo "$*")
+  if grep -vqE "\"type\":\"($types)\"" "$DIR/$name.jsonl"; then
+    echo "$name got what it didn't subscribe to; see $DIR/$name.jsonl" >&2
+    exit 1
+  fi
+  cut -d '"' -f 4 "$DIR/$name.jsonl" | sort -u | wc -l
+}
+# expect NAME COUNT TYPE…
+expect() {
+  local name=$1 wanted=$2 got; shift 2
+  got=$(came "$name" "$@")
+  if ((got != wanted)); then
+    echo "only $got of $wanted events came to $name; see $DIR/*.log" >&2
+    exit 1
+  fi
+  printf '%-8s got %3d of %3d: %s\n' "$name" "$got" "$wanted" "$*"
+}
+expect acme $((COUNT / 3 * 2)) invoice.paid invoice.sent
+expect globex "$COUNT" invoice.paid invoice.sent user.created
+expect initech $((COUNT / 3)) user.created

@@ -9,13 +9,15 @@ use crate::common::telemetry::LogArgs;
 #[derive(Debug, Parser)]
 #[command(name = "whk", version, propagate_version = true, max_term_width = 110)]
 #[command(after_help = "\
-The steps, in order, each in a terminal of its own:
+The steps, in order, servers in terminals of their own:
   1  whk keygen --signing-secret                 the customer's keys, and a secret that both sides share
-  2  whk publish-server --signing-secret-file signing_secret.txt --allow-net 127.0.0.0/8
-                                                 the provider takes events, encrypts, queues and delivers them
+  2  whk publish-server --allow-net 127.0.0.0/8  the provider takes events, encrypts, queues and delivers them
   3  whk customer --secret-file signing_secret.txt
                                                  the customer verifies and decrypts them
-  4  whk send                                    a hundred events to try it all")]
+     whk tenant onboard Acme --public-key public_key.pem --secret-file signing_secret.txt \\
+         --url http://127.0.0.1:9000/webhook --events '*'
+                                                 the customer subscribes
+  4  whk send --subscribers --type invoice.paid  a hundred events to try it all")]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

@@ -74,9 +74,7 @@ impl ApiClient {
     /// # Errors
     /// The key holds characters that can't be sent.
     pub fn new(server: &Uri, key: &str) -> Result<Self, ClientError> {
-        let bearer = Zeroizing::new(format!("Bearer {}", key.trim()));
-        let mut authorization = HeaderValue::try_from(bearer.as_str()).map_err(|_| ClientError::Key)?;
-        authorization.set_sensitive(true);
+        let authorization = authorization(key)?;
         let server = server.to_string().trim_end_matches('/').to_owned();
         Ok(Self { client: plain_client(1), server, authorization })
     }
@@ -177,6 +175,17 @@ impl fmt::Debug for ApiClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ApiClient").field("server", &self.server).finish_non_exhaustive()
     }
+}
+
+/// The `Authorization` header that presents an API key.
+///
+/// # Errors
+/// The key holds characters that can't be sent.
+pub fn authorization(key: &str) -> Result<HeaderValue, ClientError> {
+    let bearer = Zeroizing::new(format!("Bearer {}", key.trim()));
+    let mut authorization = HeaderValue::try_from(bearer.as_str()).map_err(|_| ClientError::Key)?;
+    authorization.set_sensitive(true);
+    Ok(authorization)
 }
 
 /// A name as one segment of a path.

@@ -1,5 +1,6 @@
 //! The subcommands, a file each: `Args`, and `run(args)`.
 
+mod api_key_args;
 pub mod customer;
 pub mod keygen;
 pub mod publish_server;

@@ -7,12 +7,14 @@ use clap::ValueEnum;
 use http::Uri;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::api_key_args::ApiKeyArgs;
 use super::count;
+use crate::client;
 use crate::common::endpoint_url::EndpointUrl;
 use crate::common::output::{self, OutputFormat};
 use crate::common::shutdown::{Interrupted, Shutdown};
 use crate::exit::UsageError;
-use crate::send::{Load, Summary, Template};
+use crate::send::{Load, Recipients, Summary, Template};
 
 /// The payload of the scripts' 4_publish.sh.
 const PAYLOAD: &str = r#"{"hello":"world","id":"{{seq}}"}"#;
@@ -26,6 +28,7 @@ const KAFKA_PROFILE: [u64; 5] = [50, 15, 30, 5, 50];
 Examples:
   whk send                                         100 events to http://127.0.0.1:9000/webhook
   whk send --count 20000 --concurrency 32          as fast as they are taken
+  whk send --subscribers --type invoice.paid       to whoever subscribes to it, with the provider's API key
   whk send --rate 200 --count 2000 --payload '{\"n\":{{seq}},\"sent\":{{now}}}'
 
 In a payload {{seq}} is the event's number, {{now}} microseconds since 1970.
@@ -35,7 +38,13 @@ pub struct Args {
     /// The publish-server
     #[arg(long, value_name = "URL", value_parser = server_url, default_value = "http://127.0.0.1:4242")]
     server: Uri,
-    /// Where events are delivered; repeat it to take turns
+    /// Publish to whoever subscribes to the --type, with an API key, and not in direct mode
+    #[arg(long, requires = "kind", conflicts_with_all = ["webhook_url", "target", "profile"])]
+    subscribers: bool,
+    /// Publish to those of this tenant alone, by name or id
+    #[arg(long, requires = "kind", value_name = "TENANT", conflicts_with_all = ["webhook_url", "target", "profile"])]
+    tenant: Option<String>,
+    /// Direct mode: where events are delivered; repeat it to take turns
     #[arg(long, value_name = "URL", value_parser = webhook_url, default_value = "http://127.0.0.1:9000/webhook")]
     webhook_url: Vec<String>,
     /// How many events
@@ -44,12 +53,12 @@ pub struct Args {
     /// The scripts' mix instead of --count: kafka = 50, 15, 30, 5 and 50 events to customer-1 to customer-5
     #[arg(long, value_enum, conflicts_with_all = ["count", "target"])]
     profile: Option<Profile>,
-    /// The tenant's name that is sent along
+    /// Direct mode: the tenant's name that is sent along
     #[arg(long, value_name = "NAME")]
     target: Option<String>,
-    /// The event type that is sent along
+    /// The event type; repeat it to take turns
     #[arg(long = "type", value_name = "TYPE")]
-    kind: Option<String>,
+    kind: Vec<String>,
     /// Payload template
     #[arg(long, value_name = "JSON", default_value = PAYLOAD)]
     payload: String,
@@ -65,6 +74,8 @@ pub struct Args {
     /// Form of the result
     #[arg(long, value_enum, default_value_t)]
     output: OutputFormat,
+    #[command(flatten)]
+    key: ApiKeyArgs,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -83,9 +94,15 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             .with_context(|| format!("--payload-file: read {}", path.display()))?,
     };
     let template = Template::parse(&text).map_err(|error| UsageError(error.to_string()))?;
+    let to = if args.subscribers || args.tenant.is_some() {
+        let authorization = client::authorization(&args.key.read()?)?;
+        Recipients::Subscribers { authorization, tenant: args.tenant }
+    } else {
+        Recipients::Urls(args.webhook_url)
+    };
     let load = Load {
         publish_url: publish_url(&args.server)?,
-        webhook_urls: args.webhook_url,
+        to,
         batches: match args.profile {
             None => vec![(args.target, args.count)],
             Some(Profile::Kafka) => {
@@ -93,7 +110,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
                 customers.zip(KAFKA_PROFILE).collect()
             }
         },
-        kind: args.kind,
+        kinds: args.kind,
         template,
         concurrency: args.concurrency,
         rate: args.rate,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hdrhistogram::Histogram;
-use http::header::CONTENT_TYPE;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use indicatif::ProgressBar;
@@ -35,18 +35,32 @@ const MOST_REFUSAL_BYTES: usize = 64 * 1024;
 pub struct Load {
     /// The publish route.
     pub publish_url: Uri,
-    /// The URLs that events are delivered to, in turn.
-    pub webhook_urls: Vec<String>,
-    /// The targets and how many events each gets, in this order.
+    /// Who gets them.
+    pub to: Recipients,
+    /// The direct mode's targets and how many events each gets, in this order.
     pub batches: Vec<(Option<String>, u64)>,
-    /// The event type, where one is sent.
-    pub kind: Option<String>,
+    /// The event types, in turn; none is sent where there are none.
+    pub kinds: Vec<String>,
     /// The payload.
     pub template: Template,
     /// Requests at once.
     pub concurrency: usize,
     /// Events a second; as fast as they are taken otherwise.
     pub rate: Option<f64>,
+}
+
+/// Who gets the events.
+#[derive(Debug)]
+pub enum Recipients {
+    /// Direct mode: these URLs, in turn.
+    Urls(Vec<String>),
+    /// Who subscribes.
+    Subscribers {
+        /// The `Authorization` header.
+        authorization: HeaderValue,
+        /// The one tenant that is meant.
+        tenant: Option<String>,
+    },
 }
 
 /// What came of it.
@@ -81,9 +95,12 @@ pub struct Latency {
 
 #[derive(Serialize)]
 struct Body<'a> {
-    url: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    url: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     target: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant: Option<&'a str>,
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     kind: Option<&'a str>,
     payload: &'a RawValue,
@@ -190,18 +207,24 @@ impl Sender {
 
     fn request(&self, index: u64) -> Option<Request<Full<Bytes>>> {
         let payload = self.load.template.fill(index.saturating_add(1));
-        let urls = &self.load.webhook_urls;
-        let turn = usize::try_from(index).unwrap_or(0).checked_rem(urls.len())?;
+        let (url, tenant, authorization) = match &self.load.to {
+            Recipients::Urls(urls) => (Some(in_turn(urls, index)?), None, None),
+            Recipients::Subscribers { authorization, tenant } => {
+                (None, tenant.as_deref(), Some(authorization))
+            }
+        };
         let body = Body {
-            url: urls.get(turn)?,
+            url,
             target: self.target_of(index),
-            kind: self.load.kind.as_deref(),
+            tenant,
+            kind: in_turn(&self.load.kinds, index),
             payload: serde_json::from_str(&payload).ok()?,
         };
         let mut request = Request::new(Full::from(serde_json::to_vec(&body).ok()?));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.load.publish_url.clone();
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        request.headers_mut().extend(authorization.map(|key| (AUTHORIZATION, key.clone())));
         Some(request)
     }
 
@@ -215,6 +238,12 @@ impl Sender {
         }
         None
     }
+}
+
+/// One of `texts`: each in its turn.
+fn in_turn(texts: &[String], index: u64) -> Option<&str> {
+    let turn = usize::try_from(index).unwrap_or(0).checked_rem(texts.len())?;
+    texts.get(turn).map(String::as_str)
 }
 
 /// The status, and the `detail` of a problem (RFC 9457) where there is one.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use serde::Serialize;
 
+use super::endpoint::read_secret;
 use super::{Connection, TenantArg, key};
 use crate::api::{
     CreatedApiKey, CreatedEndpoint, DeletedTenant, NewApiKey, NewEndpoint, NewPublicKey, NewTenant,
@@ -38,6 +39,9 @@ pub(super) struct Args {
     /// Make each delivery wait for the one before it
     #[arg(long)]
     ordered: bool,
+    /// File with a signing secret that the customer has already, `whsec_…`; one is made without it
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -54,11 +58,12 @@ struct Onboarded {
 
 pub(super) async fn run(connection: &Connection, args: Args) -> anyhow::Result<()> {
     let public_key = key::read(&args.public_key)?;
+    let secret = args.secret_file.as_deref().map(read_secret).transpose()?;
     let api = &connection.api;
     let new = NewTenant { name: args.name.clone(), limits: None };
     let tenant: TenantView = api.post("/tenants", &new).await.context("create the tenant")?;
     let made = TenantArg { tenant: tenant.id.to_string() };
-    match furnish(connection, &made, args, public_key, &tenant).await {
+    match furnish(connection, &made, args, public_key, secret, &tenant).await {
         Ok(onboarded) => connection.print(&as_text(&onboarded), &onboarded),
         Err(error) => match api.delete::<DeletedTenant>(&made.path("")).await {
             Ok(_) => Err(error.context("the tenant wasn't kept")),
@@ -73,6 +78,7 @@ async fn furnish(
     made: &TenantArg,
     args: Args,
     public_key: NewPublicKey,
+    secret: Option<String>,
     tenant: &TenantView,
 ) -> anyhow::Result<Onboarded> {
     let api = &connection.api;
@@ -86,7 +92,7 @@ async fn furnish(
         content_type: ContentType::default(),
         envelope: EnvelopeKind::default(),
         ordered: args.ordered,
-        secret: None,
+        secret,
     };
     let endpoint: CreatedEndpoint =
         api.post(&made.path("/endpoints"), &endpoint).await.context("add the endpoint")?;
