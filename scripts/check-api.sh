@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 WHK=${WHK:-${CARGO_TARGET_DIR:-target}/debug/whk}
-SCHEMATHESIS=${SCHEMATHESIS:-target/venv/bin/schemathesis}
+SCHEMATHESIS=${SCHEMATHESIS:-target/schemathesis/bin/schemathesis}
 DIR=target/check-api
 unset MAX_RETRIES RETRY_DELAYS MAX_QUEUE_SIZE MAX_PAYLOAD_SIZE SERVER_PORT SERVER_HOSTNAME WHK_DATA_DIR WHK_LOG WHK_LOG_FORMAT
 

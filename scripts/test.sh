@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Everything a change must pass: format, lints, docs, tests against real libraries, the demo, licences.
+# Everything a change must pass: format, lints, docs, tests against real libraries, the HTTP API against its own
+# description, the demo, licences.
 # Installs what it needs: under target/ as a user, with apt-get where it is root and a program is missing.
 #   usage: scripts/test.sh
 set -euo pipefail
@@ -25,6 +26,7 @@ node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' ||
 need npm npm
 need python3 python3
 need curl curl
+need prlimit util-linux
 python3 -c 'import ensurepip' 2>/dev/null || need python3-venv python3-venv
 if ! cargo deny --version 2>/dev/null | grep -qF "$DENY_VERSION"; then
   cargo install --quiet --locked --root target/tools --version "$DENY_VERSION" cargo-deny
@@ -37,6 +39,10 @@ step 'libraries of the example receivers'
 target/venv/bin/pip install --quiet --disable-pip-version-check -r fixtures/receivers/python/requirements.txt
 export WHK_INTEROP="$PWD/target/venv/bin/python"
 
+step 'schemathesis'
+[[ -x target/schemathesis/bin/python ]] || python3 -m venv target/schemathesis
+target/schemathesis/bin/pip install --quiet --disable-pip-version-check -r tests/openapi/requirements.txt
+
 step 'format'
 cargo fmt --check
 
@@ -48,6 +54,9 @@ RUSTDOCFLAGS='-D warnings' cargo doc --quiet --locked --no-deps
 
 step 'tests'
 cargo test --locked
+
+step 'HTTP API'
+scripts/check-api.sh
 
 step 'demo'
 WHK=${CARGO_TARGET_DIR:-target}/debug/whk scripts/demo.sh

@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "its output is its result")]
 #![expect(clippy::arithmetic_side_effects, reason = "nothing here is fed from outside")]
 
+mod fan_out;
 mod forwarder;
 mod process;
 mod sink;
@@ -39,9 +40,16 @@ fn main() -> anyhow::Result<()> {
             let target = target.parse()?;
             serve(|listener| async { forwarder::run(listener, target).await })
         }
-        [] => bench(20_000, 2_000),
-        ["--quick"] => bench(2_000, 200),
-        _ => anyhow::bail!("usage: load [--quick]"),
+        [] => {
+            bench(20_000, 2_000)?;
+            bench_fan_out(10_000)
+        }
+        ["--quick"] => {
+            bench(2_000, 200)?;
+            bench_fan_out(1_000)
+        }
+        ["--fan-out"] => bench_fan_out(10_000),
+        _ => anyhow::bail!("usage: load [--quick | --fan-out]"),
     }
 }
 
@@ -81,6 +89,7 @@ impl Files {
         let mut command = whk();
         command.args(["--log-format", "json", "publish-server", "--port", "0"]);
         command.args(["--allow-net", "127.0.0.0/8", "--max-queue-size", "100000"]);
+        command.arg("--data-dir").arg(tempfile::tempdir_in(self.folder.path())?.keep());
         command.arg("--public-key").arg(self.path("public_key.pem"));
         command.arg("--signing-secret-file").arg(self.path("signing_secret.txt"));
         Process::start(&mut command)
@@ -193,6 +202,14 @@ fn row(name: &str, sent: &Sent, count: u64, elapsed: Duration, server: &Process)
         server.peak_mib()?,
     );
     Ok(Row { delivered_per_second })
+}
+
+fn bench_fan_out(most: usize) -> anyhow::Result<()> {
+    let files = Files::make()?;
+    let payload = std::fs::read_to_string(files.path("payload.json"))?;
+    let payload = payload.replace("{{seq}}", "1").replace("{{now}}", "1");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(fan_out::run(&files.path("public_key.pem"), &payload, most))
 }
 
 fn bench(count: u64, paced: u64) -> anyhow::Result<()> {

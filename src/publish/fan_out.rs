@@ -14,9 +14,12 @@ use crate::common::job::{ContentType, Job, Target};
 use crate::registry::Recipient;
 use crate::registry::tenant::{Endpoint, EnvelopeKind};
 
-/// Tenants that are sealed to where the request is handled. More than that take milliseconds (a quarter for each new
-/// content key at 4096 bits) and make way for other requests.
-const INLINE_TENANTS: usize = 4;
+/// Tenants that are sealed to where the request is handled: 5 us each, or a quarter of a millisecond where a new
+/// content key is wrapped at 4096 bits. More of them make way for other requests.
+const INLINE_TENANTS: usize = 16;
+
+/// Tenants that are worth a thread of their own: it costs as much as a few dozen seals.
+const TENANTS_PER_THREAD: usize = 128;
 
 /// What has been made for some of the recipients.
 #[derive(Default)]
@@ -55,7 +58,10 @@ fn seal_in_threads(
     plain: Plain<'_>,
 ) -> Result<Vec<Part>, PublishError> {
     let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let share = recipients.len().div_ceil(threads).max(1);
+    let share = recipients.len().div_ceil(threads).max(TENANTS_PER_THREAD);
+    if share >= recipients.len() {
+        return Ok(vec![seal_part(publisher, recipients, event, plain)?]);
+    }
     thread::scope(|scope| {
         let seal = |part| scope.spawn(move || seal_part(publisher, part, event, plain));
         let sealing: Vec<_> = recipients.chunks(share).map(seal).collect();

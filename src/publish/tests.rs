@@ -80,7 +80,8 @@ async fn publish(home: &Home, payload: &str, repeat: Option<&str>) -> Result<Pub
 async fn many_tenants_get_a_seal_each_of_their_own_key() {
     let home = home(1 << 20);
     let mut with_other_key = HashSet::new();
-    for number in 0..13 {
+    // Enough for more than one thread.
+    for number in 0..300 {
         let key = if number % 3 == 0 { other_private_key() } else { private_key() };
         let tenant = subscribe(&home, &format!("t{number}"), key.public().clone()).await;
         if number % 3 == 0 {
@@ -88,12 +89,12 @@ async fn many_tenants_get_a_seal_each_of_their_own_key() {
         }
     }
     let published = publish(&home, r#"{"a":1}"#, None).await.unwrap();
-    assert_eq!((published.messages.len(), published.refused.len()), (13, 0));
-    let leases = home.publisher.queue.claim(100).await.unwrap();
-    assert_eq!(leases.len(), 13);
+    assert_eq!((published.messages.len(), published.refused.len()), (300, 0));
+    let leases = home.publisher.queue.claim(300).await.unwrap();
+    assert_eq!(leases.len(), 300);
     let ids: HashSet<_> = leases.iter().map(|lease| lease.job.id).collect();
     assert_eq!(ids, published.messages.iter().map(|message| message.id).collect());
-    for lease in &leases {
+    for lease in leases.iter().step_by(29) {
         let opens = |key| Opener::new([key]).open(Sealed::parse(&lease.job.body).unwrap());
         let is_other = with_other_key.contains(&*lease.job.tenant);
         let (right, wrong) = match is_other {
@@ -125,8 +126,8 @@ async fn ids_of_a_repeat_are_made_from_its_key_and_the_endpoint() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_being_sealed_takes_no_more_memory_than_the_queue() {
-    let home = home(64 * 1024);
-    for number in 0..8 {
+    let home = home(64 << 10);
+    for number in 0..20 {
         subscribe(&home, &format!("t{number}"), public_key()).await;
     }
     let large = format!("\"{}\"", "x".repeat(16 * 1024));
@@ -136,6 +137,6 @@ async fn what_is_being_sealed_takes_no_more_memory_than_the_queue() {
         "{refused:?}"
     );
     assert_eq!(home.publisher.queue.depth().await.unwrap().unsettled(), 0);
-    assert_eq!(publish(&home, "1", None).await.unwrap().messages.len(), 8);
+    assert_eq!(publish(&home, "1", None).await.unwrap().messages.len(), 20);
     assert_eq!(home.publisher.sealing_budget.available_permits(), 64, "given back");
 }
