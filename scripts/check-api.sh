@@ -15,6 +15,7 @@ server=$!
 trap 'kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true' EXIT
 port() { sed -n 's/.*"address":"[^"]*:\([0-9]*\)".*/\1/p' "$DIR/server.log" | head -n 1; }
 for _ in $(seq 100); do [[ -z $(port) ]] || break; sleep 0.1; done
+[[ -n $(port) ]] || { echo "the server doesn't start; see $DIR/server.log" >&2; exit 1; }
 SERVER=http://127.0.0.1:$(port)
 
 # run CONFIG: one run with the key in WHK_API_KEY.
@@ -37,3 +38,9 @@ WHK_ENDPOINT=$(of endpoint_id ep_)
 WHK_API_KEY=$(of api_key whk_tenant_)
 export WHK_ENDPOINT
 run tenant.toml "$@"
+
+# A run that met nothing but refusals would prove little.
+for done in 'tenant created' 'tenant changed' 'tenant deleted' 'API key created' 'public key is active' \
+  'endpoint added' 'endpoint changed' 'endpoint deleted' 'signing secret rotated'; do
+  grep -q "\"$done\"" "$DIR/server.log" || { echo "no request got as far as '$done'; see $DIR/server.log" >&2; exit 1; }
+done

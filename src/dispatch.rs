@@ -15,11 +15,11 @@ use crate::common::clock::Clock;
 use crate::common::crypto::signature::Signer;
 use crate::common::job::Target;
 use crate::common::metrics::Metrics;
-use crate::common::retry::{Cause, Failure, RetryPolicy, Verdict, judge};
+use crate::common::retry::{Cause, EndpointState, Failure, RetryPolicy, Verdict, judge};
 use crate::deliver::{Deliverer, Destination};
 use crate::queue::{Lease, Queue, QueueError};
 use crate::registry::Registry;
-use crate::registry::tenant::Endpoint;
+use crate::registry::endpoint::Endpoint;
 
 /// Jobs claimed and verdicts settled at a time: enough to make a lock, or a commit, cheap for each.
 const BATCH: usize = 64;
@@ -128,19 +128,24 @@ impl Dispatcher {
             headers: endpoint.settings.headers.as_slice(),
             secrets: endpoint.live_secrets(Timestamp::now()).map(|live| &live.secret).collect(),
         };
-        let attempted = self.attempt(lease, &destination).await;
-        if attempted.0 == (Verdict::Dead { cause: Cause::Gone }) {
-            let id = endpoint.id;
-            match self.registry.disable_gone(endpoint).await {
-                Ok(true) => {
-                    tracing::warn!(endpoint = %id, "answered 410 Gone, so it is disabled");
-                    drop(self.queue.release(std::slice::from_ref(&lease.job.lane)).await);
-                }
-                Ok(false) => {}
-                Err(error) => tracing::error!(endpoint = %id, %error, "disable an endpoint that is gone"),
+        let (verdict, failure) = self.attempt(lease, &destination).await;
+        if verdict != (Verdict::Dead { cause: Cause::Gone }) {
+            return (verdict, failure);
+        }
+        let id = endpoint.id;
+        match self.registry.disable_gone(endpoint).await {
+            Ok(true) => {
+                tracing::warn!(endpoint = %id, "answered 410 Gone, so it is disabled");
+                drop(self.queue.release(std::slice::from_ref(&lease.job.lane)).await);
+                (verdict, failure)
+            }
+            // It was changed while it was asked, so its answer says nothing of what it is now.
+            Ok(false) => (Verdict::Retry { at: self.clock.now(), endpoint: EndpointState::Unknown }, failure),
+            Err(error) => {
+                tracing::error!(endpoint = %id, %error, "disable an endpoint that is gone");
+                (verdict, failure)
             }
         }
-        attempted
     }
 
     async fn attempt(&self, lease: &Lease, destination: &Destination<'_>) -> (Verdict, Option<Failure>) {

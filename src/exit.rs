@@ -18,9 +18,9 @@ pub const FAILED: u8 = 1;
 pub const USAGE: u8 = 64;
 /// A file that was named isn't there.
 pub const MISSING_INPUT: u8 = 66;
-/// A server isn't reachable, or a port isn't free.
+/// A server isn't reachable, a port isn't free, or a data dir is in use.
 pub const UNAVAILABLE: u8 = 69;
-/// The operating system doesn't permit it.
+/// The operating system, or a server's API key, doesn't permit it.
 pub const NOT_PERMITTED: u8 = 77;
 /// A signal ended it before it was done.
 pub const INTERRUPTED: u8 = 130;
@@ -149,6 +149,16 @@ mod tests {
         assert_eq!(code_of(&missing.into()), MISSING_INPUT);
         let binary = KeyError::Read { path: "key.der".into(), source: ErrorKind::InvalidData.into() };
         assert_eq!(code_of(&binary.into()), USAGE);
+        let refused = |status| ClientError::Refused { status, detail: "no".into() };
+        assert_eq!(code_of(&refused(http::StatusCode::FORBIDDEN).into()), NOT_PERMITTED);
+        assert_eq!(code_of(&refused(http::StatusCode::NOT_FOUND).into()), FAILED);
+        assert_eq!(code_of(&refused(http::StatusCode::SERVICE_UNAVAILABLE).into()), UNAVAILABLE);
+        assert_eq!(code_of(&DataDirError::InUse("data".into()).into()), UNAVAILABLE);
+        let denied =
+            |kind: ErrorKind| DataDirError::Io { doing: "write", path: "data".into(), source: kind.into() };
+        assert_eq!(code_of(&denied(ErrorKind::ReadOnlyFilesystem).into()), NOT_PERMITTED);
+        assert_eq!(code_of(&OpenError::DataDir(denied(ErrorKind::PermissionDenied)).into()), NOT_PERMITTED);
+        assert_eq!(code_of(&OpenError::Store(StoreError::NotOurs("db".into())).into()), USAGE);
         let damaged = KeyError::File { path: "key.pem".into(), source: KeyError::Malformed.into() };
         assert_eq!(code_of(&damaged.into()), USAGE);
     }

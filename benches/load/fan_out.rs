@@ -22,7 +22,10 @@ use whk::deliver::egress::EgressGuard;
 use whk::publish::{Audience, Event, Publisher};
 use whk::queue::{self, QueueConfig, QueueKind};
 use whk::registry::data_dir::DataDir;
-use whk::registry::tenant::{EndpointSettings, EnvelopeKind, LimitOverrides, Name, StaticHeaders};
+use whk::registry::endpoint::{EndpointSettings, EnvelopeKind};
+use whk::registry::headers::StaticHeaders;
+use whk::registry::name::Name;
+use whk::registry::tenant::LimitOverrides;
 use whk::registry::{self, Limits, Registry};
 
 use crate::process::{Process, own, whk};
@@ -144,6 +147,8 @@ async fn measure(registry: &Registry, name: &str, kind: &str, payload: &str) -> 
         key_reuse: KeyReuse::default(),
         guard: EgressGuard::default(),
         queue: queue::open(QueueKind::Memory, config, clock),
+        max_queue_bytes: 1 << 30,
+        tenant_queued_bytes: 1 << 30,
         sealing_budget: Semaphore::new(1 << 20),
         metrics: Arc::new(Metrics::new()),
         clock,

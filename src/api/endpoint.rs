@@ -7,11 +7,13 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{schema, strict};
+use super::schema;
 use crate::common::event_type::EventFilter;
 use crate::common::id::{EndpointId, TenantId};
 use crate::common::job::ContentType;
-use crate::registry::tenant::{DisabledReason, Endpoint, EnvelopeKind, Name};
+use crate::common::json;
+use crate::registry::endpoint::{DisabledReason, Endpoint, EnvelopeKind};
+use crate::registry::name::Name;
 
 /// An endpoint that is to be added.
 #[derive(Clone, Serialize, Deserialize, ToSchema)]
@@ -41,7 +43,7 @@ pub struct NewEndpoint {
     #[serde(default)]
     pub ordered: bool,
     /// A signing secret brought along, `whsec_` and base64 of 24 to 64 bytes; a new one is made without it
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(nullable = false, format = "signing-secret")]
     pub secret: Option<String>,
 }
@@ -57,35 +59,35 @@ impl fmt::Debug for NewEndpoint {
 #[serde(deny_unknown_fields)]
 pub struct EndpointUpdate {
     /// Another URL: also what is queued already goes there
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(schema_with = schema::url)]
     pub url: Option<String>,
     /// Other event types, all of them
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(schema_with = schema::events)]
     pub events: Option<Vec<String>>,
     /// Another note; null for none
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(schema_with = schema::description)]
     pub description: Option<Option<String>>,
     /// Other headers, all of them
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(schema_with = schema::headers)]
     pub headers: Option<BTreeMap<String, String>>,
     /// How deliveries are labelled
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(nullable = false)]
     pub content_type: Option<ContentType>,
     /// How events are sealed
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(nullable = false)]
     pub envelope: Option<EnvelopeKind>,
     /// Whether each delivery waits for the one before it
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(nullable = false)]
     pub ordered: Option<bool>,
     /// Whether events are delivered to it; jobs of a disabled endpoint are dead-lettered when their turn comes
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(nullable = false)]
     pub enabled: Option<bool>,
 }
@@ -110,6 +112,7 @@ pub struct EndpointView {
     /// The event types that are wanted
     pub events: Vec<String>,
     /// A note for people
+    #[schema(required)]
     pub description: Option<String>,
     /// The names of its headers
     pub header_names: Vec<String>,
@@ -122,9 +125,10 @@ pub struct EndpointView {
     /// Whether events are delivered to it
     pub enabled: bool,
     /// Why they aren't; null while they are
+    #[schema(required)]
     pub disabled_reason: Option<DisabledReason>,
     /// Since when they aren't; null while they are
-    #[schema(value_type = Option<String>, format = DateTime)]
+    #[schema(required, value_type = Option<String>, format = DateTime)]
     pub disabled_since: Option<Timestamp>,
     /// Signing secrets that sign now
     pub live_secrets: usize,
@@ -182,11 +186,11 @@ impl fmt::Debug for CreatedEndpoint {
 #[serde(deny_unknown_fields)]
 pub struct RotateSecret {
     /// How long the secrets before it go on signing as well, in seconds; a day without it
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::present_whole")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present_whole")]
     #[schema(nullable = false, minimum = 0, maximum = 2592000)]
     pub overlap_seconds: Option<u32>,
     /// The new secret, brought along; one is made without it
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(nullable = false, format = "signing-secret")]
     pub secret: Option<String>,
 }

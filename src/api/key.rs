@@ -8,7 +8,8 @@ use utoipa::ToSchema;
 
 use super::schema;
 use crate::common::id::ApiKeyId;
-use crate::registry::tenant::{ApiKeyRecord, KeyState, Name, TenantKey};
+use crate::registry::name::Name;
+use crate::registry::tenant::{ApiKeyRecord, KeyState, TenantKey};
 
 /// An API key that is to be made.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
@@ -29,6 +30,7 @@ pub struct ApiKeyView {
     /// Its first characters
     pub hint: String,
     /// A note for people
+    #[schema(required)]
     pub description: Option<String>,
     /// When it was made
     #[schema(value_type = String, format = DateTime)]

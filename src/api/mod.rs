@@ -4,16 +4,16 @@
 mod endpoint;
 mod key;
 mod schema;
-mod strict;
 mod tenant;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::common::json;
+
 pub use endpoint::{CreatedEndpoint, EndpointUpdate, EndpointView, NewEndpoint, RotateSecret, SecretView};
 pub use key::{ApiKeyView, CreatedApiKey, NewApiKey, NewPublicKey, PublicKeyView};
-pub(crate) use strict::{Object, whole};
-pub use tenant::{DeletedTenant, NewTenant, TenantUpdate, TenantView};
+pub use tenant::{DeletedTenant, LimitsView, NewTenant, TenantUpdate, TenantView, UsageView};
 
 /// A page of a list, in the order in which its items were made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -21,24 +21,22 @@ pub struct Page<T> {
     /// The items
     pub data: Vec<T>,
     /// What to ask for as `cursor` to get the page after this one; null on the last
+    #[schema(required)]
     pub next_cursor: Option<String>,
 }
 
 /// An event for those who subscribe to it.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct NewEvent {
     /// The event type
     #[serde(rename = "type")]
-    #[schema(
-        pattern = "^[A-Za-z0-9_:/-]+(\\.[A-Za-z0-9_:/-]+)*$",
-        max_length = 256,
-        example = "invoice.paid"
-    )]
+    #[schema(schema_with = schema::event_type)]
     pub kind: String,
     /// What is delivered, byte for byte: any JSON, nested at most 128 deep
     pub payload: serde_json::Value,
     /// The id or name of the one tenant that is meant; everybody who subscribes, without it
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(nullable = false)]
     pub tenant: Option<String>,
 }
@@ -57,15 +55,15 @@ pub struct CloudEvent {
     pub source: String,
     /// The event type
     #[serde(rename = "type")]
-    #[schema(
-        pattern = "^[A-Za-z0-9_:/-]+(\\.[A-Za-z0-9_:/-]+)*$",
-        max_length = 256,
-        example = "invoice.paid"
-    )]
+    #[schema(schema_with = schema::event_type)]
     pub kind: String,
     /// What is delivered: any JSON
     #[serde(default)]
     pub data: serde_json::Value,
+    /// What `data` is: JSON, which is also what its absence means
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^application/(json|[a-z0-9.-]+\\+json)$")]
+    pub datacontenttype: Option<String>,
     /// Extension: the id or name of the one tenant that is meant
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,

@@ -3,12 +3,9 @@
 use utoipa::openapi::schema::{AdditionalProperties, SchemaFormat, SchemaType, Type};
 use utoipa::openapi::{Object, ObjectBuilder, Schema};
 
-use crate::registry::tenant::{
-    MOST_FILTERS, MOST_HEADER_BYTES, MOST_HEADER_NAME_BYTES, MOST_HEADERS, MOST_NAME_CHARS, RESERVED_HEADERS,
-};
-
-/// Control characters, marks of direction and line separators: see `registry::tenant::Name`.
-const DECEIVING: &str = r"\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff";
+use crate::registry::endpoint::MOST_FILTERS;
+use crate::registry::headers::{MOST_HEADER_BYTES, MOST_HEADER_NAME_BYTES, MOST_HEADERS, RESERVED_HEADERS};
+use crate::registry::name::{DECEIVING, MOST_NAME_CHARS};
 
 /// One name in an event type.
 const EVENT_NAME: &str = "[A-Za-z0-9_:/-]+";
@@ -18,13 +15,20 @@ fn text() -> ObjectBuilder {
 }
 
 fn name_pattern() -> String {
-    format!(r"[^\s{DECEIVING}]([^{DECEIVING}]*[^\s{DECEIVING}])?")
+    // Beyond U+FFFF, \u takes no four digits: those characters stand for themselves.
+    let escaped = |c: char| if c > '\u{ffff}' { c.to_string() } else { format!("\\u{:04x}", u32::from(c)) };
+    let ranges = DECEIVING.iter().map(|range| match (*range.start(), *range.end()) {
+        (start, end) if start == end => escaped(start),
+        (start, end) => format!("{}-{}", escaped(start), escaped(end)),
+    });
+    let deceiving: String = ranges.collect();
+    format!(r"[^\s{deceiving}]([^{deceiving}]*[^\s{deceiving}])?")
 }
 
 /// A tenant's name.
 pub(super) fn tenant_name() -> Object {
-    let description = "Its name, which no other tenant has: without white space at its ends, control characters and \
-                       marks of direction; not `me`, nor beginning with `ten_`";
+    let description = "Its name, which no other tenant has: without white space at its ends, control characters, \
+                       marks of direction and what can't be seen; not `me`, nor beginning with `ten_`";
     text()
         .description(Some(description))
         .pattern(Some(format!("^(?!me$|ten_){}$", name_pattern())))
@@ -40,6 +44,16 @@ pub(super) fn description() -> Object {
         .description(Some("A note for people, in one line"))
         .pattern(Some(format!("^{}$", name_pattern())))
         .max_length(Some(MOST_NAME_CHARS))
+        .build()
+}
+
+/// An event type.
+pub(super) fn event_type() -> Object {
+    text()
+        .description(Some("The event type: names of ASCII letters, digits and _ - : / separated by dots"))
+        .pattern(Some(format!(r"^{EVENT_NAME}(\.{EVENT_NAME})*$")))
+        .max_length(Some(256))
+        .examples(["invoice.paid"])
         .build()
 }
 

@@ -4,9 +4,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{schema, strict};
+use super::schema;
 use crate::common::id::TenantId;
-use crate::registry::tenant::{LimitOverrides, Tenant};
+use crate::common::json;
+use crate::registry::Limits;
+use crate::registry::tenant::{LimitOverrides, LimitUpdate, Tenant};
 
 /// A tenant that is to be made.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -16,7 +18,7 @@ pub struct NewTenant {
     #[schema(schema_with = schema::tenant_name)]
     pub name: String,
     /// Where it differs from the server's limits
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::present_object")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present_object")]
     #[schema(nullable = false)]
     pub limits: Option<LimitOverrides>,
 }
@@ -26,13 +28,13 @@ pub struct NewTenant {
 #[serde(deny_unknown_fields)]
 pub struct TenantUpdate {
     /// Another name
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(schema_with = schema::tenant_name)]
     pub name: Option<String>,
-    /// All of its own limits
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::present_object")]
+    /// Its own limits, those that are to change
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present_object")]
     #[schema(nullable = false)]
-    pub limits: Option<LimitOverrides>,
+    pub limits: Option<LimitUpdate>,
 }
 
 /// A tenant.
@@ -45,9 +47,43 @@ pub struct TenantView {
     pub name: String,
     /// Where it differs from the server's limits
     pub limits: LimitOverrides,
+    /// The limits that hold for it, its own and the server's
+    pub effective_limits: LimitsView,
+    /// What it has of what is limited
+    pub usage: UsageView,
     /// When it was made
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
+}
+
+/// What a tenant may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LimitsView {
+    /// Jobs in the queue at once, over all endpoints
+    #[schema(format = Int64)]
+    pub queued_jobs: u32,
+    /// Events published to the tenant by name, or by itself, a second
+    #[schema(format = Int64)]
+    pub publishes_per_second: u32,
+    /// Endpoints
+    #[schema(format = Int64)]
+    pub endpoints: u32,
+}
+
+impl From<Limits> for LimitsView {
+    fn from(limits: Limits) -> Self {
+        let Limits { queued_jobs, publishes_per_second, endpoints } = limits;
+        Self { queued_jobs, publishes_per_second, endpoints }
+    }
+}
+
+/// What a tenant has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct UsageView {
+    /// Jobs in the queue
+    pub queued_jobs: u64,
+    /// Endpoints
+    pub endpoints: usize,
 }
 
 /// What became of a deleted tenant's jobs.
@@ -60,12 +96,16 @@ pub struct DeletedTenant {
     pub dropped_jobs: u64,
 }
 
-impl From<&Tenant> for TenantView {
-    fn from(tenant: &Tenant) -> Self {
+impl TenantView {
+    /// A tenant as it is shown.
+    #[must_use]
+    pub fn new(tenant: &Tenant, effective_limits: Limits, usage: UsageView) -> Self {
         Self {
             id: tenant.id,
             name: tenant.name.as_str().to_owned(),
             limits: tenant.limits,
+            effective_limits: effective_limits.into(),
+            usage,
             created_at: tenant.created_at,
         }
     }

@@ -36,7 +36,7 @@ Exit status: 0 all were accepted, 1 any was refused, 64 usage, 66 a file is miss
 130 interrupted.")]
 pub struct Args {
     /// The publish-server
-    #[arg(long, value_name = "URL", value_parser = server_url, default_value = "http://127.0.0.1:4242")]
+    #[arg(long, env = "WHK_SERVER", value_name = "URL", value_parser = server_url, default_value = "http://127.0.0.1:4242")]
     server: Uri,
     /// Publish to whoever subscribes to the --type, with an API key, and not in direct mode
     #[arg(long, requires = "kind", conflicts_with_all = ["webhook_url", "target", "profile"])]

@@ -98,15 +98,21 @@ prefixed_id!(
 );
 
 fn derive(prefix: &str, parts: &[&[u8]]) -> Uuid {
+    let hash = digest(&[&[prefix.as_bytes()], parts].concat());
+    let mut bytes = [0; 16];
+    bytes.iter_mut().zip(hash).for_each(|(byte, of_hash)| *byte = of_hash);
+    Uuid::new_v8(bytes)
+}
+
+/// The SHA-256 of `parts`, each after its length, which keeps ("ab", "c") and ("a", "bc") apart.
+#[must_use]
+pub fn digest(parts: &[&[u8]]) -> [u8; 32] {
     let mut hash = Sha256::new();
-    for part in [prefix.as_bytes()].iter().chain(parts) {
-        // Lengths keep ("ab", "c") and ("a", "bc") apart.
+    for part in parts {
         hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
         hash.update(part);
     }
-    let mut bytes = [0; 16];
-    bytes.iter_mut().zip(hash.finalize()).for_each(|(byte, of_hash)| *byte = of_hash);
-    Uuid::new_v8(bytes)
+    hash.finalize().into()
 }
 
 fn parse(prefix: &'static str, text: &str) -> Result<Uuid, IdError> {

@@ -9,6 +9,7 @@ pub mod event_type;
 pub mod http;
 pub mod id;
 pub mod job;
+pub mod json;
 pub mod metrics;
 pub mod output;
 pub mod retry;

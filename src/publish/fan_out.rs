@@ -12,7 +12,7 @@ use crate::common::crypto::legacy::LegacyError;
 use crate::common::id::{EventId, MessageId};
 use crate::common::job::{ContentType, Job, Target};
 use crate::registry::Recipient;
-use crate::registry::tenant::{Endpoint, EnvelopeKind};
+use crate::registry::endpoint::{Endpoint, EnvelopeKind};
 
 /// Tenants that are sealed to where the request is handled: 5 us each, or a quarter of a millisecond where a new
 /// content key is wrapped at 4096 bits. More of them make way for other requests.

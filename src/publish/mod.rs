@@ -16,7 +16,7 @@ use governor::clock::Clock as _;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use utoipa::ToSchema;
 
 use crate::common::clock::Clock;
@@ -140,6 +140,8 @@ pub struct Refused {
 pub enum RefusedReason {
     /// The tenant has as many jobs in the queue as it may
     QueuedJobs,
+    /// The tenant has as many bytes of jobs in the queue as it may
+    QueuedBytes,
     /// The endpoint's envelope, rsa-oaep, can't hold the payload
     TooLargeForEnvelope,
 }
@@ -164,6 +166,9 @@ pub enum PublishError {
         /// What it may.
         most: u32,
     },
+    /// The tenant has as many bytes of jobs in the queue as it may.
+    #[error("the tenant has as many bytes of jobs in the queue as it may")]
+    TooManyBytesQueued,
     /// No endpoint that wants it can hold it.
     #[error("the payload is too large for the rsa-oaep envelope of every endpoint that wants it")]
     TooLargeForEnvelope,
@@ -205,6 +210,10 @@ pub struct Publisher {
     pub guard: EgressGuard,
     /// Where jobs go.
     pub queue: Arc<dyn Queue>,
+    /// Bytes of jobs that the queue holds.
+    pub max_queue_bytes: usize,
+    /// Bytes of jobs in the queue that one tenant may have.
+    pub tenant_queued_bytes: usize,
     /// KiB of sealed events that are on their way into the queue at once: as much as it holds.
     pub sealing_budget: Semaphore,
     /// What is counted.
@@ -231,12 +240,13 @@ impl Publisher {
         };
         let event_id = event.repeat.as_ref().map_or_else(EventId::new, RepeatKey::event_id);
         let mut published = Published { event_id, messages: Vec::new(), refused: Vec::new() };
-        let (recipients, over_limit) = self.within_limits(recipients).await?;
+        let sealed_size = sealed_size(event.payload.get().len());
+        let (recipients, over_limit) = self.within_limits(recipients, sealed_size).await?;
         published.refused = over_limit;
         if recipients.is_empty() {
             return refusal_of(&self.registry, published);
         }
-        let _room = self.room_for(&recipients, event.payload.get().len())?;
+        let _room = self.room_for(&recipients, sealed_size)?;
         let jobs = fan_out::seal(self, &recipients, &event, event_id, &mut published)?;
         if jobs.is_empty() {
             return refusal_of(&self.registry, published);
@@ -260,19 +270,25 @@ impl Publisher {
     async fn within_limits(
         &self,
         recipients: Vec<Recipient>,
+        sealed_size: usize,
     ) -> Result<(Vec<Recipient>, Vec<Refused>), PublishError> {
         let names: Vec<String> = recipients.iter().map(|recipient| recipient.tenant.id.to_string()).collect();
         let queued = self.queue.queued(&names).await?;
         let (mut within, mut refused) = (Vec::with_capacity(recipients.len()), Vec::new());
         for (recipient, queued) in recipients.into_iter().zip(queued) {
             let more = u64::try_from(recipient.endpoints.len()).unwrap_or(u64::MAX);
-            let most = self.registry.limits(&recipient.tenant).queued_jobs;
-            if queued.saturating_add(more) <= u64::from(most) {
-                within.push(recipient);
+            let more_bytes = u64::try_from(sealed_size).unwrap_or(u64::MAX).saturating_mul(more);
+            let most_jobs = self.registry.limits(&recipient.tenant).queued_jobs;
+            let most_bytes = u64::try_from(self.tenant_queued_bytes).unwrap_or(u64::MAX);
+            let reason = if queued.jobs.saturating_add(more) > u64::from(most_jobs) {
+                RefusedReason::QueuedJobs
+            } else if queued.bytes.saturating_add(more_bytes) > most_bytes {
+                RefusedReason::QueuedBytes
             } else {
-                let (tenant, reason) = (recipient.tenant.id, RefusedReason::QueuedJobs);
-                refused.push(Refused { tenant, endpoint: None, reason });
-            }
+                within.push(recipient);
+                continue;
+            };
+            refused.push(Refused { tenant: recipient.tenant.id, endpoint: None, reason });
         }
         Ok((within, refused))
     }
@@ -281,15 +297,23 @@ impl Publisher {
     fn room_for(
         &self,
         recipients: &[Recipient],
-        payload: usize,
-    ) -> Result<tokio::sync::SemaphorePermit<'_>, PublishError> {
-        // Base64 makes four bytes of three; the envelope's other parts are about 1 KiB at 4096 bits.
-        let sealed = payload.saturating_mul(4).div_ceil(3).saturating_add(1_024);
+        sealed_size: usize,
+    ) -> Result<SemaphorePermit<'_>, PublishError> {
         let jobs = recipients.iter().fold(0, |sum: usize, to| sum.saturating_add(to.endpoints.len()));
-        let kib = u32::try_from(sealed.saturating_mul(jobs).div_ceil(1_024)).unwrap_or(u32::MAX);
+        let bytes = sealed_size.saturating_mul(jobs);
+        if bytes > self.max_queue_bytes {
+            return Err(PublishError::Queue(QueueError::TooLarge));
+        }
+        let kib = u32::try_from(bytes.div_ceil(1_024)).unwrap_or(u32::MAX);
         let room = self.sealing_budget.try_acquire_many(kib);
         room.map_err(|_| PublishError::Queue(QueueError::Full))
     }
+}
+
+/// About how many bytes a payload makes once it is sealed: base64 makes four bytes of three, and the envelope's other
+/// parts are about 1 KiB at 4096 bits.
+fn sealed_size(payload: usize) -> usize {
+    payload.saturating_mul(4).div_ceil(3).saturating_add(1_024)
 }
 
 /// The error where everybody who wants an event is refused; nobody at all is none.
@@ -301,6 +325,7 @@ fn refusal_of(registry: &Registry, published: Published) -> Result<Published, Pu
             let most = tenant.map_or(0, |tenant| registry.limits(&tenant).queued_jobs);
             Err(PublishError::TooManyQueued { most })
         }
+        RefusedReason::QueuedBytes => Err(PublishError::TooManyBytesQueued),
         RefusedReason::TooLargeForEnvelope => Err(PublishError::TooLargeForEnvelope),
     }
 }

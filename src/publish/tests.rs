@@ -11,7 +11,10 @@ use crate::common::event_type::EventFilter;
 use crate::common::retry::RetryPolicy;
 use crate::queue::{self, QueueConfig, QueueKind};
 use crate::registry::data_dir::DataDir;
-use crate::registry::tenant::{EndpointSettings, EnvelopeKind, LimitOverrides, Name, StaticHeaders};
+use crate::registry::endpoint::{EndpointSettings, EnvelopeKind};
+use crate::registry::headers::StaticHeaders;
+use crate::registry::name::Name;
+use crate::registry::tenant::LimitOverrides;
 use crate::registry::{self, Limits};
 
 struct Home {
@@ -40,6 +43,8 @@ fn home(max_bytes: usize) -> Home {
         key_reuse: KeyReuse::default(),
         guard: EgressGuard::default(),
         queue: queue::open(QueueKind::Memory, config, clock),
+        max_queue_bytes: max_bytes,
+        tenant_queued_bytes: max_bytes,
         sealing_budget: Semaphore::new(max_bytes.div_ceil(1024)),
         metrics: Arc::new(Metrics::new()),
         clock,

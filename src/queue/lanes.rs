@@ -92,7 +92,12 @@ impl Lanes {
 
     /// Adds a new job at the end of its lane.
     pub fn push(&mut self, job: Arc<Job>) {
+        let (lane, ordered) = (job.lane.clone(), self.config.ordered || job.ordered);
         self.enqueue(Waiting { job, failures: 0 }, End::Back);
+        // By new jobs alone: one that failed before an endpoint was set to keep order mustn't take that back.
+        if let Some(state) = self.lanes.get_mut(&lane) {
+            state.ordered = ordered;
+        }
     }
 
     /// Leases up to `max` jobs that are due at `now`: one lane after the other, one job each time.
@@ -275,7 +280,6 @@ impl Lanes {
             .lanes
             .entry(lane.clone())
             .or_insert_with(|| LaneState::new(idle.pop(&lane).unwrap_or_else(|| Throttle::new(most))));
-        state.ordered = self.config.ordered || waiting.job.ordered;
         match end {
             End::Back => state.waiting.push_back(waiting),
             End::Front => state.waiting.push_front(waiting),

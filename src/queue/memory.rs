@@ -10,9 +10,9 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use super::lanes::{Lanes, Settled};
-use super::{Depth, Lease, Queue, QueueConfig, QueueError};
+use super::{Depth, Lease, Queue, QueueConfig, QueueError, Queued};
 use crate::common::clock::Clock;
-use crate::common::job::{Job, Lane};
+use crate::common::job::{Job, Lane, Target};
 use crate::common::retry::{Cause, Verdict};
 
 /// Dead letters that are kept to be looked at; the oldest go first. All are counted.
@@ -34,7 +34,7 @@ struct State {
     lanes: Lanes,
     jobs: usize,
     bytes: usize,
-    by_tenant: HashMap<Arc<str>, u64>,
+    by_tenant: HashMap<Arc<str>, Queued>,
     dead: VecDeque<DeadLetter>,
     dead_bytes: usize,
     dead_count: u64,
@@ -102,20 +102,33 @@ impl State {
     }
 
     fn remember(&mut self, job: &Job) {
-        let queued = self.by_tenant.entry(Arc::clone(&job.tenant)).or_default();
-        *queued = queued.saturating_add(1);
+        // In direct mode the tenant is what a stranger says, and no tenant's quota is charged for it.
+        if let Target::Endpoint(..) = job.target {
+            let queued = self.by_tenant.entry(Arc::clone(&job.tenant)).or_default();
+            queued.jobs = queued.jobs.saturating_add(1);
+            queued.bytes = queued.bytes.saturating_add(byte_count(job));
+        }
     }
 
     fn forget(&mut self, job: &Job) {
         self.jobs = self.jobs.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(job.body.len());
-        if let Entry::Occupied(mut queued) = self.by_tenant.entry(Arc::clone(&job.tenant)) {
-            match queued.get().saturating_sub(1) {
-                0 => _ = queued.remove(),
-                left => *queued.get_mut() = left,
+        if let Target::Url(_) = job.target {
+            return;
+        }
+        if let Entry::Occupied(mut entry) = self.by_tenant.entry(Arc::clone(&job.tenant)) {
+            let queued = entry.get_mut();
+            queued.jobs = queued.jobs.saturating_sub(1);
+            queued.bytes = queued.bytes.saturating_sub(byte_count(job));
+            if queued.jobs == 0 {
+                entry.remove();
             }
         }
     }
+}
+
+fn byte_count(job: &Job) -> u64 {
+    u64::try_from(job.body.len()).unwrap_or(u64::MAX)
 }
 
 #[async_trait]
@@ -183,7 +196,7 @@ impl Queue for MemoryQueue {
         Ok(Depth { dead: state.dead_count, ..state.lanes.depth() })
     }
 
-    async fn queued(&self, tenants: &[String]) -> Result<Vec<u64>, QueueError> {
+    async fn queued(&self, tenants: &[String]) -> Result<Vec<Queued>, QueueError> {
         let state = self.lock();
         Ok(tenants.iter().map(|tenant| state.by_tenant.get(&**tenant).copied().unwrap_or_default()).collect())
     }

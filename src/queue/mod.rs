@@ -53,8 +53,8 @@ pub trait Queue: Send + Sync {
     /// How many jobs are in which state.
     async fn depth(&self) -> Result<Depth, QueueError>;
 
-    /// How many jobs of each of `tenants` aren't settled.
-    async fn queued(&self, tenants: &[String]) -> Result<Vec<u64>, QueueError>;
+    /// What each of `tenants` has in the queue for its endpoints. Jobs of direct mode are nobody's.
+    async fn queued(&self, tenants: &[String]) -> Result<Vec<Queued>, QueueError>;
 
     /// Makes the jobs of `lanes` due at once: what was learnt of their endpoints no longer holds, since these
     /// were changed, disabled or deleted.
@@ -96,6 +96,15 @@ impl Depth {
     pub fn unsettled(&self) -> u64 {
         self.ready.saturating_add(self.delayed).saturating_add(self.leased)
     }
+}
+
+/// A tenant's jobs that aren't settled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Queued {
+    /// How many.
+    pub jobs: u64,
+    /// Bytes of their bodies.
+    pub bytes: u64,
 }
 
 /// Where jobs are kept.

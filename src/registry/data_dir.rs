@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use crate::common::crypto::api_key::ApiKey;
+use crate::common::crypto::api_key::{ApiKey, KeyHash};
 use crate::common::crypto::vault::{Vault, VaultError, VaultKeyError};
 use crate::common::secret_file::{SECRET_MODE, write_new, write_over};
 
@@ -122,6 +122,19 @@ impl DataDir {
             read => read.map_err(|source| DataDirError::ReadKey { path: path.to_owned(), source })?,
         };
         Vault::parse(&text).map_err(|source| DataDirError::Key { path: path.to_owned(), source })
+    }
+
+    /// The hash of the provider's key that is written down, if one is.
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub fn provider_key(&self) -> Result<Option<KeyHash>, DataDirError> {
+        let path = Self::provider_key_in(&self.path);
+        match std::fs::read_to_string(&path).map(Zeroizing::new) {
+            Ok(key) => Ok(Some(KeyHash::of(key.trim()))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(DataDirError::Io { doing: "read", path, source }),
+        }
     }
 
     /// Writes the provider's key down, 0600, and says where.

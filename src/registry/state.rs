@@ -14,8 +14,10 @@ use std::sync::Arc;
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
+use super::endpoint::Endpoint;
+use super::name::Name;
 use super::subscriptions::Subscriptions;
-use super::tenant::{ApiKeyRecord, Endpoint, KeyState, LimitOverrides, Name, Tenant, TenantKey};
+use super::tenant::{ApiKeyRecord, KeyState, LimitOverrides, Tenant, TenantKey};
 use super::{Limits, TenantRef};
 use crate::common::crypto::api_key::KeyHash;
 use crate::common::event_type::EventType;

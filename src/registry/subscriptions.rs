@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::Arc;
 
-use super::tenant::Endpoint;
+use super::endpoint::Endpoint;
 use crate::common::event_type::{EventFilter, EventType};
 use crate::common::id::{EndpointId, TenantId};
 

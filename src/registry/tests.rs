@@ -1,14 +1,26 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use jiff::Timestamp;
 use proptest::prelude::*;
 
-use super::tenant::{EnvelopeKind, StaticHeaders};
+use super::endpoint::{
+    DisabledReason, Endpoint, EndpointPatch, EndpointSettings, EnvelopeKind, MOST_SECRETS,
+};
+use super::headers::StaticHeaders;
+use super::name::Name;
+use super::tenant::KeyState;
 use super::*;
+use crate::common::clock::after;
+use crate::common::crypto::api_key::{ApiKey, KeyHash, KeyKind};
+use crate::common::crypto::keys::PublicKey;
+use crate::common::crypto::signature::Secret;
 use crate::common::crypto::tests::{fixture, fixture_text, public_key};
 use crate::common::endpoint_url::EndpointUrl;
-use crate::common::event_type::EventFilter;
+use crate::common::event_type::{EventFilter, EventType};
+use crate::common::id::EndpointId;
 use crate::common::job::ContentType;
 
 const LIMITS: Limits = Limits { queued_jobs: 100, publishes_per_second: 100, endpoints: 3 };
@@ -334,7 +346,7 @@ async fn limits_versions_and_names_are_kept() {
     add_endpoint(&registry, tenant, &["*"]).await;
     add_endpoint(&registry, tenant, &["*"]).await;
     let fourth = registry.add_endpoint(tenant, settings(&["*"]), Secret::generate().unwrap()).await;
-    assert!(matches!(fourth, Err(RegistryError::Limit { what: "endpoints", most: 3 })));
+    assert!(matches!(fourth, Err(RegistryError::Limit { most: 3, .. })));
     let taken = registry.update_tenant(other, None, Some(name("Acme")), None).await;
     assert!(matches!(taken, Err(RegistryError::Conflict(_))));
     registry.update_tenant(tenant, Some(1), Some(name("New")), None).await.unwrap();

@@ -11,7 +11,7 @@ use utoipa::IntoParams;
 
 use super::problem::Problem;
 use crate::api;
-use crate::registry;
+use crate::registry::{self, RegistryError};
 
 /// Items of a page where `limit` isn't given, and at most.
 const PAGE_ITEMS: u32 = 50;
@@ -49,6 +49,13 @@ pub(super) fn expected_version(headers: &HeaderMap) -> Option<u64> {
     let number = wanted.strip_prefix("\"v").and_then(|rest| rest.strip_suffix('"'));
     let number = number.filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
     Some(number.and_then(|number| number.parse().ok()).unwrap_or(u64::MAX))
+}
+
+/// Runs a change and what must follow it, also where the caller hangs up in between.
+pub(super) async fn to_its_end<T: Send + 'static>(
+    change: impl Future<Output = Result<T, RegistryError>> + Send + 'static,
+) -> Result<T, Problem> {
+    Ok(tokio::spawn(change).await.unwrap_or(Err(RegistryError::Stopped))?)
 }
 
 /// 404.

@@ -9,8 +9,9 @@ use http::request::Parts;
 
 use super::problem::Problem;
 use super::{Server, answer};
-use crate::common::crypto::api_key::{ANY_PREFIX, KeyHash};
-use crate::registry::tenant::{DisabledReason, ME, Tenant};
+use crate::common::crypto::api_key::{self, KeyHash};
+use crate::registry::endpoint::DisabledReason;
+use crate::registry::tenant::{ME, Tenant};
 use crate::registry::{Principal, TenantRef};
 
 /// Longer texts aren't keys, and aren't hashed.
@@ -29,11 +30,7 @@ impl FromRequestParts<Arc<Server>> for Caller {
 
 /// Who makes the request.
 pub(super) fn authenticate(server: &Server, parts: &Parts) -> Result<Principal, Problem> {
-    if parts.uri.query().is_some_and(|query| query.contains(ANY_PREFIX)) {
-        return Err(Problem::bad_request(
-            "an API key doesn't belong into a URL, which logs keep: revoke it, and send another as `Authorization: Bearer <key>`",
-        ));
-    }
+    refuse_key_in_url(parts)?;
     let unauthorized = |detail| Problem::new(StatusCode::UNAUTHORIZED, detail);
     let header = parts
         .headers
@@ -44,6 +41,16 @@ pub(super) fn authenticate(server: &Server, parts: &Parts) -> Result<Principal, 
     });
     key.and_then(|key| server.registry.authenticate(&KeyHash::of(key)))
         .ok_or_else(|| unauthorized("this API key isn't known: it may have been revoked"))
+}
+
+/// Logs keep URLs, whoever makes the request.
+pub(super) fn refuse_key_in_url(parts: &Parts) -> Result<(), Problem> {
+    if parts.uri.path_and_query().is_some_and(|url| api_key::looks_like_one(url.as_str())) {
+        return Err(Problem::bad_request(
+            "an API key doesn't belong into a URL, which logs keep: revoke it, and send another as `Authorization: Bearer <key>`",
+        ));
+    }
+    Ok(())
 }
 
 impl Caller {
@@ -62,6 +69,10 @@ impl Caller {
     pub(super) fn tenant(&self, server: &Server, named: &str) -> Result<Arc<Tenant>, Problem> {
         let named = match self.0 {
             Principal::Tenant(id) if named == ME => TenantRef::Id(id),
+            Principal::Provider if named == ME => {
+                let detail = "`me` is for a tenant's own API key; the provider names the tenant";
+                return Err(Problem::new(StatusCode::NOT_FOUND, detail));
+            }
             _ => TenantRef::parse(named),
         };
         let found = server.registry.tenant(&named);

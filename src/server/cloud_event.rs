@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::problem::Problem;
 use super::publish::{Given, any};
-use crate::api::Object;
+use crate::common::json::Object;
 
 /// The media type of structured mode.
 const STRUCTURED: &str = "application/cloudevents+json";
@@ -19,8 +19,8 @@ const STRUCTURED: &str = "application/cloudevents+json";
 const CLOUD_EVENTS: &str = "application/cloudevents";
 
 const VERSION: &str = "1.0";
-/// Ids and sources longer than this are refused: each is remembered.
-const MOST_NAME_BYTES: usize = 2_048;
+/// Ids and sources of more characters are refused: each is remembered.
+const MOST_NAME_CHARS: usize = 512;
 
 /// How a request's body holds an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +94,6 @@ pub(super) fn structured(body: &[u8]) -> Result<Given<'_>, Problem> {
         payload: Some(event.data.unwrap_or(RawValue::NULL)),
         tenant: event.tenant,
         repeat: Some(repeat),
-        ..Given::default()
     })
 }
 
@@ -116,7 +115,6 @@ pub(super) fn binary<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<Given<'a
         payload: Some(payload),
         tenant: attribute("ce-tenant")?.map(Cow::Owned),
         repeat: Some(repeat),
-        ..Given::default()
     })
 }
 
@@ -126,9 +124,9 @@ fn check(version: Option<&str>, id: Option<&str>, source: Option<&str>) -> Resul
         return Err(Problem::bad_request(format!("'specversion' must be {VERSION}")));
     }
     let named = |name: &str, value: Option<&str>| {
-        let value = value.filter(|value| !value.is_empty() && value.len() <= MOST_NAME_BYTES);
+        let value = value.filter(|value| !value.is_empty() && value.chars().count() <= MOST_NAME_CHARS);
         value.map(str::to_owned).ok_or_else(|| {
-            Problem::bad_request(format!("'{name}' is required, of 1 to {MOST_NAME_BYTES} bytes"))
+            Problem::bad_request(format!("'{name}' is required, of 1 to {MOST_NAME_CHARS} characters"))
         })
     };
     let (id, source) = (named("id", id)?, named("source", source)?);

@@ -24,7 +24,9 @@ use crate::common::event_type::{EventFilter, EventType};
 use crate::common::id::{EndpointId, TenantId};
 use crate::common::job::{Target, TraceContext};
 use crate::publish::{Audience, Event, Published};
-use crate::registry::tenant::{Endpoint, EndpointPatch, EndpointSettings, MOST_FILTERS, Name, StaticHeaders};
+use crate::registry::endpoint::{Endpoint, EndpointPatch, EndpointSettings, MOST_FILTERS};
+use crate::registry::headers::StaticHeaders;
+use crate::registry::name::Name;
 
 /// How long replaced secrets go on signing where nothing else is asked: a day, for people to act within.
 const OVERLAP_SECONDS: u32 = 24 * 3600;
@@ -38,7 +40,7 @@ const TEST_PAYLOAD: &str =
 
 /// Lists the endpoints of a tenant
 #[utoipa::path(
-    get, path = "/tenants/{tenant}/endpoints", tag = "endpoints", security(("api_key" = [])),
+    get, path = "/tenants/{tenant}/endpoints", tag = "endpoints", operation_id = "list_endpoints", security(("api_key" = [])),
     params(("tenant" = String, Path, description = "Its id or name; `me` for the caller's own"), PageQuery),
     responses((status = 200, description = "A page of them", body = api::Page<EndpointView>))
 )]
@@ -56,7 +58,7 @@ pub(super) async fn list(
 
 /// Adds an endpoint
 #[utoipa::path(
-    post, path = "/tenants/{tenant}/endpoints", tag = "endpoints", security(("api_key" = [])),
+    post, path = "/tenants/{tenant}/endpoints", tag = "endpoints", operation_id = "add_endpoint", security(("api_key" = [])),
     params(("tenant" = String, Path, description = "Its id or name; `me` for the caller's own")),
     request_body = NewEndpoint,
     responses((status = 201, description = "It is added; its signing secret is shown this once",
@@ -90,7 +92,7 @@ pub(super) async fn add(
 
 /// Shows an endpoint
 #[utoipa::path(
-    get, path = "/tenants/{tenant}/endpoints/{endpoint}", tag = "endpoints", security(("api_key" = [])),
+    get, path = "/tenants/{tenant}/endpoints/{endpoint}", tag = "endpoints", operation_id = "show_endpoint", security(("api_key" = [])),
     params(
         ("tenant" = String, Path, description = "Its id or name; `me` for the caller's own"),
         ("endpoint" = String, Path, description = "The endpoint's id"),
@@ -108,9 +110,12 @@ pub(super) async fn show(
     Ok(shown(&endpoint))
 }
 
-/// Changes an endpoint; what is queued for it follows
+/// Changes an endpoint
+///
+/// What is queued for it follows in its URL, headers and secrets, and whether it is enabled; how it was sealed,
+/// labelled and ordered stays.
 #[utoipa::path(
-    patch, path = "/tenants/{tenant}/endpoints/{endpoint}", tag = "endpoints", security(("api_key" = [])),
+    patch, path = "/tenants/{tenant}/endpoints/{endpoint}", tag = "endpoints", operation_id = "update_endpoint", security(("api_key" = [])),
     params(
         ("tenant" = String, Path, description = "Its id or name; `me` for the caller's own"),
         ("endpoint" = String, Path, description = "The endpoint's id"),
@@ -151,7 +156,7 @@ pub(super) async fn update(
 
 /// Deletes an endpoint; its queued jobs are dropped
 #[utoipa::path(
-    delete, path = "/tenants/{tenant}/endpoints/{endpoint}", tag = "endpoints", security(("api_key" = [])),
+    delete, path = "/tenants/{tenant}/endpoints/{endpoint}", tag = "endpoints", operation_id = "delete_endpoint", security(("api_key" = [])),
     params(
         ("tenant" = String, Path, description = "Its id or name; `me` for the caller's own"),
         ("endpoint" = String, Path, description = "The endpoint's id"),
@@ -167,15 +172,20 @@ pub(super) async fn delete(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let (tenant, id) = names(&server, &caller, &tenant, &endpoint)?;
-    server.registry.delete_endpoint(tenant, id, answer::expected_version(&headers)).await?;
-    release(&server, tenant, id).await;
+    let expected = answer::expected_version(&headers);
+    answer::to_its_end(async move {
+        server.registry.delete_endpoint(tenant, id, expected).await?;
+        release(&server, tenant, id).await;
+        Ok(())
+    })
+    .await?;
     tracing::info!(%tenant, endpoint = %id, "endpoint deleted");
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// Gives an endpoint a new signing secret; those before it go on signing for a while
 #[utoipa::path(
-    post, path = "/tenants/{tenant}/endpoints/{endpoint}/rotate-secret", tag = "endpoints",
+    post, path = "/tenants/{tenant}/endpoints/{endpoint}/rotate-secret", tag = "endpoints", operation_id = "rotate_secret",
     security(("api_key" = [])),
     params(
         ("tenant" = String, Path, description = "Its id or name; `me` for the caller's own"),
@@ -207,7 +217,7 @@ pub(super) async fn rotate_secret(
 
 /// Sends a test event, of type `whk.test`, to one endpoint, whatever it subscribes to
 #[utoipa::path(
-    post, path = "/tenants/{tenant}/endpoints/{endpoint}/test", tag = "endpoints", security(("api_key" = [])),
+    post, path = "/tenants/{tenant}/endpoints/{endpoint}/test", tag = "endpoints", operation_id = "test_endpoint", security(("api_key" = [])),
     params(
         ("tenant" = String, Path, description = "Its id or name; `me` for the caller's own"),
         ("endpoint" = String, Path, description = "The endpoint's id"),

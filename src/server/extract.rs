@@ -15,6 +15,7 @@ use tokio::sync::SemaphorePermit;
 use super::Server;
 use super::problem::Problem;
 use crate::common::http::read_body;
+use crate::common::json::Object;
 
 /// Bytes of the body of a request that manages something: sixteen headers of 1 KiB and sixty-four filters fit.
 const MOST_MANAGING_BYTES: usize = 64 * 1024;
@@ -114,27 +115,32 @@ pub(super) fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
 
 /// Parses an object; an error names the member, and never what is in it.
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    // serde would take an array of an object's members as well.
-    let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
-    if first.is_some_and(|byte| *byte != b'{') {
-        return Err(Problem::bad_request("the body must be a JSON object"));
-    }
     let mut json = serde_json::Deserializer::from_slice(body);
-    let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let (line, column) = (error.inner().line(), error.inner().column());
-        let path = error.path().to_string();
-        match error.inner().classify() {
-            serde_json::error::Category::Data if path == "." => Problem::bad_request(format!(
-                "the body lacks a member, or has one twice or too many, at line {line}, column {column}; /openapi.json describes it"
-            )),
-            serde_json::error::Category::Data => {
-                Problem::bad_request(format!("'{}' isn't as /openapi.json describes it", shown(&path)))
-            }
-            _ => Problem::bad_request(format!("the body isn't JSON; at line {line}, column {column}")),
-        }
-    })?;
+    let parsed: Result<Object<T>, _> = serde_path_to_error::deserialize(&mut json);
+    let Object(parsed) = parsed.map_err(|error| Problem::bad_request(describe(&error)))?;
     json.end().map_err(|_| Problem::bad_request("the body isn't JSON: something follows the object"))?;
     Ok(parsed)
+}
+
+fn describe(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
+    let (path, inner) = (error.path().to_string(), error.inner());
+    let told = inner.to_string();
+    match inner.classify() {
+        // Of these serde names the member that is meant, which is one of ours.
+        serde_json::error::Category::Data if told.starts_with("missing field") => told
+            .split(" at line")
+            .next()
+            .unwrap_or_default()
+            .replace("missing field", "the body lacks")
+            .replace('`', "'"),
+        serde_json::error::Category::Data if path == "." => {
+            "the body must be a JSON object as /openapi.json describes it, each member once".into()
+        }
+        serde_json::error::Category::Data => {
+            format!("'{}' isn't as /openapi.json describes it", shown(&path))
+        }
+        _ => format!("the body isn't JSON; at line {}, column {}", inner.line(), inner.column()),
+    }
 }
 
 /// A path's names as far as they are plain: they were sent, too.

@@ -1,7 +1,8 @@
 //! Requests that are repeated: the same `Idempotency-Key` of the same caller gets the same answer, and is done once.
 //!
-//! Answers are remembered in memory for a day, the least used going first where they take more than 64 MiB. Only
-//! success is remembered: after a failure the repetition is another attempt.
+//! Answers are remembered in memory for a day, the longest unused going first where they take more than 64 MiB for the
+//! provider, or half a MiB for a tenant: each has its own share, so that none makes another's be forgotten. Only success
+//! is remembered: after a failure the repetition is another attempt.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +16,13 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use moka::future::Cache;
-use sha2::{Digest as _, Sha256};
+use moka::policy::EvictionPolicy;
 
 use super::Server;
 use super::auth::authenticate;
 use super::extract::receive_managing;
 use super::problem::Problem;
+use crate::common::id::{TenantId, digest};
 use crate::registry::Principal;
 
 /// The header by which a caller marks a repetition.
@@ -29,7 +31,10 @@ pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempote
 /// Longer keys are refused: each is remembered.
 const MOST_KEY_BYTES: usize = 255;
 
-const REMEMBERED_BYTES: u64 = 64 << 20;
+const PROVIDERS_BYTES: u64 = 64 << 20;
+const TENANTS_BYTES: u64 = 512 << 10;
+/// Tenants whose answers are remembered: those that repeated themselves last.
+const TENANTS: u64 = 1_024;
 const REMEMBERED_TIME: Duration = Duration::from_secs(24 * 3600);
 /// What remembering takes beside key and body.
 const ENTRY_BYTES: usize = 256;
@@ -37,16 +42,18 @@ const ENTRY_BYTES: usize = 256;
 /// The SHA-256 of what a request asks for.
 pub(super) type Fingerprint = [u8; 32];
 
-/// Whose key, and the key.
-type Key = (Principal, Vec<u8>);
+/// The answers of one caller, by the SHA-256 of their keys.
+type Answers = Cache<[u8; 32], Remembered>;
 
 /// See the module's page.
-pub struct Once(Cache<Key, Remembered>);
+pub struct Once {
+    providers: Answers,
+    tenants: moka::sync::Cache<TenantId, Answers>,
+}
 
 #[derive(Clone)]
 struct Remembered {
-    /// `None` where the key alone says that it is the same.
-    asked: Option<Fingerprint>,
+    asked: Fingerprint,
     answer: Answer,
 }
 
@@ -77,23 +84,30 @@ impl Once {
     /// Nothing remembered.
     #[must_use]
     pub fn new() -> Self {
-        let weight = |key: &Key, remembered: &Remembered| {
-            let bytes = key.1.len().saturating_add(remembered.answer.body.len()).saturating_add(ENTRY_BYTES);
-            u32::try_from(bytes).unwrap_or(u32::MAX)
-        };
-        let cache = Cache::builder().weigher(weight).max_capacity(REMEMBERED_BYTES);
-        Self(cache.time_to_live(REMEMBERED_TIME).build())
+        let tenants = moka::sync::Cache::builder().max_capacity(TENANTS).time_to_idle(REMEMBERED_TIME);
+        Self {
+            providers: answers(PROVIDERS_BYTES),
+            tenants: tenants.eviction_policy(EvictionPolicy::lru()).build(),
+        }
+    }
+
+    fn of(&self, principal: Principal) -> Answers {
+        match principal {
+            Principal::Provider => self.providers.clone(),
+            Principal::Tenant(id) => self.tenants.get_with(id, || answers(TENANTS_BYTES)),
+        }
     }
 
     /// Answers as before, or makes the answer, once however many ask at the same time; also where the caller goes
     /// away meanwhile, so that what was done is remembered.
     pub(super) async fn answer(
         &self,
-        key: Key,
-        asked: Option<Fingerprint>,
+        principal: Principal,
+        key: &[u8],
+        asked: Fingerprint,
         make: impl Future<Output = Response> + Send + 'static,
     ) -> Response {
-        let cache = self.0.clone();
+        let (cache, key) = (self.of(principal), digest(&[key]));
         let made = tokio::spawn(async move {
             let remembered = async {
                 let answer = Answer::of(make.await).await;
@@ -118,6 +132,16 @@ impl Once {
     }
 }
 
+/// Room for answers of `bytes` in all. The longest unused go first: moka's other policy would rather keep old ones
+/// that are used no more than new ones that may be.
+fn answers(bytes: u64) -> Answers {
+    let weight = |_: &[u8; 32], remembered: &Remembered| {
+        u32::try_from(remembered.answer.body.len().saturating_add(ENTRY_BYTES)).unwrap_or(u32::MAX)
+    };
+    let cache = Cache::builder().weigher(weight).max_capacity(bytes).time_to_live(REMEMBERED_TIME);
+    cache.eviction_policy(EvictionPolicy::lru()).build()
+}
+
 impl Default for Once {
     fn default() -> Self {
         Self::new()
@@ -137,12 +161,7 @@ pub(super) fn key_of(headers: &HeaderMap) -> Result<Option<Vec<u8>>, Problem> {
 
 /// What a request asks for.
 pub(super) fn fingerprint(parts: &[&[u8]]) -> Fingerprint {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
-        hash.update(part);
-    }
-    hash.finalize().into()
+    digest(parts)
 }
 
 /// Gives POSTs that manage something the same answer again.
@@ -164,5 +183,5 @@ pub(super) async fn layer(
     let request = Request::from_parts(parts, Body::from(body));
     // Keys of published events are others'.
     let key = [b"manage ", key.as_slice()].concat();
-    Ok(server.once.answer((principal, key), Some(asked), next.run(request)).await)
+    Ok(server.once.answer(principal, &key, asked, next.run(request)).await)
 }

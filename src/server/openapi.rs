@@ -2,20 +2,22 @@
 
 use axum::response::{IntoResponse as _, Response};
 use http::header::CONTENT_TYPE;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderValue, Method};
 use utoipa::openapi::content::ContentBuilder;
-use utoipa::openapi::path::Operation;
+use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::Type;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{
-    ComponentsBuilder, InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Response as Documented,
-    ResponseBuilder, Schema,
+    ComponentsBuilder, InfoBuilder, License, ObjectBuilder, OpenApi, OpenApiBuilder, Ref, RefOr,
+    Response as Documented, ResponseBuilder, Schema, SecurityRequirement,
 };
 use utoipa::{PartialSchema as _, ToSchema as _};
 
+use super::once::IDEMPOTENCY_KEY;
 use crate::api::ProblemView;
 
-const ABOUT: &str = "Webhooks, encrypted for each tenant. Errors are application/problem+json (RFC 9457). A POST with an \
-                     Idempotency-Key (1 to 255 visible ASCII characters) is answered the same again for a day, and done once.";
+const ABOUT: &str = "Webhooks, encrypted for each tenant. Errors are application/problem+json (RFC 9457).";
 
 /// What is said of the API as a whole.
 pub(super) fn about() -> OpenApi {
@@ -33,26 +35,30 @@ pub(super) fn about() -> OpenApi {
                 .title("whk")
                 .version(env!("CARGO_PKG_VERSION"))
                 .description(Some(ABOUT))
-                .license(Some(utoipa::openapi::License::new("MIT")))
+                .license(Some(License::new("MIT")))
                 .build(),
         )
         .components(Some(components))
         .build()
 }
 
-/// Adds the errors that follow from what an operation takes, and says whether events may come without a key.
+/// Adds what follows from an operation's route, and says whether events may come without a key.
 pub(super) fn document(mut api: OpenApi, direct_mode: bool) -> String {
     for (path, item) in &mut api.paths.paths {
-        if let Some(operation) = &mut item.get {
-            add_problems(path, operation, false);
-        }
-        for operation in [&mut item.post, &mut item.patch, &mut item.delete].into_iter().flatten() {
-            add_problems(path, operation, true);
+        let methods = [
+            (Method::GET, &mut item.get),
+            (Method::POST, &mut item.post),
+            (Method::PATCH, &mut item.patch),
+            (Method::DELETE, &mut item.delete),
+        ];
+        for (method, operation) in methods {
+            let Some(operation) = operation else { continue };
+            add_problems(path, &method, operation);
+            if method == Method::POST {
+                operation.parameters.get_or_insert_default().push(RefOr::T(idempotency_key()));
+            }
             if direct_mode && path == "/publish" {
-                operation
-                    .security
-                    .get_or_insert_default()
-                    .push(utoipa::openapi::SecurityRequirement::default());
+                operation.security.get_or_insert_default().push(SecurityRequirement::default());
             }
         }
     }
@@ -64,30 +70,55 @@ pub(super) fn answer(document: String) -> Response {
     ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], document).into_response()
 }
 
-fn add_problems(path: &str, operation: &mut Operation, changes: bool) {
-    let mut statuses = Vec::new();
-    let has_parameters = operation.parameters.as_ref().is_some_and(|parameters| !parameters.is_empty());
-    let takes_if_match = operation
+fn idempotency_key() -> Parameter {
+    let key = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .pattern(Some("^[!-~]{1,255}$"))
+        .max_length(Some(255))
+        .build();
+    ParameterBuilder::new()
+        .name(IDEMPOTENCY_KEY.as_str())
+        .parameter_in(ParameterIn::Header)
+        .description(Some("The same key gives the same answer again, for a day, and is done once"))
+        .schema(Some(key))
+        .build()
+}
+
+fn add_problems(path: &str, method: &Method, operation: &mut Operation) {
+    let is_secured = operation.security.is_some();
+    let parameters: Vec<&str> = operation
         .parameters
         .iter()
         .flatten()
-        .any(|parameter| matches!(parameter, RefOr::T(parameter) if parameter.name == "if-match"));
-    if operation.security.is_some() {
+        .filter_map(|parameter| match parameter {
+            RefOr::T(parameter) => Some(parameter.name.as_str()),
+            RefOr::Ref(_) => None,
+        })
+        .collect();
+    let mut statuses = Vec::new();
+    if is_secured {
         statuses.extend([400, 401, 403]);
-    } else if path == "/readyz" {
-        statuses.push(503);
     }
-    if has_parameters || path == "/publish" {
+    if path.contains('{') || path == "/publish" {
         statuses.push(404);
     }
-    if takes_if_match {
+    if parameters.contains(&"if-match") {
         statuses.push(412);
     }
-    if operation.request_body.is_some() {
+    if operation.request_body.is_some() || *method == Method::POST {
         statuses.extend([408, 413, 415]);
     }
-    if changes {
-        statuses.extend([409, 429, 503]);
+    if *method == Method::POST {
+        statuses.push(429);
+    }
+    if matches!(*method, Method::POST | Method::PATCH) || path == "/api-keys/{key}" {
+        statuses.push(409);
+    }
+    if path == "/readyz" || (is_secured && *method != Method::GET) || path.starts_with("/tenants") {
+        statuses.push(503);
+    }
+    if is_secured && *method != Method::GET {
+        statuses.push(500);
     }
     for status in statuses {
         let responses = &mut operation.responses.responses;
@@ -95,12 +126,63 @@ fn add_problems(path: &str, operation: &mut Operation, changes: bool) {
     }
 }
 
+/// When a status is answered, for whoever reads the description.
+fn meaning(status: u16) -> &'static str {
+    match status {
+        400 => "Something isn't as described here; `detail` names it",
+        401 => "No API key, or none that is known",
+        403 => "The API key may not do this",
+        404 => "Nothing of that id or name that the API key may see",
+        408 => "The body didn't come in time",
+        409 => "It can't be done in the state that things are in; or an Idempotency-Key of another request",
+        412 => "`If-Match` names another version",
+        413 => "The body is too large, or makes more jobs than the queue holds",
+        415 => "The body isn't JSON by its content-type",
+        429 => "A limit of the tenant's is reached",
+        503 => "The queue is full, or a change can't be written down: nothing was changed",
+        _ => "A fault of the server's: its log says which",
+    }
+}
+
 fn problem(status: u16) -> Documented {
-    let title = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
     let schema: RefOr<Schema> = Ref::from_schema_name(ProblemView::name()).into();
     let content = ContentBuilder::new().schema(Some(schema)).build();
-    ResponseBuilder::new()
-        .description(title.unwrap_or("Error"))
-        .content("application/problem+json", content)
-        .build()
+    let problem =
+        ResponseBuilder::new().description(meaning(status)).content("application/problem+json", content);
+    let header = |text: &str| HeaderBuilder::new().description(Some(text)).build();
+    match status {
+        401 => problem.header("www-authenticate", header("Bearer")),
+        429 | 503 => problem
+            .header("retry-after", header("Seconds after which it may be tried again, where that helps")),
+        _ => problem,
+    }
+    .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use utoipa::openapi::path::{HttpMethod, PathItem};
+
+    use super::*;
+
+    #[test]
+    fn errors_follow_from_the_route() {
+        let mut api = about();
+        let operation = || {
+            let mut operation = Operation::new();
+            operation.security = Some(vec![SecurityRequirement::new("api_key", [""; 0])]);
+            operation
+        };
+        api.paths.paths.insert("/tenants/{tenant}".into(), PathItem::new(HttpMethod::Post, operation()));
+        api.paths.paths.insert("/healthz".into(), PathItem::new(HttpMethod::Get, Operation::new()));
+        let document: serde_json::Value = serde_json::from_str(&document(api, false)).unwrap();
+        let post = &document["paths"]["/tenants/{tenant}"]["post"];
+        assert_eq!(post["parameters"][0]["name"], "idempotency-key");
+        for status in ["400", "401", "403", "404", "409", "429", "503"] {
+            let problem = &post["responses"][status]["content"]["application/problem+json"];
+            assert_eq!(problem["schema"]["$ref"], "#/components/schemas/ProblemView", "{status}");
+        }
+        assert!(post["responses"]["429"]["headers"]["retry-after"].is_object());
+        assert_eq!(document["paths"]["/healthz"]["get"]["responses"], serde_json::json!({}));
+    }
 }

@@ -93,7 +93,9 @@ impl From<PublishError> for Problem {
             PublishError::Legacy(error @ LegacyError::TooLarge { .. }) => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, error.to_string())
             }
-            error @ (PublishError::TooFast { .. } | PublishError::TooManyQueued { .. }) => {
+            error @ (PublishError::TooFast { .. }
+            | PublishError::TooManyQueued { .. }
+            | PublishError::TooManyBytesQueued) => {
                 let wait = if let PublishError::TooFast { retry_after, .. } = error {
                     Some(retry_after)
                 } else {

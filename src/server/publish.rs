@@ -6,22 +6,21 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
-use http::header::AUTHORIZATION;
 use http::request::Parts;
 use http::{HeaderMap, Request, StatusCode};
 use serde::Deserialize;
 use serde::de::Deserializer;
 use serde_json::value::RawValue;
 
-use super::auth::{Caller, authenticate};
+use super::auth::{Caller, authenticate, refuse_key_in_url};
 use super::cloud_event::{self, Mode};
 use super::extract::{media_type, receive};
 use super::problem::{Problem, field};
 use super::{Server, answer, once};
-use crate::api::Object;
 use crate::common::endpoint_url::EndpointUrl;
 use crate::common::event_type::EventType;
 use crate::common::job::TraceContext;
+use crate::common::json::Object;
 use crate::deliver::TRACEPARENT;
 use crate::publish::{
     Audience, DIRECT_TENANT, DIRECT_TYPE, DirectEvent, Event, PublishError, Published, RepeatKey,
@@ -37,15 +36,13 @@ const MOST_DEPTH: usize = 128;
 /// Tenant names and event types of direct mode are at most this long.
 const MOST_NAME_BYTES: usize = 256;
 
-/// An event as a request holds it, in any of its forms.
-#[derive(Default, Deserialize)]
+/// An event for who subscribes, as a request holds it. A member of another name is an error: a tenant's in a typing
+/// error would send an event to everybody.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Given<'a> {
-    #[serde(borrow)]
-    pub(super) url: Option<Cow<'a, str>>,
     #[serde(borrow, default, deserialize_with = "any")]
     pub(super) payload: Option<&'a RawValue>,
-    #[serde(borrow)]
-    pub(super) target: Option<Cow<'a, str>>,
     #[serde(borrow, rename = "type")]
     pub(super) kind: Option<Cow<'a, str>>,
     #[serde(borrow, default, deserialize_with = "text")]
@@ -53,6 +50,19 @@ pub(super) struct Given<'a> {
     /// What makes a repeated one known, where the event itself says so.
     #[serde(skip)]
     pub(super) repeat: Option<Vec<u8>>,
+}
+
+/// The scripts' own body, which may hold more than is read.
+#[derive(Deserialize)]
+struct Direct<'a> {
+    #[serde(borrow)]
+    url: Cow<'a, str>,
+    #[serde(borrow, default, deserialize_with = "any")]
+    payload: Option<&'a RawValue>,
+    #[serde(borrow)]
+    target: Option<Cow<'a, str>>,
+    #[serde(borrow, rename = "type")]
+    kind: Option<Cow<'a, str>>,
 }
 
 /// Any JSON, null as well: absent is something else.
@@ -86,33 +96,40 @@ pub(super) async fn publish(
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let mode = cloud_event::mode(media_type(&parts.headers), &parts.headers)?;
-    let direct_is_on = server.publisher.direct.is_some();
-    // Without direct mode nothing is read from strangers.
-    let caller = (!direct_is_on || parts.headers.contains_key(AUTHORIZATION) || parts.uri.query().is_some())
-        .then(|| authenticate(&server, &parts));
-    if let (false, Some(Err(refusal))) = (direct_is_on, &caller) {
-        return Err(refusal.clone());
+    refuse_key_in_url(&parts)?;
+    let caller = authenticate(&server, &parts);
+    // Only direct mode reads what strangers send.
+    if server.publisher.direct.is_none() || mode != Mode::Own {
+        caller.as_ref().map_err(Problem::clone)?;
     }
     let most = server.max_payload.saturating_add(FRAME_BYTES);
     let (body, _room) = receive(&server, body, most).await?;
     let given = match mode {
         Mode::Structured => cloud_event::structured(&body)?,
         Mode::Binary => cloud_event::binary(&parts.headers, &body)?,
-        Mode::Own => {
-            let given: Result<Object<Given<'_>>, _> = serde_json::from_slice(&body);
-            given.map_err(|error| Problem::bad_request(json_problem(&error)))?.0
-        }
+        Mode::Own => match serde_json::from_slice::<Object<Given<'_>>>(&body) {
+            Ok(Object(given)) => given,
+            Err(error) => match serde_json::from_slice::<Object<Direct<'_>>>(&body) {
+                Ok(Object(direct)) => return publish_direct(&server, &direct, &parts.headers).await,
+                // The one that got further, where it isn't JSON at all.
+                Err(other) if !other.is_data() => return Err(Problem::bad_request(json_problem(&other))),
+                Err(_) => return Err(Problem::bad_request(json_problem(&error))),
+            },
+        },
     };
-    if given.url.is_some() {
-        return publish_direct(&server, &given, &parts.headers).await;
-    }
-    let caller = Caller(caller.unwrap_or_else(|| authenticate(&server, &parts))?);
-    let key = once::key_of(&parts.headers)?;
-    // A CloudEvent is the same by its source and id, whatever else is written differently.
-    let asked = key.is_some().then(|| fingerprint_of(&parts, &body));
-    let key = key.map(|key| [b"publish ", key.as_slice()].concat());
-    let key = key.or_else(|| given.repeat.as_deref().map(|key| [b"cloudevent ", key].concat()));
-    publish_subscribed(&server, &caller, &given, &parts.headers, key, asked).await
+    let caller = Caller(caller?);
+    // What a repetition is known by, and what it mustn't differ in. A CloudEvent is the same by its source and id,
+    // whatever else is written differently.
+    let repeat = match (once::key_of(&parts.headers)?, &given.repeat) {
+        (Some(key), _) => Some(([b"publish ", key.as_slice()].concat(), fingerprint_of(&parts, &body))),
+        (None, Some(key)) => {
+            let part = |text: &Option<Cow<'_, str>>| text.as_deref().unwrap_or_default().as_bytes().to_vec();
+            let asked = once::fingerprint(&[&part(&given.kind), &part(&given.tenant)]);
+            Some(([b"cloudevent ", key.as_slice()].concat(), asked))
+        }
+        (None, None) => None,
+    };
+    publish_subscribed(&server, &caller, &given, &parts.headers, repeat).await
 }
 
 async fn publish_subscribed(
@@ -120,10 +137,9 @@ async fn publish_subscribed(
     caller: &Caller,
     given: &Given<'_>,
     headers: &HeaderMap,
-    key: Option<Vec<u8>>,
-    asked: Option<once::Fingerprint>,
+    repeat: Option<(Vec<u8>, once::Fingerprint)>,
 ) -> Result<Response, Problem> {
-    let payload = payload_of(server, given)?;
+    let payload = payload_of(server, given.payload)?;
     let kind = given.kind.as_deref().ok_or_else(|| Problem::bad_request("'type' is required"))?;
     let kind = EventType::parse(kind).map_err(|error| field("type", &error))?;
     let to = match (given.tenant.as_deref(), caller.0) {
@@ -132,7 +148,7 @@ async fn publish_subscribed(
         (None, Principal::Provider) => Audience::Everyone,
     };
     let trace = trace_of(headers);
-    let Some(key) = key else {
+    let Some((key, asked)) = repeat else {
         let event = Event { kind, payload, trace, repeat: None };
         return Ok(accepted(&server.publisher.publish(event, to).await?));
     };
@@ -143,12 +159,12 @@ async fn publish_subscribed(
         let published = publisher.publisher.publish(event, to).await;
         answer_of(published)
     };
-    Ok(server.once.answer((caller.0, key), asked, publishing).await)
+    Ok(server.once.answer(caller.0, &key, asked, publishing).await)
 }
 
 async fn publish_direct(
     server: &Server,
-    given: &Given<'_>,
+    given: &Direct<'_>,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
     let envelope = server.publisher.direct.as_ref().ok_or_else(|| {
@@ -156,11 +172,10 @@ async fn publish_direct(
             "'url' is for direct mode, which this server was started without; see --public-key",
         )
     })?;
-    let url = given.url.as_deref().unwrap_or_default();
-    let url = EndpointUrl::parse(url).map_err(|error| field("url", &error))?;
+    let url = EndpointUrl::parse(&given.url).map_err(|error| field("url", &error))?;
     let event = DirectEvent {
         url,
-        payload: payload_of(server, given)?,
+        payload: payload_of(server, given.payload)?,
         kind: name_or(given.kind.as_deref(), "type", DIRECT_TYPE)?,
         target: name_or(given.target.as_deref(), "target", DIRECT_TENANT)?,
         trace: trace_of(headers),
@@ -177,8 +192,8 @@ fn answer_of(published: Result<Published, PublishError>) -> Response {
     published.map_or_else(|error| Problem::from(error).into_response(), |published| accepted(&published))
 }
 
-fn payload_of<'a>(server: &Server, given: &Given<'a>) -> Result<&'a RawValue, Problem> {
-    let payload = given.payload.ok_or_else(|| Problem::bad_request("'payload' is required"))?;
+fn payload_of<'a>(server: &Server, given: Option<&'a RawValue>) -> Result<&'a RawValue, Problem> {
+    let payload = given.ok_or_else(|| Problem::bad_request("'payload' is required"))?;
     let length = payload.get().len();
     if length > server.max_payload {
         let detail = format!("'payload' is {length} bytes, at most {} are taken", server.max_payload);
@@ -227,7 +242,7 @@ fn json_problem(error: &serde_json::Error) -> String {
     match error.classify() {
         serde_json::error::Category::Data => {
             format!(
-                "the body must be a JSON object with 'type' (text), 'payload' (any JSON) and optionally 'tenant' (text), or for direct mode 'url' (text), 'payload' and optionally 'target' and 'type', each once; {place}"
+                "the body must be a JSON object with 'type' (text), 'payload' (any JSON), optionally 'tenant' (text) and nothing else; or for direct mode with 'url' (text), 'payload' and optionally 'target' and 'type' (text); each once; {place}"
             )
         }
         _ => format!("the body isn't JSON; {place}"),

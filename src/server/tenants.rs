@@ -11,14 +11,18 @@ use super::answer::{self, PageQuery};
 use super::auth::Caller;
 use super::extract::{InBody, InPath, InQuery};
 use super::problem::{Problem, field};
-use crate::api::{self, DeletedTenant, NewTenant, TenantUpdate, TenantView};
+use crate::api::{self, DeletedTenant, NewTenant, TenantUpdate, TenantView, UsageView};
 use crate::common::id::TenantId;
 use crate::common::job::Target;
-use crate::registry::tenant::{Name, Tenant};
+use crate::publish::PublishError;
+use crate::queue::Queued;
+use crate::registry;
+use crate::registry::name::Name;
+use crate::registry::tenant::Tenant;
 
 /// Lists tenants
 #[utoipa::path(
-    get, path = "/tenants", tag = "tenants", security(("api_key" = [])), params(PageQuery),
+    get, path = "/tenants", tag = "tenants", operation_id = "list_tenants", security(("api_key" = [])), params(PageQuery),
     responses((status = 200, description = "A page of them", body = api::Page<TenantView>))
 )]
 pub(super) async fn list(
@@ -29,12 +33,14 @@ pub(super) async fn list(
     caller.require_provider()?;
     let (after, limit) = query.read(TenantId::PREFIX)?;
     let page = server.registry.tenants(after, limit);
-    Ok(answer::page(&page, |tenant| tenant.id, |tenant| TenantView::from(&**tenant)))
+    let views = views(&server, &page.items).await?;
+    let page = registry::Page { items: views, more: page.more };
+    Ok(answer::page(&page, |tenant| tenant.id, TenantView::clone))
 }
 
 /// Makes a tenant
 #[utoipa::path(
-    post, path = "/tenants", tag = "tenants", security(("api_key" = [])), request_body = NewTenant,
+    post, path = "/tenants", tag = "tenants", operation_id = "create_tenant", security(("api_key" = [])), request_body = NewTenant,
     responses((status = 201, description = "It is made", body = TenantView,
         headers(("etag" = String, description = "Its version"), ("location" = String, description = "Its path"))))
 )]
@@ -47,12 +53,13 @@ pub(super) async fn create(
     let name = Name::of_tenant(&new.name).map_err(|error| field("name", &error))?;
     let tenant = server.registry.create_tenant(name, new.limits.unwrap_or_default()).await?;
     tracing::info!(tenant = %tenant.id, "tenant created");
-    Ok(answer::at(shown(StatusCode::CREATED, &tenant), &format!("/tenants/{}", tenant.id)))
+    let path = format!("/tenants/{}", tenant.id);
+    Ok(answer::at(shown(&server, StatusCode::CREATED, tenant).await?, &path))
 }
 
 /// Shows a tenant
 #[utoipa::path(
-    get, path = "/tenants/{tenant}", tag = "tenants", security(("api_key" = [])),
+    get, path = "/tenants/{tenant}", tag = "tenants", operation_id = "show_tenant", security(("api_key" = [])),
     params(("tenant" = String, Path, description = "Its id or name; `me` for the caller's own")),
     responses((status = 200, description = "It", body = TenantView,
         headers(("etag" = String, description = "Its version"))))
@@ -62,12 +69,13 @@ pub(super) async fn show(
     caller: Caller,
     InPath(tenant): InPath<String>,
 ) -> Result<Response, Problem> {
-    Ok(shown(StatusCode::OK, &*caller.tenant(&server, &tenant)?))
+    let tenant = caller.tenant(&server, &tenant)?;
+    shown(&server, StatusCode::OK, tenant).await
 }
 
 /// Changes a tenant's name or limits
 #[utoipa::path(
-    patch, path = "/tenants/{tenant}", tag = "tenants", security(("api_key" = [])),
+    patch, path = "/tenants/{tenant}", tag = "tenants", operation_id = "update_tenant", security(("api_key" = [])),
     params(
         ("tenant" = String, Path, description = "Its id or name"),
         ("if-match" = Option<String>, Header, description = "The ETag that it must still have", nullable = false,
@@ -90,12 +98,13 @@ pub(super) async fn update(
     let name = name.map_err(|error| field("name", &error))?;
     let expected = answer::expected_version(&headers);
     let tenant = server.registry.update_tenant(tenant.id, expected, name, update.limits).await?;
-    Ok(shown(StatusCode::OK, &tenant))
+    tracing::info!(tenant = %tenant.id, "tenant changed");
+    shown(&server, StatusCode::OK, tenant).await
 }
 
 /// Deletes a tenant with its keys and endpoints; its queued jobs are dropped, and counted in the answer
 #[utoipa::path(
-    delete, path = "/tenants/{tenant}", tag = "tenants", security(("api_key" = [])),
+    delete, path = "/tenants/{tenant}", tag = "tenants", operation_id = "delete_tenant", security(("api_key" = [])),
     params(
         ("tenant" = String, Path, description = "Its id or name"),
         ("if-match" = Option<String>, Header, description = "The ETag that it must still have", nullable = false,
@@ -111,19 +120,38 @@ pub(super) async fn delete(
 ) -> Result<Response, Problem> {
     caller.require_provider()?;
     let id = caller.tenant(&server, &tenant)?.id;
-    let endpoints = server.registry.endpoint_ids(id);
-    server.registry.delete_tenant(id, answer::expected_version(&headers)).await?;
-    // From here on nothing is queued for it, and what its turn comes for is dropped.
-    let queued = server.queue.queued(&[id.to_string()]).await.unwrap_or_default();
-    let dropped_jobs = queued.first().copied().unwrap_or_default();
-    let lanes: Vec<_> = endpoints.into_iter().map(|endpoint| Target::Endpoint(id, endpoint).lane()).collect();
-    if let Err(error) = server.queue.release(&lanes).await {
-        tracing::warn!(tenant = %id, %error, "its jobs are dropped later, when they are due");
-    }
+    let expected = answer::expected_version(&headers);
+    let dropped_jobs = answer::to_its_end(async move {
+        let endpoints = server.registry.delete_tenant(id, expected).await?;
+        // From here on what is queued for it is dropped when its turn comes.
+        let queued = server.queue.queued(&[id.to_string()]).await.unwrap_or_default();
+        let lanes: Vec<_> =
+            endpoints.into_iter().map(|endpoint| Target::Endpoint(id, endpoint).lane()).collect();
+        if let Err(error) = server.queue.release(&lanes).await {
+            tracing::warn!(tenant = %id, %error, "its jobs are dropped later, when they are due");
+        }
+        Ok(queued.first().map_or(0, |queued| queued.jobs))
+    })
+    .await?;
     tracing::info!(tenant = %id, dropped_jobs, "tenant deleted");
     Ok(answer::json(StatusCode::OK, &DeletedTenant { id, dropped_jobs }))
 }
 
-fn shown(status: StatusCode, tenant: &Tenant) -> Response {
-    answer::versioned(status, tenant.version, &TenantView::from(tenant))
+async fn shown(server: &Server, status: StatusCode, tenant: Arc<Tenant>) -> Result<Response, Problem> {
+    let version = tenant.version;
+    let views = views(server, &[tenant]).await?;
+    let view = views.first().ok_or_else(|| answer::no_such("tenant"))?;
+    Ok(answer::versioned(status, version, view))
+}
+
+/// Tenants with their limits and what they have of them.
+async fn views(server: &Server, tenants: &[Arc<Tenant>]) -> Result<Vec<TenantView>, Problem> {
+    let ids: Vec<String> = tenants.iter().map(|tenant| tenant.id.to_string()).collect();
+    let queued = server.queue.queued(&ids).await.map_err(PublishError::from)?;
+    let view = |(tenant, queued): (&Arc<Tenant>, Queued)| {
+        let queued_jobs = queued.jobs;
+        let endpoints = server.registry.endpoint_count(tenant.id);
+        TenantView::new(tenant, server.registry.limits(tenant), UsageView { queued_jobs, endpoints })
+    };
+    Ok(tenants.iter().zip(queued).map(view).collect())
 }

@@ -35,7 +35,8 @@ fn body_for(method: &str, path: &str) -> Value {
 fn on_every_route_another_tenants_id_answers_as_an_unknown_one() {
     let server = Server::tenants(&[]);
     let api = server.api();
-    let (own, other) = (api.subscribe("Own", NOWHERE, &["*"]), api.subscribe("Other", NOWHERE, &["*"]));
+    let own = api.subscribe("Own", NOWHERE, &["*"]);
+    let other = api.subscribe_with("Other", "keys/other_public_key.pem", NOWHERE, &["*"]);
     let kid = api.get(&format!("/tenants/{}/public-keys", other.id)).json()["data"][0]["kid"].clone();
     let key = api.get(&format!("/tenants/{}/api-keys", other.id)).json()["data"][0]["id"].clone();
     let fill = |path: &str, tenant: &str, endpoint: &str| {
@@ -60,6 +61,13 @@ fn on_every_route_another_tenants_id_answers_as_an_unknown_one() {
             assert_eq!(said(&theirs), said(&unknown), "{method} {path}");
         }
         assert!(matches!(unknown.status, 403 | 404), "{method} {path}: {unknown:?}");
+        if path.contains("{kid}") {
+            let theirs = call(method, path, &fill(path, "me", ""));
+            let unknown =
+                call(method, path, &path.replace("{tenant}", "me").replace("{kid}", &"x".repeat(43)));
+            assert_eq!(said(&theirs), said(&unknown), "{method} {path}");
+            assert_eq!(unknown.status, 404, "{method} {path}");
+        }
         if path.contains("{endpoint}") {
             // Another's endpoint under one's own name.
             let unknown = call(method, path, &fill(path, "me", UNKNOWN_ENDPOINT));
@@ -125,10 +133,13 @@ fn without_a_known_key_every_route_is_closed() {
         }
         // A good key in the wrong place, with and without one in the right place.
         let in_query = format!("{filled}?api_key={}", tenant.api.key);
-        for caller in [&api.with_key(""), &api] {
-            let answer = caller.call(method, &in_query, &[], &body_for(method, path));
-            assert_eq!(answer.status, 400, "{method} {path}");
-            assert!(answer.problem().contains("revoke it"), "{method} {path}");
+        let in_path = filled.replace("{key}", &tenant.api.key).replace("{kid}", &tenant.api.key);
+        for url in [in_query.as_str(), in_path.as_str()] {
+            for caller in [&api.with_key(""), &api].into_iter().filter(|_| url.contains(&tenant.api.key)) {
+                let answer = caller.call(method, url, &[], &body_for(method, path));
+                assert_eq!(answer.status, 400, "{method} {path}");
+                assert!(answer.problem().contains("revoke it"), "{method} {path}");
+            }
         }
     }
     let basic = |scheme: &str| {
@@ -214,9 +225,86 @@ fn a_tenant_has_no_more_endpoints_than_it_may() {
     let (api, tenant, other) = limited(&server, json!({"endpoints": 1}));
     let more = json!({"url": NOWHERE, "events": ["*"]});
     let refused = tenant.api.post("/tenants/me/endpoints", more.clone());
-    assert_eq!((refused.status, refused.problem().as_str()), (429, "the limit of 1 endpoints is reached"));
+    assert_eq!(
+        (refused.status, refused.problem().as_str()),
+        (429, "the limit is reached: 1 endpoints (delete one, or ask the provider for more)")
+    );
     other.api.make("/tenants/me/endpoints", more.clone());
     assert_eq!(other.api.post("/tenants/me/endpoints", more.clone()).status, 429, "the server's own limit");
-    assert_eq!(api.patch("/tenants/Limited", json!({"limits": {}})).status, 200);
+    assert_eq!(api.patch("/tenants/Limited", json!({"limits": {}})).status, 200, "what is absent stays");
+    assert_eq!(tenant.api.post("/tenants/me/endpoints", more.clone()).status, 429);
+    let shown = tenant.api.get("/tenants/me").json();
+    assert_eq!(
+        (&shown["effective_limits"]["endpoints"], &shown["usage"]["endpoints"]),
+        (&json!(1), &json!(1))
+    );
+    assert_eq!(api.patch("/tenants/Limited", json!({"limits": {"endpoints": null}})).status, 200);
     tenant.api.make("/tenants/me/endpoints", more);
+}
+
+#[test]
+fn bytes_count_as_well_as_jobs() {
+    let server = Server::tenants(&["--retry-delays", "3600000", "--tenant-queued-bytes", "200000"]);
+    let (api, tenant, other) = limited(&server, json!({}));
+    let large = json!("x".repeat(60_000));
+    (0..2).for_each(|_| drop(tenant.api.published("x", large.clone())));
+    let full = tenant.api.publish("x", large.clone());
+    assert_eq!((full.status, full.problem().contains("bytes")), (429, true), "{full:?}");
+    assert_eq!(tenant.api.published("x", json!(1)).len(), 1, "a small one fits");
+    let to_all = api.publish("x", large).json();
+    assert_eq!(to_all["refused"], json!([{"tenant": tenant.id, "reason": "queued_bytes"}]));
+    assert_eq!(to_all["messages"][0]["tenant"], *other.id);
+}
+
+#[test]
+fn what_the_provider_disabled_a_tenant_does_not_enable() {
+    let server = Server::tenants(&[]);
+    let api = server.api();
+    let tenant = api.subscribe("Acme", NOWHERE, &["*"]);
+    let switch = |api: &Api, enabled: bool| api.patch(&tenant.endpoint_path(), json!({"enabled": enabled}));
+    assert_eq!(switch(&tenant.api, false).json()["disabled_reason"], "by_tenant");
+    assert_eq!(
+        switch(&api, false).json()["disabled_reason"],
+        "by_provider",
+        "also where it was disabled before"
+    );
+    assert_eq!(switch(&tenant.api, false).json()["disabled_reason"], "by_provider");
+    let refused = switch(&tenant.api, true);
+    assert_eq!((refused.status, refused.problem().contains("provider")), (409, true));
+    assert_eq!(switch(&api, true).json()["enabled"], true);
+    assert_eq!(switch(&tenant.api, false).json()["disabled_reason"], "by_tenant");
+    assert_eq!(switch(&tenant.api, true).status, 200);
+}
+
+#[test]
+fn strangers_of_direct_mode_use_up_nobodys_quota() {
+    let server = Server::publish_locally(&["--retry-delays", "3600000"]);
+    let (_, tenant, _) = limited(&server, json!({"queued_jobs": 2}));
+    for _ in 0..5 {
+        let body = json!({"url": NOWHERE, "payload": 1, "target": tenant.id}).to_string();
+        assert_eq!(crate::support::publish(&server, &body).status, 202);
+    }
+    assert_eq!(tenant.api.published("x", json!(1)).len(), 1);
+    let deleted = server.api().delete(&format!("/tenants/{}", tenant.id)).json();
+    assert_eq!(deleted["dropped_jobs"], 1);
+}
+
+#[test]
+fn a_tenant_that_repeats_itself_makes_nobody_elses_answers_be_forgotten() {
+    let server = Server::tenants(&["--tenant-publish-rate", "1000000"]);
+    let api = server.api();
+    let tenant = api.subscribe("Acme", NOWHERE, &["never"]);
+    let create = || api.call("POST", "/tenants", &[("idempotency-key", "k")], &json!({"name": "New"})).body;
+    let first = create();
+    let flood = |number: usize| {
+        let key = format!("{number}-{}", "x".repeat(200));
+        let event = json!({"type": "x", "payload": 1});
+        assert_eq!(tenant.api.call("POST", "/publish", &[("idempotency-key", &key)], &event).status, 202);
+    };
+    (0..3_000).for_each(flood);
+    assert_eq!(create(), first);
+    // Its own latest are remembered: the oldest went.
+    let event = json!({"type": "x", "payload": 2});
+    let key = format!("2999-{}", "x".repeat(200));
+    assert_eq!(tenant.api.call("POST", "/publish", &[("idempotency-key", &key)], &event).status, 409);
 }

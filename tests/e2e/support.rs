@@ -34,6 +34,7 @@ pub(crate) fn whk(arguments: &[&str]) -> Command {
         "RETRY_DELAYS",
         "WHK_API_KEY",
         "WHK_DATA_DIR",
+        "WHK_SERVER",
         "WHK_LOG",
         "WHK_LOG_FORMAT",
     ] {

@@ -87,7 +87,13 @@ fn each_step_by_itself_for_people_and_programs() {
     assert!(text(&server, &["show", "Acme"]).contains(made["id"].as_str().unwrap()));
     assert!(text(&server, &["update", "Acme", "--name", "Acme & Söhne"]).contains("Acme & Söhne"));
     let acme = "Acme & Söhne";
+    let limited = json(&server, &["update", acme, "--endpoints", "7"]);
+    assert_eq!((&limited["limits"]["endpoints"], &limited["limits"]["queued_jobs"]), (&7.into(), &50.into()));
+    assert!(text(&server, &["show", acme]).contains("0 of 50"));
     assert_eq!(json(&server, &["update", acme, "--default-limits"])["limits"]["queued_jobs"], Value::Null);
+    let provider_key = json(&server, &["provider-key", "create", "--description", "for CI"]);
+    assert!(text(&server, &["provider-key", "list"]).contains("for CI"));
+    text(&server, &["provider-key", "revoke", provider_key["id"].as_str().unwrap()]);
 
     let first = json(&server, &["key", "add", acme, "--public-key", &key("public_key.jwk.json")]);
     json(&server, &["key", "add", acme, "--public-key", &key("other_public_key.pem")]);
@@ -174,6 +180,21 @@ fn what_can_not_be_done_says_what_to_do() {
     assert_eq!((code, told.contains("none.pem")), (66, true), "{told}");
     let (code, told) = refused(&server, &["key", "add", "me", "--public-key", &key("private_key.pem")]);
     assert_eq!((code, told.contains("private key where a public key belongs")), (64, true), "{told}");
+    for (arguments, told) in [
+        (vec!["api-key", "revoke", "Acme", "whk_tenant_secret"], "key_"),
+        (vec!["endpoint", "show", "Acme", "acme-1"], "ep_"),
+        (
+            vec!["secret", "rotate", "Acme", "ep_00000000000000000000000000000000", "--overlap", "721h"],
+            "--overlap",
+        ),
+        (vec!["create", "Acme", "--queued-jobs", "0"], "--queued-jobs"),
+        (vec!["endpoint", "update", "Acme", "ep_00000000000000000000000000000000"], "nothing to change"),
+    ] {
+        let (code, said) = refused(&server, &arguments);
+        assert_eq!((code, said.contains(told)), (64, true), "{arguments:?}: {said}");
+    }
+    let (code, told) = refused(&server, &["show", "me"]);
+    assert_eq!((code, told.contains("tenant's own API key")), (1, true), "{told}");
     let (code, told) = refused(&server, &["update", "Nobody"]);
     assert_eq!((code, told.contains("--default-limits")), (64, true), "{told}");
     let unreachable =

@@ -68,6 +68,11 @@ fn an_event_reaches_who_subscribes_each_sealed_with_their_own_key() {
     assert_eq!(message_ids(&by_id).len(), 1);
     let unknown = api.post("/publish", json!({"type": "x", "payload": 1, "tenant": "Nobody"}));
     assert_eq!((unknown.status, unknown.problem().as_str()), (404, "no such tenant"));
+    // A typing error would send it to everybody.
+    for member in ["tenat", "target", "Tenant"] {
+        let answer = api.post("/publish", json!({"type": "invoice.paid", "payload": 1, member: "Acme"}));
+        assert_eq!((answer.status, answer.problem().contains("nothing else")), (400, true), "{member}");
+    }
 }
 
 #[test]
@@ -245,6 +250,9 @@ fn cloud_events_are_taken_in_both_modes() {
         assert_eq!(answer.status, 400, "{member}");
         assert!(answer.problem().contains(told), "{member}: {}", answer.problem());
     }
+    let mut to_another = structured.clone();
+    to_another["tenant"] = json!("Acme");
+    assert_eq!(send(&to_another).status, 409, "the same source and id, and another recipient");
     let batch = api.call(
         "POST",
         "/publish",
@@ -307,8 +315,17 @@ fn both_secrets_verify_while_one_is_rotated_under_load() {
     let api = server.api();
     let tenant = api.subscribe("Acme", &customer.url(), &["*"]);
     let old = std::fs::read_to_string(fixture("keys/signing_secret.txt")).unwrap();
+    let (halfway, reached) = std::sync::mpsc::channel();
     let new = thread::scope(|scope| {
-        let load = scope.spawn(|| (0..300).for_each(|n| drop(api.published("x", json!({"n": n})))));
+        let load = scope.spawn(|| {
+            for n in 0..300 {
+                api.published("x", json!({"n": n}));
+                if n == 100 {
+                    halfway.send(()).unwrap();
+                }
+            }
+        });
+        reached.recv().unwrap();
         let path = format!("{}/rotate-secret", tenant.endpoint_path());
         let rotated = tenant.api.make(&path, json!({"overlap_seconds": 3600}));
         assert_eq!(rotated["live_secrets"], 2);
@@ -317,6 +334,9 @@ fn both_secrets_verify_while_one_is_rotated_under_load() {
     });
     let requests: Vec<Request> = (0..300).map(|_| customer.request()).collect();
     assert!(requests.iter().all(|request| verifies_with(&old, request)), "the old one, all the time");
+    let signatures = |request: &&Request| request.headers["webhook-signature"].split(' ').count();
+    let with_both = requests.iter().filter(|request| signatures(request) == 2).count();
+    assert!((1..300).contains(&with_both), "it was rotated under load: {with_both}");
     api.published("x", json!(1));
     let after = customer.request();
     assert!(verifies_with(&old, &after) && verifies_with(&new, &after));
@@ -372,6 +392,28 @@ fn an_endpoint_that_answers_410_is_disabled_and_says_why() {
     let endpoint = tenant.api.get(&tenant.endpoint_path()).json();
     assert_eq!((&endpoint["enabled"], &endpoint["disabled_reason"]), (&json!(false), &json!("gone")));
     assert!(tenant.api.published("x", json!(1)).is_empty());
+}
+
+#[test]
+fn a_410_of_an_old_url_says_nothing_of_the_new_one() {
+    use std::io::Write as _;
+    let (asked, is_asked) = std::sync::mpsc::channel();
+    let (go_on, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let old = RawCustomer::start(move |stream, _| {
+        asked.send(()).unwrap();
+        wait.lock().unwrap().recv().unwrap();
+        drop(stream.write_all(b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"));
+    });
+    let new = RawCustomer::answering(OK);
+    let server = Server::tenants(&[]);
+    let tenant = server.api().subscribe("Acme", &old.url(), &["*"]);
+    let ids = tenant.api.published("x", json!(1));
+    is_asked.recv().unwrap();
+    assert_eq!(tenant.api.patch(&tenant.endpoint_path(), json!({"url": new.url()})).status, 200);
+    go_on.send(()).unwrap();
+    assert_eq!(new.request().headers["webhook-id"], ids[0]);
+    assert_eq!(tenant.api.get(&tenant.endpoint_path()).json()["enabled"], true);
 }
 
 #[test]

@@ -1,6 +1,8 @@
 """What schemathesis can't make from a schema alone: texts of the formats that openapi.json names."""
 
 import base64
+import re
+import uuid
 from pathlib import Path
 
 import schemathesis
@@ -19,3 +21,12 @@ secrets = st.binary(min_size=24, max_size=64).map(lambda secret: "whsec_" + base
 schemathesis.openapi.format("uri", urls)
 schemathesis.openapi.format("rsa-public-key", st.sampled_from(PUBLIC_KEYS))
 schemathesis.openapi.format("signing-secret", secrets)
+
+
+@schemathesis.hook
+def map_headers(context, headers):
+    """Two requests with the same key would be the same request: each valid one gets a key of its own."""
+    for name, value in (headers or {}).items():
+        if name.lower() == "idempotency-key" and re.fullmatch(r"[!-~]{1,200}", str(value)):
+            headers[name] = f"{value}-{uuid.uuid4()}"
+    return headers

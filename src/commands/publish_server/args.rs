@@ -6,7 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::commands::{DATA_DIR, at_least_one, count, duration};
-use crate::registry::tenant::EnvelopeKind;
+use crate::registry::endpoint::EnvelopeKind;
 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Tenants")]
@@ -17,7 +17,7 @@ pub(super) struct DataArgs {
     /// What the secrets in the data dir are encrypted with: base64 of 32 bytes; secret.key in the data dir without it
     #[arg(long, value_name = "FILE")]
     pub(super) secret_key_file: Option<PathBuf>,
-    /// Make another API key for the provider, in place of the one in the data dir's provider_key.txt
+    /// Make an API key for the provider that replaces the one in the data dir's provider_key.txt, which is revoked
     #[arg(long)]
     pub(super) new_provider_key: bool,
 }
@@ -70,8 +70,11 @@ pub(super) struct LimitArgs {
     #[arg(long, env = "MAX_PAYLOAD_SIZE", value_parser = at_least_one, default_value_t = 1 << 20, value_name = "BYTES")]
     pub(super) max_payload_size: usize,
     /// Unsettled jobs that one tenant may have; further ones are answered 429. Each tenant may have a limit of its own
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..), default_value_t = 5_000, value_name = "JOBS")]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..), default_value_t = 2_500, value_name = "JOBS")]
     pub(super) tenant_queued_jobs: u32,
+    /// Bytes of unsettled jobs that one tenant may have; further ones are answered 429
+    #[arg(long, value_parser = at_least_one, default_value_t = 64 << 20, value_name = "BYTES")]
+    pub(super) tenant_queued_bytes: usize,
     /// Events a second that one tenant may publish, or the provider to it alone
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..), default_value_t = 1_000, value_name = "COUNT")]
     pub(super) tenant_publish_rate: u32,

@@ -15,6 +15,7 @@ use self::args::{DataArgs, DeliveryArgs, DirectArgs, HttpArgs, LimitArgs};
 use super::duration;
 use super::retry_args::RetryArgs;
 use crate::common::clock::Clock;
+use crate::common::crypto::api_key::{ApiKey, KeyKind};
 use crate::common::crypto::envelope::{KeyReuse, Sealer};
 use crate::common::crypto::keys::PublicKey;
 use crate::common::crypto::signature::{Secret, Signer};
@@ -29,7 +30,7 @@ use crate::exit::UsageError;
 use crate::publish::{Envelope, Publisher};
 use crate::queue::{self, Queue, QueueConfig, QueueKind};
 use crate::registry::data_dir::DataDir;
-use crate::registry::tenant::EnvelopeKind;
+use crate::registry::endpoint::EnvelopeKind;
 use crate::registry::{self, Limits, Registry};
 use crate::server::{Once, Server};
 
@@ -56,8 +57,8 @@ Direct mode, as the Deno scripts publish, without tenants or API keys:
 The first start makes the provider's API key and writes it to provider_key.txt in the data dir.
 Deliveries go to public addresses over https. --allow-net opens a network of your own, over http as well.
 SIGTERM or SIGINT stops accepting and delivers what is queued within --drain-timeout; a second one ends at once.
-Exit status: 0 stopped with nothing left, 1 jobs were left, 64 usage, 66 a file is missing, 69 the port isn't free,
-130 interrupted while draining.")]
+Exit status: 0 stopped with nothing left, 1 jobs were left, 64 usage, 66 a file is missing, 69 the port isn't free or
+the data dir is in use, 77 the data dir can't be written, 130 interrupted while draining.")]
 pub struct Args {
     /// Where jobs wait between publish and delivery
     #[arg(long, value_enum, default_value_t)]
@@ -140,6 +141,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         key_reuse: reuse,
         guard,
         queue: Arc::clone(&queue),
+        max_queue_bytes: args.limits.max_queue_bytes,
+        tenant_queued_bytes: args.limits.tenant_queued_bytes,
         sealing_budget: Semaphore::new(
             args.limits.max_queue_bytes.div_ceil(1024).min(Semaphore::MAX_PERMITS),
         ),
@@ -174,13 +177,16 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     drain(&*queue, serving, dispatching, args.delivery.drain_timeout, &shutdown.abort).await
 }
 
-/// Makes the provider's API key where there is none, or another is wanted.
-async fn ensure_provider_key(registry: &Registry, dir: &DataDir, another: bool) -> anyhow::Result<()> {
-    if !another && !registry.api_keys(None, None, 1).items.is_empty() {
+/// Makes the provider's API key where there is none, or another is to replace the one in the folder. It is in its file
+/// before it is in force: a key that nobody knows would keep the next start from making one.
+async fn ensure_provider_key(registry: &Registry, dir: &DataDir, replace: bool) -> anyhow::Result<()> {
+    if !replace && !registry.api_keys(None, None, 1).items.is_empty() {
         return Ok(());
     }
-    let (_, key) = registry.create_api_key(None, None).await?;
+    let old = dir.provider_key()?;
+    let key = ApiKey::generate(KeyKind::Provider).context("make an API key")?;
     let path = dir.write_provider_key(&key)?;
+    registry.replace_provider_key(key, old).await?;
     tracing::info!(path = %path.display(), "wrote a new API key of the provider; `whk tenant` finds it there");
     Ok(())
 }

@@ -1,11 +1,11 @@
-//! `whk tenant api-key`.
+//! `whk tenant api-key` and `whk tenant provider-key`.
 
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{Connection, TenantArg};
+use super::{Connection, NamedTenantArg};
 use crate::api::{ApiKeyView, CreatedApiKey, NewApiKey};
-use crate::client::segment;
+use crate::common::id::ApiKeyId;
 use crate::common::output::{fields, table};
 
 #[derive(Debug, Subcommand)]
@@ -13,46 +13,86 @@ pub(super) enum Command {
     /// Make an API key for a tenant; it is shown this once
     Create {
         #[command(flatten)]
-        tenant: TenantArg,
-        /// A note for people
-        #[arg(long, value_name = "TEXT")]
-        description: Option<String>,
+        tenant: NamedTenantArg,
+        #[command(flatten)]
+        new: NewKeyArgs,
     },
     /// List a tenant's API keys: their ids and first characters
-    List(TenantArg),
+    List(NamedTenantArg),
     /// Revoke an API key, at once
     Revoke {
         #[command(flatten)]
-        tenant: TenantArg,
-        /// The key's id, `key_…`: not the key
-        #[arg(value_name = "KEY-ID")]
-        key: String,
+        tenant: NamedTenantArg,
+        #[command(flatten)]
+        key: KeyIdArg,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ProviderCommand {
+    /// Make another API key for the provider; it is shown this once
+    Create(NewKeyArgs),
+    /// List the provider's API keys: their ids and first characters
+    List,
+    /// Revoke an API key of the provider, at once; never the last one
+    Revoke(KeyIdArg),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct NewKeyArgs {
+    /// A note for people
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct KeyIdArg {
+    /// The key's id, `key_…`, as `list` shows it: not the key
+    #[arg(value_name = "KEY-ID")]
+    key: ApiKeyId,
 }
 
 pub(super) async fn run(connection: &Connection, command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Create { tenant, description } => {
-            let new = NewApiKey { description };
-            let created: CreatedApiKey = connection.api.post(&tenant.path("/api-keys"), &new).await?;
-            let text = fields([
-                ("key id", created.about.id.to_string()),
-                ("API key", format!("{}  shown this once: hand it to the customer", created.key)),
-            ]);
-            connection.print(&text, &created)
+        Command::Create { tenant, new } => {
+            create(connection, &tenant.path("/api-keys"), new, "hand it to the customer").await
         }
-        Command::List(tenant) => {
-            let keys: Vec<ApiKeyView> = connection.api.list(&tenant.path("/api-keys")).await?;
-            let rows = keys.iter().map(|key| {
-                let description = key.description.clone().unwrap_or_default();
-                [key.id.to_string(), key.hint.clone(), description, key.created_at.to_string()]
-            });
-            connection.print(&table(["key id", "begins with", "description", "created"], rows), &keys)
-        }
-        Command::Revoke { tenant, key } => {
-            let path = tenant.path(&format!("/api-keys/{}", segment(&key)));
-            connection.api.delete::<()>(&path).await?;
-            connection.print(&format!("{key} is revoked"), &json!({"id": key, "revoked": true}))
-        }
+        Command::List(tenant) => list(connection, &tenant.path("/api-keys")).await,
+        Command::Revoke { tenant, key } => revoke(connection, &tenant.path("/api-keys"), key).await,
     }
+}
+
+pub(super) async fn run_for_provider(
+    connection: &Connection,
+    command: ProviderCommand,
+) -> anyhow::Result<()> {
+    match command {
+        ProviderCommand::Create(new) => create(connection, "/api-keys", new, "keep it safe").await,
+        ProviderCommand::List => list(connection, "/api-keys").await,
+        ProviderCommand::Revoke(key) => revoke(connection, "/api-keys", key).await,
+    }
+}
+
+async fn create(connection: &Connection, path: &str, new: NewKeyArgs, advice: &str) -> anyhow::Result<()> {
+    let new = NewApiKey { description: new.description };
+    let created: CreatedApiKey = connection.api.post(path, &new).await?;
+    let text = fields([
+        ("key id", created.about.id.to_string()),
+        ("API key", format!("{}  shown this once: {advice}", created.key)),
+    ]);
+    connection.print(&text, &created)
+}
+
+async fn list(connection: &Connection, path: &str) -> anyhow::Result<()> {
+    let keys: Vec<ApiKeyView> = connection.api.list(path).await?;
+    let rows = keys.iter().map(|key| {
+        let description = key.description.clone().unwrap_or_default();
+        [key.id.to_string(), key.hint.clone(), description, key.created_at.to_string()]
+    });
+    connection.print(&table(["key id", "begins with", "description", "created"], rows), &keys)
+}
+
+async fn revoke(connection: &Connection, path: &str, KeyIdArg { key }: KeyIdArg) -> anyhow::Result<()> {
+    connection.api.delete::<()>(&format!("{path}/{key}")).await?;
+    connection.print(&format!("{key} is revoked"), &json!({"id": key, "revoked": true}))
 }

@@ -18,7 +18,7 @@ pub(super) struct ConnectionArgs {
     #[command(flatten)]
     key: ApiKeyArgs,
     /// Form of the result
-    #[arg(long, global = true, value_enum, default_value_t)]
+    #[arg(long, global = true, value_enum, default_value_t, help_heading = "Output")]
     output: OutputFormat,
 }
 
@@ -43,9 +43,10 @@ impl Connection {
 }
 
 fn server_url(text: &str) -> Result<Uri, UsageError> {
-    let url = EndpointUrl::parse(text).map_err(|error| UsageError(error.to_string()))?;
+    let needed = || UsageError("a URL such as http://127.0.0.1:4242 is needed".into());
+    let url = EndpointUrl::parse(text).map_err(|_| needed())?;
     match url.uri().query() {
         None => Ok(url.uri().clone()),
-        Some(_) => Err(UsageError("a URL such as http://127.0.0.1:4242 is needed, without a query".into())),
+        Some(_) => Err(needed()),
     }
 }

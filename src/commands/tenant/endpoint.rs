@@ -9,12 +9,12 @@ use serde_json::json;
 
 use super::{Connection, TenantArg};
 use crate::api::{CreatedEndpoint, EndpointUpdate, EndpointView, NewEndpoint};
-use crate::client::segment;
+use crate::common::id::EndpointId;
 use crate::common::job::ContentType;
 use crate::common::output::{fields, table};
 use crate::exit::UsageError;
 use crate::publish::Published;
-use crate::registry::tenant::{DisabledReason, EnvelopeKind};
+use crate::registry::endpoint::{DisabledReason, EnvelopeKind};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -40,7 +40,7 @@ pub(super) struct EndpointArg {
     tenant: TenantArg,
     /// The endpoint's id, `ep_…`
     #[arg(value_name = "ENDPOINT")]
-    endpoint: String,
+    endpoint: EndpointId,
 }
 
 /// Add an endpoint; its signing secret is shown this once
@@ -64,7 +64,7 @@ pub(super) struct AddArgs {
     secret_file: Option<PathBuf>,
 }
 
-/// Change an endpoint; what is queued for it follows
+/// Change an endpoint; what is queued follows to another URL and with other headers
 #[derive(Debug, clap::Args)]
 pub(super) struct UpdateArgs {
     #[command(flatten)]
@@ -98,6 +98,15 @@ struct SettingFlags {
     envelope: Option<EnvelopeKind>,
 }
 
+impl SettingFlags {
+    fn is_given(&self) -> bool {
+        self.description.is_some()
+            || self.headers_file.is_some()
+            || self.content_type.is_some()
+            || self.envelope.is_some()
+    }
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Label {
     Jose,
@@ -115,7 +124,7 @@ impl From<Label> for ContentType {
 
 impl EndpointArg {
     pub(super) fn path(&self, rest: &str) -> String {
-        self.tenant.path(&format!("/endpoints/{}{rest}", segment(&self.endpoint)))
+        self.tenant.path(&format!("/endpoints/{}{rest}", self.endpoint))
     }
 }
 
@@ -171,6 +180,10 @@ async fn add(connection: &Connection, args: AddArgs) -> anyhow::Result<()> {
 
 async fn update(connection: &Connection, args: UpdateArgs) -> anyhow::Result<()> {
     let settings = args.settings;
+    let is_given = [args.url.is_some(), args.events.is_some(), settings.is_given(), args.ordered.is_some()];
+    if !is_given.contains(&true) {
+        return Err(UsageError("nothing to change: pass --url, --events or another setting".into()).into());
+    }
     let headers = settings.headers_file.as_deref().map(read_headers).transpose()?;
     let update = EndpointUpdate {
         url: args.url,

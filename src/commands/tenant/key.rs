@@ -24,7 +24,7 @@ pub(super) enum Command {
     },
     /// List a tenant's public keys
     List(TenantArg),
-    /// Retire a key that another has taken the place of: the customer needs its private half no longer
+    /// Retire a key that another has taken the place of, once what was sealed to it has come
     Retire {
         #[command(flatten)]
         tenant: TenantArg,
@@ -75,7 +75,7 @@ fn as_text(key: &PublicKeyView) -> String {
     let meaning = match key.state {
         KeyState::Active => "active: new events are sealed to it",
         KeyState::Retiring => "retiring: what was sealed to it may still be on its way",
-        KeyState::Retired => "retired: its private half isn't needed any more",
+        KeyState::Retired => "retired: nothing new is sealed to it",
     };
     fields([("key id", key.kid.clone()), ("state", meaning.into()), ("bits", key.bits.to_string())])
 }

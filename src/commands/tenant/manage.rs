@@ -3,11 +3,11 @@
 use std::io::{self, IsTerminal as _, Write as _};
 use std::num::NonZeroU32;
 
-use super::{Connection, TenantArg};
+use super::{Connection, NamedTenantArg, TenantArg};
 use crate::api::{DeletedTenant, NewTenant, TenantUpdate, TenantView};
 use crate::common::output::{fields, table};
 use crate::exit::UsageError;
-use crate::registry::tenant::LimitOverrides;
+use crate::registry::tenant::{LimitOverrides, LimitUpdate};
 
 /// Make a tenant
 #[derive(Debug, clap::Args)]
@@ -18,11 +18,11 @@ pub(super) struct CreateArgs {
     limits: LimitFlags,
 }
 
-/// Change a tenant's name or its own limits; limits that aren't given are the server's again
+/// Change a tenant's name or its own limits; what isn't given stays
 #[derive(Debug, clap::Args)]
 pub(super) struct UpdateArgs {
     #[command(flatten)]
-    tenant: TenantArg,
+    tenant: NamedTenantArg,
     /// Another name
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -36,13 +36,13 @@ pub(super) struct UpdateArgs {
 #[derive(Debug, clap::Args)]
 struct LimitFlags {
     /// Jobs that it may have in the queue; otherwise the server's --tenant-queued-jobs
-    #[arg(long, value_name = "JOBS")]
+    #[arg(long, value_name = "JOBS", value_parser = whole)]
     queued_jobs: Option<NonZeroU32>,
     /// Events that may be published to it a second; otherwise the server's --tenant-publish-rate
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = whole)]
     publishes_per_second: Option<NonZeroU32>,
     /// Endpoints that it may have; otherwise the server's --tenant-endpoints
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = whole)]
     endpoints: Option<NonZeroU32>,
 }
 
@@ -50,7 +50,7 @@ struct LimitFlags {
 #[derive(Debug, clap::Args)]
 pub(super) struct DeleteArgs {
     #[command(flatten)]
-    tenant: TenantArg,
+    tenant: NamedTenantArg,
     /// Don't ask
     #[arg(long)]
     yes: bool,
@@ -65,6 +65,20 @@ impl LimitFlags {
         };
         (limits != LimitOverrides::default()).then_some(limits)
     }
+
+    /// Those that are given.
+    fn update(&self) -> Option<LimitUpdate> {
+        let update = LimitUpdate {
+            queued_jobs: self.queued_jobs.map(Some),
+            publishes_per_second: self.publishes_per_second.map(Some),
+            endpoints: self.endpoints.map(Some),
+        };
+        (update != LimitUpdate::default()).then_some(update)
+    }
+}
+
+fn whole(text: &str) -> Result<NonZeroU32, String> {
+    text.parse().map_err(|_| "a whole number from 1 to 4294967295 is needed".into())
 }
 
 pub(super) async fn create(connection: &Connection, args: CreateArgs) -> anyhow::Result<()> {
@@ -92,7 +106,7 @@ pub(super) async fn show(connection: &Connection, tenant: &TenantArg) -> anyhow:
 }
 
 pub(super) async fn update(connection: &Connection, args: UpdateArgs) -> anyhow::Result<()> {
-    let limits = args.default_limits.then(LimitOverrides::default).or(args.limits.overrides());
+    let limits = args.default_limits.then_some(LimitUpdate::TO_DEFAULTS).or(args.limits.update());
     if args.name.is_none() && limits.is_none() {
         return Err(UsageError("nothing to change: pass --name, a limit, or --default-limits".into()).into());
     }
@@ -130,6 +144,9 @@ fn as_text(tenant: &TenantView) -> String {
     fields([
         ("id", tenant.id.to_string()),
         ("name", tenant.name.clone()),
+        ("queued jobs", format!("{} of {}", tenant.usage.queued_jobs, tenant.effective_limits.queued_jobs)),
+        ("endpoints", format!("{} of {}", tenant.usage.endpoints, tenant.effective_limits.endpoints)),
+        ("publishes/s", format!("at most {}", tenant.effective_limits.publishes_per_second)),
         ("limits of its own", limits_as_text(tenant.limits)),
         ("created", tenant.created_at.to_string()),
     ])

@@ -50,6 +50,9 @@ enum Command {
     /// API keys, with which a tenant manages what is its own
     #[command(subcommand)]
     ApiKey(api_key::Command),
+    /// The provider's own API keys
+    #[command(subcommand)]
+    ProviderKey(api_key::ProviderCommand),
     /// Public keys, to which a tenant's events are sealed
     #[command(subcommand)]
     Key(key::Command),
@@ -68,11 +71,29 @@ struct TenantArg {
     tenant: String,
 }
 
+/// A tenant, for what only the provider may do.
+#[derive(Debug, clap::Args)]
+struct NamedTenantArg {
+    /// The tenant's name or id
+    #[arg(value_name = "TENANT")]
+    tenant: String,
+}
+
 impl TenantArg {
-    /// The tenant's path in the API, with `rest` after it.
     fn path(&self, rest: &str) -> String {
-        format!("/tenants/{}{rest}", crate::client::segment(&self.tenant))
+        path_of(&self.tenant, rest)
     }
+}
+
+impl NamedTenantArg {
+    fn path(&self, rest: &str) -> String {
+        path_of(&self.tenant, rest)
+    }
+}
+
+/// A tenant's path in the API, with `rest` after it.
+fn path_of(tenant: &str, rest: &str) -> String {
+    format!("/tenants/{}{rest}", crate::client::segment(tenant))
 }
 
 /// Runs the command.
@@ -89,6 +110,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         Command::Update(args) => manage::update(&connection, args).await,
         Command::Delete(args) => manage::delete(&connection, args).await,
         Command::ApiKey(command) => api_key::run(&connection, command).await,
+        Command::ProviderKey(command) => api_key::run_for_provider(&connection, command).await,
         Command::Key(command) => key::run(&connection, command).await,
         Command::Endpoint(command) => endpoint::run(&connection, command).await,
         Command::Secret(command) => secret::run(&connection, command).await,

@@ -14,7 +14,7 @@ use crate::api::{
 use crate::common::id::{EndpointId, TenantId};
 use crate::common::job::ContentType;
 use crate::common::output::fields;
-use crate::registry::tenant::EnvelopeKind;
+use crate::registry::endpoint::EnvelopeKind;
 
 /// Subscribe a customer in one go: tenant, API key, public key and endpoint
 #[derive(Debug, clap::Args)]

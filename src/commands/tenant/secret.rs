@@ -10,7 +10,9 @@ use super::endpoint::{EndpointArg, read_secret};
 use crate::api::{RotateSecret, SecretView};
 use crate::commands::duration;
 use crate::common::output::fields;
-use crate::exit::UsageError;
+
+/// What the server allows.
+const MOST_OVERLAP: Duration = Duration::from_secs(30 * 86_400);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -19,7 +21,7 @@ pub(super) enum Command {
         #[command(flatten)]
         endpoint: EndpointArg,
         /// How long deliveries carry the signatures of the old secrets as well, at most 30 days (720h)
-        #[arg(long, value_parser = duration, default_value = "24h", value_name = "DURATION")]
+        #[arg(long, value_parser = overlap, default_value = "24h", value_name = "DURATION")]
         overlap: Duration,
         /// File with the new secret, `whsec_…`; one is made without it
         #[arg(long, value_name = "FILE")]
@@ -27,11 +29,15 @@ pub(super) enum Command {
     },
 }
 
+fn overlap(text: &str) -> Result<Duration, String> {
+    let overlap = duration(text)?;
+    if overlap > MOST_OVERLAP { Err("at most 720h (30 days) are possible".into()) } else { Ok(overlap) }
+}
+
 pub(super) async fn run(connection: &Connection, command: Command) -> anyhow::Result<()> {
     let Command::Rotate { endpoint, overlap, secret_file } = command;
-    let seconds = u32::try_from(overlap.as_secs());
     let rotate = RotateSecret {
-        overlap_seconds: Some(seconds.map_err(|_| UsageError("--overlap is too long".into()))?),
+        overlap_seconds: u32::try_from(overlap.as_secs()).ok(),
         secret: secret_file.as_deref().map(read_secret).transpose()?,
     };
     let rotated: SecretView = connection.api.post(&endpoint.path("/rotate-secret"), &rotate).await?;

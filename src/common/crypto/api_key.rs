@@ -12,9 +12,6 @@ use zeroize::Zeroizing;
 
 use super::BASE64URL;
 
-/// What every key begins with: logs and URLs are searched for it.
-pub const ANY_PREFIX: &str = "whk_";
-
 /// Characters after the prefix that are shown, so that people tell their keys apart: 24 of 256 bits.
 const SHOWN: usize = 4;
 
@@ -25,6 +22,12 @@ pub enum KeyKind {
     Provider,
     /// One tenant: manages what is its own.
     Tenant,
+}
+
+/// Whether a text, such as a URL, holds what looks like a key.
+#[must_use]
+pub fn looks_like_one(text: &str) -> bool {
+    [KeyKind::Provider, KeyKind::Tenant].into_iter().any(|kind| text.contains(kind.prefix()))
 }
 
 impl KeyKind {

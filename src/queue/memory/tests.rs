@@ -181,20 +181,25 @@ async fn a_released_lane_forgets_its_failures_and_is_due_at_once() {
 
 #[tokio::test]
 async fn jobs_are_counted_by_tenant_until_they_are_settled() {
+    use crate::common::id::{EndpointId, TenantId};
+    use crate::common::job::{Job, Target};
     let (queue, _) = queue(false);
-    let of = |tenant: &str| crate::common::job::Job { tenant: tenant.into(), ..job(tenant) };
-    queue.push(vec![of("x"), of("x"), of("y")]).await.unwrap();
+    let target = Target::Endpoint(TenantId::new(), EndpointId::new());
+    let of = |tenant: &str| Job { tenant: tenant.into(), target: target.clone(), ..job(tenant) };
+    let of_stranger = Job { tenant: "x".into(), ..job("x") };
+    queue.push(vec![of("x"), of("x"), of("y"), of_stranger]).await.unwrap();
     let names = ["x", "y", "z"].map(str::to_owned);
-    assert_eq!(queue.queued(&names).await.unwrap(), [2, 1, 0]);
+    let counts = || async { queue.queued(&names).await.unwrap().into_iter().map(|q| (q.jobs, q.bytes)) };
+    assert!(counts().await.eq([(2, 20), (1, 10), (0, 0)]), "direct mode's are nobody's");
     let full = queue.push((0..101).map(|_| of("z")).collect()).await;
     assert!(matches!(full, Err(QueueError::TooLarge)));
-    for lease in queue.claim(8).await.unwrap() {
-        settle(&queue, lease, Verdict::Done).await;
+    let mut verdicts = [Verdict::Done, dead(), Verdict::Dropped, Verdict::Done].into_iter();
+    while verdicts.len() > 0 {
+        for lease in queue.claim(8).await.unwrap() {
+            settle(&queue, lease, verdicts.next().unwrap()).await;
+        }
     }
-    for lease in queue.claim(8).await.unwrap() {
-        settle(&queue, lease, dead()).await;
-    }
-    assert_eq!(queue.queued(&names).await.unwrap(), [0, 0, 0]);
+    assert!(counts().await.eq([(0, 0); 3]));
 }
 
 #[tokio::test]
@@ -210,4 +215,32 @@ async fn a_job_that_asks_for_order_has_it_in_an_unordered_queue() {
     settle(&queue, failed, Verdict::Retry { at, endpoint: EndpointState::Failed }).await;
     let again = queue.claim(8).await.unwrap();
     assert_eq!(again.iter().map(|lease| lease.job.id).collect::<Vec<_>>(), [id], "the head first");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_failed_before_an_endpoint_kept_order_does_not_take_it_back() {
+    let (queue, clock) = queue(false);
+    let ordered = || crate::common::job::Job { ordered: true, ..job("a") };
+    let again = |seconds| Verdict::Retry {
+        at: after(clock.now(), Duration::from_secs(seconds)),
+        endpoint: EndpointState::Unknown,
+    };
+    queue.push(vec![job("a")]).await.unwrap();
+    let before = queue.claim(8).await.unwrap().remove(0);
+    settle(&queue, before, again(1)).await;
+    let jobs: Vec<_> = (0..3).map(|_| ordered()).collect();
+    let order: Vec<_> = jobs.iter().map(|job| job.id).collect();
+    queue.push(jobs).await.unwrap();
+    let head = queue.claim(8).await.unwrap().remove(0);
+    assert_eq!(head.job.id, order[0]);
+    settle(&queue, head, again(5)).await;
+    let mut seen = Vec::new();
+    while seen.len() < 4 {
+        for lease in queue.claim(8).await.unwrap() {
+            seen.push(lease.job.id);
+            settle(&queue, lease, Verdict::Done).await;
+        }
+    }
+    let of_order: Vec<_> = seen.into_iter().filter(|id| order.contains(id)).collect();
+    assert_eq!(of_order, order);
 }

@@ -8,7 +8,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
 /// Tells a member that is null from one that isn't there: `null` isn't taken where a `T` isn't.
-pub(super) fn present<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+pub fn present<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     T: Deserialize<'de>,
     D: Deserializer<'de>,
@@ -17,7 +17,7 @@ where
 }
 
 /// The same for an object.
-pub(super) fn present_object<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+pub fn present_object<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     T: Deserialize<'de>,
     D: Deserializer<'de>,
@@ -26,7 +26,7 @@ where
 }
 
 /// A whole number, also where it is written as `5.0`, or null.
-pub(crate) fn whole<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+pub fn whole<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     T: TryFrom<u32>,
     D: Deserializer<'de>,
@@ -42,13 +42,22 @@ where
     whole.map(Some).ok_or_else(|| D::Error::custom("not a whole number in its range"))
 }
 
+/// The same, told from one that isn't there.
+pub fn present_whole_or_null<'de, T, D>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
+where
+    T: TryFrom<u32>,
+    D: Deserializer<'de>,
+{
+    whole(deserializer).map(Some)
+}
+
 /// The same where null isn't taken.
-pub(super) fn present_whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+pub fn present_whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
     whole(deserializer)?.ok_or_else(|| D::Error::custom("null")).map(Some)
 }
 
 /// An object, where serde would take an array of its members as well.
-pub(crate) struct Object<T>(pub(crate) T);
+pub struct Object<T>(pub T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -1,0 +1,126 @@
+//! Texts that people gave things, free of what could deceive the reader of a terminal or a log.
+
+use std::fmt;
+
+use super::tenant::ME;
+use crate::common::id::TenantId;
+
+/// Names and descriptions have at most so many characters.
+pub const MOST_NAME_CHARS: usize = 128;
+
+/// What a name mustn't hold: control characters, marks of direction and line separators, and what can't be seen, but
+/// for the joiners that scripts and emoji need.
+pub const DECEIVING: [std::ops::RangeInclusive<char>; 12] = [
+    '\0'..='\u{1f}',
+    '\u{7f}'..='\u{9f}',
+    '\u{ad}'..='\u{ad}',
+    '\u{61c}'..='\u{61c}',
+    '\u{180e}'..='\u{180e}',
+    '\u{200b}'..='\u{200b}',
+    '\u{200e}'..='\u{200f}',
+    '\u{2028}'..='\u{202e}',
+    '\u{2060}'..='\u{206f}',
+    '\u{feff}'..='\u{feff}',
+    '\u{fff9}'..='\u{fffb}',
+    '\u{e0001}'..='\u{e007f}',
+];
+
+fn deceives(c: char) -> bool {
+    DECEIVING.iter().any(|range| range.contains(&c))
+}
+
+/// A text that a person gave something: free of what could deceive the reader of a terminal or a log.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Name(Box<str>);
+
+/// The text isn't a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// Empty, too long, or with characters that deceive.
+    #[error(
+        "must be 1 to {MOST_NAME_CHARS} characters, without white space at its ends, control characters, marks of direction or what can't be seen"
+    )]
+    Text,
+    /// It would read as something else.
+    #[error("must not be `me` nor begin with `ten_`, which name tenants another way")]
+    Reserved,
+}
+
+impl Name {
+    /// Parses a name.
+    ///
+    /// # Errors
+    /// It is empty, too long, has white space at an end, or holds what deceives.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        let length = text.chars().count();
+        if length == 0 || length > MOST_NAME_CHARS || text.trim() != text || text.chars().any(deceives) {
+            return Err(NameError::Text);
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// Parses the name of a tenant, which mustn't read as an id.
+    ///
+    /// # Errors
+    /// It isn't a name, or reads as an id.
+    pub fn of_tenant(text: &str) -> Result<Self, NameError> {
+        if text == ME || text.starts_with(TenantId::PREFIX) {
+            return Err(NameError::Reserved);
+        }
+        Self::parse(text)
+    }
+
+    /// Its text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::borrow::Borrow<str> for Name {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_of_any_script_and_deceive_nobody() {
+        for name in ["Acme", "Ünïcode & Söhne", "株式会社", "👩‍💻 GmbH", "a/b?c#d", "..", "O'Brien"]
+        {
+            assert_eq!(Name::of_tenant(name).unwrap().as_str(), name);
+        }
+        let long = "x".repeat(MOST_NAME_CHARS + 1);
+        for name in [
+            "",
+            " ",
+            " a",
+            "a ",
+            "a\n",
+            "a\0b",
+            "a\u{1b}[31m",
+            "a\u{85}",
+            "\u{202e}cba",
+            "\u{feff}a",
+            "Ac\u{200b}me",
+            "a\u{ad}b",
+            "a\u{e0041}",
+            &long,
+        ] {
+            assert_eq!(Name::of_tenant(name), Err(NameError::Text), "{name:?}");
+        }
+        assert!(Name::parse(&"ü".repeat(MOST_NAME_CHARS)).is_ok());
+        for name in ["me", "ten_", "ten_00000000000000000000000000000000"] {
+            assert_eq!(Name::of_tenant(name), Err(NameError::Reserved), "{name:?}");
+        }
+    }
+}
