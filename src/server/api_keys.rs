@@ -17,7 +17,8 @@ use crate::registry::name::Name;
 
 /// Lists the API keys of a tenant
 #[utoipa::path(
-    get, path = "/tenants/{tenant}/api-keys", tag = "API keys", operation_id = "list_api_keys", security(("api_key" = [])),
+    get, path = "/tenants/{tenant}/api-keys", tag = "API keys",
+    operation_id = "list_api_keys", security(("api_key" = [])),
     params(("tenant" = String, Path, description = "Its id or name"), PageQuery),
     responses((status = 200, description = "A page of them", body = api::Page<ApiKeyView>))
 )]
@@ -33,7 +34,8 @@ pub(super) async fn list(
 
 /// Makes an API key for a tenant
 #[utoipa::path(
-    post, path = "/tenants/{tenant}/api-keys", tag = "API keys", operation_id = "create_api_key", security(("api_key" = [])),
+    post, path = "/tenants/{tenant}/api-keys", tag = "API keys",
+    operation_id = "create_api_key", security(("api_key" = [])),
     params(("tenant" = String, Path, description = "Its id or name")), request_body = Option<NewApiKey>,
     responses((status = 201, description = "It is made; the key is shown this once", body = CreatedApiKey))
 )]
@@ -49,10 +51,11 @@ pub(super) async fn create(
 
 /// Revokes an API key of a tenant, at once
 #[utoipa::path(
-    delete, path = "/tenants/{tenant}/api-keys/{key}", tag = "API keys", operation_id = "revoke_api_key", security(("api_key" = [])),
+    delete, path = "/tenants/{tenant}/api-keys/{key_id}", tag = "API keys",
+    operation_id = "revoke_api_key", security(("api_key" = [])),
     params(
         ("tenant" = String, Path, description = "Its id or name"),
-        ("key" = String, Path, description = "The key's id, not the key"),
+        ("key_id" = String, Path, description = "The key's id, not the key", pattern = "^key_[0-9a-f]{32}$"),
     ),
     responses((status = 204, description = "It is revoked"))
 )]
@@ -67,7 +70,8 @@ pub(super) async fn revoke(
 
 /// Lists the provider's API keys
 #[utoipa::path(
-    get, path = "/api-keys", tag = "API keys", operation_id = "list_provider_keys", security(("api_key" = [])), params(PageQuery),
+    get, path = "/api-keys", tag = "API keys",
+    operation_id = "list_provider_keys", security(("api_key" = [])), params(PageQuery),
     responses((status = 200, description = "A page of them", body = api::Page<ApiKeyView>))
 )]
 pub(super) async fn list_of_provider(
@@ -81,7 +85,8 @@ pub(super) async fn list_of_provider(
 
 /// Makes another API key for the provider
 #[utoipa::path(
-    post, path = "/api-keys", tag = "API keys", operation_id = "create_provider_key", security(("api_key" = [])), request_body = Option<NewApiKey>,
+    post, path = "/api-keys", tag = "API keys",
+    operation_id = "create_provider_key", security(("api_key" = [])), request_body = Option<NewApiKey>,
     responses((status = 201, description = "It is made; the key is shown this once", body = CreatedApiKey))
 )]
 pub(super) async fn create_for_provider(
@@ -95,8 +100,9 @@ pub(super) async fn create_for_provider(
 
 /// Revokes an API key of the provider, but never the last one
 #[utoipa::path(
-    delete, path = "/api-keys/{key}", tag = "API keys", operation_id = "revoke_provider_key", security(("api_key" = [])),
-    params(("key" = String, Path, description = "The key's id, not the key")),
+    delete, path = "/api-keys/{key_id}", tag = "API keys",
+    operation_id = "revoke_provider_key", security(("api_key" = [])),
+    params(("key_id" = String, Path, description = "The key's id, not the key", pattern = "^key_[0-9a-f]{32}$")),
     responses((status = 204, description = "It is revoked"))
 )]
 pub(super) async fn revoke_of_provider(

@@ -40,7 +40,8 @@ const TEST_PAYLOAD: &str =
 
 /// Lists the endpoints of a tenant
 #[utoipa::path(
-    get, path = "/tenants/{tenant}/endpoints", tag = "endpoints", operation_id = "list_endpoints", security(("api_key" = [])),
+    get, path = "/tenants/{tenant}/endpoints", tag = "endpoints",
+    operation_id = "list_endpoints", security(("api_key" = [])),
     params(("tenant" = String, Path, description = "Its id or name; `me` for the caller's own"), PageQuery),
     responses((status = 200, description = "A page of them", body = api::Page<EndpointView>))
 )]
@@ -58,7 +59,8 @@ pub(super) async fn list(
 
 /// Adds an endpoint
 #[utoipa::path(
-    post, path = "/tenants/{tenant}/endpoints", tag = "endpoints", operation_id = "add_endpoint", security(("api_key" = [])),
+    post, path = "/tenants/{tenant}/endpoints", tag = "endpoints",
+    operation_id = "add_endpoint", security(("api_key" = [])),
     params(("tenant" = String, Path, description = "Its id or name; `me` for the caller's own")),
     request_body = NewEndpoint,
     responses((status = 201, description = "It is added; its signing secret is shown this once",
@@ -92,10 +94,11 @@ pub(super) async fn add(
 
 /// Shows an endpoint
 #[utoipa::path(
-    get, path = "/tenants/{tenant}/endpoints/{endpoint}", tag = "endpoints", operation_id = "show_endpoint", security(("api_key" = [])),
+    get, path = "/tenants/{tenant}/endpoints/{endpoint}", tag = "endpoints",
+    operation_id = "show_endpoint", security(("api_key" = [])),
     params(
         ("tenant" = String, Path, description = "Its id or name; `me` for the caller's own"),
-        ("endpoint" = String, Path, description = "The endpoint's id"),
+        ("endpoint" = String, Path, description = "The endpoint's id", pattern = "^ep_[0-9a-f]{32}$"),
     ),
     responses((status = 200, description = "It", body = EndpointView,
         headers(("etag" = String, description = "Its version"))))
@@ -115,10 +118,11 @@ pub(super) async fn show(
 /// What is queued for it follows in its URL, headers and secrets, and whether it is enabled; how it was sealed,
 /// labelled and ordered stays.
 #[utoipa::path(
-    patch, path = "/tenants/{tenant}/endpoints/{endpoint}", tag = "endpoints", operation_id = "update_endpoint", security(("api_key" = [])),
+    patch, path = "/tenants/{tenant}/endpoints/{endpoint}", tag = "endpoints",
+    operation_id = "update_endpoint", security(("api_key" = [])),
     params(
         ("tenant" = String, Path, description = "Its id or name; `me` for the caller's own"),
-        ("endpoint" = String, Path, description = "The endpoint's id"),
+        ("endpoint" = String, Path, description = "The endpoint's id", pattern = "^ep_[0-9a-f]{32}$"),
         ("if-match" = Option<String>, Header, description = "The ETag that it must still have", nullable = false,
             pattern = "^\"v[0-9]{1,19}\"$"),
     ),
@@ -156,10 +160,11 @@ pub(super) async fn update(
 
 /// Deletes an endpoint; its queued jobs are dropped
 #[utoipa::path(
-    delete, path = "/tenants/{tenant}/endpoints/{endpoint}", tag = "endpoints", operation_id = "delete_endpoint", security(("api_key" = [])),
+    delete, path = "/tenants/{tenant}/endpoints/{endpoint}", tag = "endpoints",
+    operation_id = "delete_endpoint", security(("api_key" = [])),
     params(
         ("tenant" = String, Path, description = "Its id or name; `me` for the caller's own"),
-        ("endpoint" = String, Path, description = "The endpoint's id"),
+        ("endpoint" = String, Path, description = "The endpoint's id", pattern = "^ep_[0-9a-f]{32}$"),
         ("if-match" = Option<String>, Header, description = "The ETag that it must still have", nullable = false,
             pattern = "^\"v[0-9]{1,19}\"$"),
     ),
@@ -189,7 +194,7 @@ pub(super) async fn delete(
     security(("api_key" = [])),
     params(
         ("tenant" = String, Path, description = "Its id or name; `me` for the caller's own"),
-        ("endpoint" = String, Path, description = "The endpoint's id"),
+        ("endpoint" = String, Path, description = "The endpoint's id", pattern = "^ep_[0-9a-f]{32}$"),
     ),
     request_body = Option<RotateSecret>,
     responses((status = 200, description = "It signs; it is shown this once", body = SecretView))
@@ -217,10 +222,11 @@ pub(super) async fn rotate_secret(
 
 /// Sends a test event, of type `whk.test`, to one endpoint, whatever it subscribes to
 #[utoipa::path(
-    post, path = "/tenants/{tenant}/endpoints/{endpoint}/test", tag = "endpoints", operation_id = "test_endpoint", security(("api_key" = [])),
+    post, path = "/tenants/{tenant}/endpoints/{endpoint}/test", tag = "endpoints",
+    operation_id = "test_endpoint", security(("api_key" = [])),
     params(
         ("tenant" = String, Path, description = "Its id or name; `me` for the caller's own"),
-        ("endpoint" = String, Path, description = "The endpoint's id"),
+        ("endpoint" = String, Path, description = "The endpoint's id", pattern = "^ep_[0-9a-f]{32}$"),
     ),
     responses((status = 202, description = "It is queued", body = Published))
 )]

@@ -111,7 +111,7 @@ fn add_problems(path: &str, method: &Method, operation: &mut Operation) {
     if *method == Method::POST {
         statuses.push(429);
     }
-    if matches!(*method, Method::POST | Method::PATCH) || path == "/api-keys/{key}" {
+    if matches!(*method, Method::POST | Method::PATCH) || path == "/api-keys/{key_id}" {
         statuses.push(409);
     }
     if path == "/readyz" || (is_secured && *method != Method::GET) || path.starts_with("/tenants") {

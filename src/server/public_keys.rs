@@ -16,7 +16,8 @@ use crate::common::crypto::keys::PublicKey;
 
 /// Lists the public keys of a tenant
 #[utoipa::path(
-    get, path = "/tenants/{tenant}/public-keys", tag = "public keys", operation_id = "list_public_keys", security(("api_key" = [])),
+    get, path = "/tenants/{tenant}/public-keys", tag = "public keys",
+    operation_id = "list_public_keys", security(("api_key" = [])),
     params(("tenant" = String, Path, description = "Its id or name; `me` for the caller's own")),
     responses((status = 200, description = "All of them, on one page", body = api::Page<PublicKeyView>))
 )]
@@ -32,7 +33,8 @@ pub(super) async fn list(
 
 /// Adds a public key: new events are sealed to it at once, and the one before it is retiring
 #[utoipa::path(
-    post, path = "/tenants/{tenant}/public-keys", tag = "public keys", operation_id = "add_public_key", security(("api_key" = [])),
+    post, path = "/tenants/{tenant}/public-keys", tag = "public keys",
+    operation_id = "add_public_key", security(("api_key" = [])),
     params(("tenant" = String, Path, description = "Its id or name; `me` for the caller's own")),
     request_body = NewPublicKey,
     responses(
@@ -59,10 +61,11 @@ pub(super) async fn add(
 /// It stays listed as retired. Nothing new is sealed to it; what was may still be queued or dead-lettered, so the
 /// customer keeps the private half until that has come.
 #[utoipa::path(
-    post, path = "/tenants/{tenant}/public-keys/{kid}/retire", tag = "public keys", operation_id = "retire_public_key", security(("api_key" = [])),
+    post, path = "/tenants/{tenant}/public-keys/{kid}/retire", tag = "public keys",
+    operation_id = "retire_public_key", security(("api_key" = [])),
     params(
         ("tenant" = String, Path, description = "Its id or name; `me` for the caller's own"),
-        ("kid" = String, Path, description = "The key's id"),
+        ("kid" = String, Path, description = "The key's id", pattern = "^[A-Za-z0-9_-]{43}$"),
     ),
     responses((status = 200, description = "It is retired", body = PublicKeyView))
 )]

@@ -22,7 +22,8 @@ use crate::registry::tenant::Tenant;
 
 /// Lists tenants
 #[utoipa::path(
-    get, path = "/tenants", tag = "tenants", operation_id = "list_tenants", security(("api_key" = [])), params(PageQuery),
+    get, path = "/tenants", tag = "tenants",
+    operation_id = "list_tenants", security(("api_key" = [])), params(PageQuery),
     responses((status = 200, description = "A page of them", body = api::Page<TenantView>))
 )]
 pub(super) async fn list(
@@ -40,7 +41,8 @@ pub(super) async fn list(
 
 /// Makes a tenant
 #[utoipa::path(
-    post, path = "/tenants", tag = "tenants", operation_id = "create_tenant", security(("api_key" = [])), request_body = NewTenant,
+    post, path = "/tenants", tag = "tenants",
+    operation_id = "create_tenant", security(("api_key" = [])), request_body = NewTenant,
     responses((status = 201, description = "It is made", body = TenantView,
         headers(("etag" = String, description = "Its version"), ("location" = String, description = "Its path"))))
 )]
@@ -59,7 +61,8 @@ pub(super) async fn create(
 
 /// Shows a tenant
 #[utoipa::path(
-    get, path = "/tenants/{tenant}", tag = "tenants", operation_id = "show_tenant", security(("api_key" = [])),
+    get, path = "/tenants/{tenant}", tag = "tenants",
+    operation_id = "show_tenant", security(("api_key" = [])),
     params(("tenant" = String, Path, description = "Its id or name; `me` for the caller's own")),
     responses((status = 200, description = "It", body = TenantView,
         headers(("etag" = String, description = "Its version"))))
@@ -75,7 +78,8 @@ pub(super) async fn show(
 
 /// Changes a tenant's name or limits
 #[utoipa::path(
-    patch, path = "/tenants/{tenant}", tag = "tenants", operation_id = "update_tenant", security(("api_key" = [])),
+    patch, path = "/tenants/{tenant}", tag = "tenants",
+    operation_id = "update_tenant", security(("api_key" = [])),
     params(
         ("tenant" = String, Path, description = "Its id or name"),
         ("if-match" = Option<String>, Header, description = "The ETag that it must still have", nullable = false,
@@ -104,7 +108,8 @@ pub(super) async fn update(
 
 /// Deletes a tenant with its keys and endpoints; its queued jobs are dropped, and counted in the answer
 #[utoipa::path(
-    delete, path = "/tenants/{tenant}", tag = "tenants", operation_id = "delete_tenant", security(("api_key" = [])),
+    delete, path = "/tenants/{tenant}", tag = "tenants",
+    operation_id = "delete_tenant", security(("api_key" = [])),
     params(
         ("tenant" = String, Path, description = "Its id or name"),
         ("if-match" = Option<String>, Header, description = "The ETag that it must still have", nullable = false,

@@ -43,7 +43,7 @@ fn on_every_route_another_tenants_id_answers_as_an_unknown_one() {
         path.replace("{tenant}", tenant)
             .replace("{endpoint}", endpoint)
             .replace("{kid}", kid.as_str().unwrap())
-            .replace("{key}", key.as_str().unwrap())
+            .replace("{key_id}", key.as_str().unwrap())
     };
     let call =
         |method: &str, path: &str, filled: &str| own.api.call(method, filled, &[], &body_for(method, path));
@@ -133,7 +133,7 @@ fn without_a_known_key_every_route_is_closed() {
         }
         // A good key in the wrong place, with and without one in the right place.
         let in_query = format!("{filled}?api_key={}", tenant.api.key);
-        let in_path = filled.replace("{key}", &tenant.api.key).replace("{kid}", &tenant.api.key);
+        let in_path = filled.replace("{key_id}", &tenant.api.key).replace("{kid}", &tenant.api.key);
         for url in [in_query.as_str(), in_path.as_str()] {
             for caller in [&api.with_key(""), &api].into_iter().filter(|_| url.contains(&tenant.api.key)) {
                 let answer = caller.call(method, url, &[], &body_for(method, path));
