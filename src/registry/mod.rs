@@ -1,6 +1,6 @@
 //! The registry: tenants, their API keys, public keys and endpoints. [`open`] is the only place that picks a backend.
 //!
-//! Look-ups are answered from memory ([`state`]); a change is written down first ([`sqlite`]) and then followed in
+//! Look-ups are answered from memory (`state`); a change is written down first (`sqlite`) and then followed in
 //! memory, before it is answered, so a publish that comes after it sees it.
 
 mod changes;

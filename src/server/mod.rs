@@ -1,7 +1,7 @@
 //! The HTTP API of `whk publish-server`: routes, authentication, limits, errors as JSON.
 //!
-//! [`publish`] takes events; [`tenants`], [`api_keys`], [`public_keys`] and [`endpoints`] manage those they go to;
-//! [`openapi`] describes all of them. [`auth`] says who asks, [`once`] knows a repeated request.
+//! `publish` takes events; `tenants`, `api_keys`, `public_keys` and `endpoints` manage those they go to;
+//! `openapi` describes all of them. `auth` says who asks, `once` knows a repeated request.
 
 mod answer;
 mod api_keys;
