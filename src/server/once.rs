@@ -49,6 +49,8 @@ type Answers = Cache<[u8; 32], Remembered>;
 pub struct Once {
     providers: Answers,
     tenants: moka::sync::Cache<TenantId, Answers>,
+    /// Bytes that each tenant's answers may take.
+    share: u64,
 }
 
 #[derive(Clone)]
@@ -84,17 +86,19 @@ impl Once {
     /// Nothing remembered.
     #[must_use]
     pub fn new() -> Self {
+        Self::with_shares(PROVIDERS_BYTES, TENANTS_BYTES)
+    }
+
+    fn with_shares(providers: u64, share: u64) -> Self {
         let tenants = moka::sync::Cache::builder().max_capacity(TENANTS).time_to_idle(REMEMBERED_TIME);
-        Self {
-            providers: answers(PROVIDERS_BYTES),
-            tenants: tenants.eviction_policy(EvictionPolicy::lru()).build(),
-        }
+        let tenants = tenants.eviction_policy(EvictionPolicy::lru()).build();
+        Self { providers: answers(providers), tenants, share }
     }
 
     fn of(&self, principal: Principal) -> Answers {
         match principal {
             Principal::Provider => self.providers.clone(),
-            Principal::Tenant(id) => self.tenants.get_with(id, || answers(TENANTS_BYTES)),
+            Principal::Tenant(id) => self.tenants.get_with(id, || answers(self.share)),
         }
     }
 
@@ -184,4 +188,85 @@ pub(super) async fn layer(
     // Keys of published events are others'.
     let key = [b"manage ", key.as_slice()].concat();
     Ok(server.once.answer(principal, &key, asked, next.run(request)).await)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    const KIB: u64 = 1 << 10;
+
+    /// How often requests were done.
+    #[derive(Default, Clone)]
+    struct Done(Arc<AtomicUsize>);
+
+    impl Done {
+        async fn ask(&self, once: &Once, who: Principal, key: &str, status: StatusCode) -> StatusCode {
+            let done = self.clone();
+            let make = async move {
+                done.0.fetch_add(1, Ordering::Relaxed);
+                status.into_response()
+            };
+            once.answer(who, key.as_bytes(), [7; 32], make).await.status()
+        }
+
+        fn count(&self) -> usize {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    #[tokio::test]
+    async fn success_is_done_once_and_failure_again() {
+        let (once, done) = (Once::new(), Done::default());
+        for _ in 0..3 {
+            assert_eq!(done.ask(&once, Principal::Provider, "k", StatusCode::CREATED).await, 201);
+        }
+        assert_eq!(done.count(), 1);
+        for _ in 0..3 {
+            assert_eq!(done.ask(&once, Principal::Provider, "l", StatusCode::CONFLICT).await, 409);
+        }
+        assert_eq!(done.count(), 4);
+    }
+
+    #[tokio::test]
+    async fn nobody_makes_anothers_answers_be_forgotten_and_the_latest_stay() {
+        let (once, done) = (Once::with_shares(32 * KIB, 32 * KIB), Done::default());
+        let tenants = [TenantId::new(), TenantId::new()].map(Principal::Tenant);
+        for who in [Principal::Provider, tenants[0]] {
+            done.ask(&once, who, "first", StatusCode::OK).await;
+        }
+        for number in 0..2_000 {
+            done.ask(&once, tenants[1], &number.to_string(), StatusCode::OK).await;
+        }
+        once.of(tenants[1]).run_pending_tasks().await;
+        assert_eq!(done.count(), 2_002);
+        for who in [Principal::Provider, tenants[0]] {
+            done.ask(&once, who, "first", StatusCode::OK).await;
+        }
+        for number in 1_950..2_000 {
+            done.ask(&once, tenants[1], &number.to_string(), StatusCode::OK).await;
+        }
+        assert_eq!(done.count(), 2_002, "remembered");
+        done.ask(&once, tenants[1], "0", StatusCode::OK).await;
+        assert_eq!(done.count(), 2_003, "forgotten");
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_goes_away_does_not_undo_what_it_asked_for() {
+        let (once, done) = (Arc::new(Once::new()), Done::default());
+        let (go_on, wait) = tokio::sync::oneshot::channel::<()>();
+        let counted = done.clone();
+        let make = async move {
+            drop(wait.await);
+            counted.0.fetch_add(1, Ordering::Relaxed);
+            StatusCode::OK.into_response()
+        };
+        let asking = once.answer(Principal::Provider, b"k", [7; 32], make);
+        assert!(tokio::time::timeout(Duration::from_millis(1), asking).await.is_err());
+        go_on.send(()).unwrap();
+        done.ask(&once, Principal::Provider, "k", StatusCode::OK).await;
+        assert_eq!(done.count(), 1);
+    }
 }

@@ -288,23 +288,3 @@ fn strangers_of_direct_mode_use_up_nobodys_quota() {
     let deleted = server.api().delete(&format!("/tenants/{}", tenant.id)).json();
     assert_eq!(deleted["dropped_jobs"], 1);
 }
-
-#[test]
-fn a_tenant_that_repeats_itself_makes_nobody_elses_answers_be_forgotten() {
-    let server = Server::tenants(&["--tenant-publish-rate", "1000000"]);
-    let api = server.api();
-    let tenant = api.subscribe("Acme", NOWHERE, &["never"]);
-    let create = || api.call("POST", "/tenants", &[("idempotency-key", "k")], &json!({"name": "New"})).body;
-    let first = create();
-    let flood = |number: usize| {
-        let key = format!("{number}-{}", "x".repeat(200));
-        let event = json!({"type": "x", "payload": 1});
-        assert_eq!(tenant.api.call("POST", "/publish", &[("idempotency-key", &key)], &event).status, 202);
-    };
-    (0..3_000).for_each(flood);
-    assert_eq!(create(), first);
-    // Its own latest are remembered: the oldest went.
-    let event = json!({"type": "x", "payload": 2});
-    let key = format!("2999-{}", "x".repeat(200));
-    assert_eq!(tenant.api.call("POST", "/publish", &[("idempotency-key", &key)], &event).status, 409);
-}

@@ -237,6 +237,11 @@ async fn what_failed_before_an_endpoint_kept_order_does_not_take_it_back() {
     let mut seen = Vec::new();
     while seen.len() < 4 {
         for lease in queue.claim(8).await.unwrap() {
+            // The head fails again once the one from before is back in its lane.
+            if lease.job.id == order[0] && lease.attempt == 2 {
+                settle(&queue, lease, again(5)).await;
+                continue;
+            }
             seen.push(lease.job.id);
             settle(&queue, lease, Verdict::Done).await;
         }
