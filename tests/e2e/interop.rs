@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use whk::common::crypto::keys::PublicKey;
 
-use crate::support::{Server, fixture, post, publish_to};
+use crate::support::{Server, fixture, post, publish};
 
 /// The Python of the virtual environment with the libraries; none where they weren't installed.
 fn python() -> Option<PathBuf> {
@@ -37,10 +37,11 @@ fn opens_what_we_seal(program: &str) {
     let receiver = Server::start(command);
     let server = Server::publish_locally(&[]);
     for number in 1..=2 {
-        let id =
-            publish_to(&server, &receiver.url("/webhook"), &format!(r#"{{"n":{number},"text":"Grüße"}}"#));
+        let url = receiver.url("/webhook");
+        let body = format!(r#"{{"url":"{url}","payload":{{"n":{number},"text":"Grüße"}}}}"#);
+        let published = publish(&server, &body).json();
         let event: serde_json::Value = serde_json::from_str(&receiver.line()).unwrap();
-        assert_eq!(event["id"], id);
+        assert_eq!(event["id"], published["event_id"]);
         assert_eq!(event["data"], serde_json::json!({"n": number, "text": "Grüße"}));
     }
     server.wait_for_metric("whk_jobs_delivered_total", 2);
