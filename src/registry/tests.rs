@@ -219,8 +219,9 @@ fn a_newer_another_and_a_damaged_database_are_refused_and_left_alone() {
 
     let another = Home::new();
     change(&another, "CREATE TABLE theirs (x)");
+    let before = fs::read(another.path("registry.db")).unwrap();
     assert!(another.refusal().contains("database of another program"), "{}", another.refusal());
-    change(&another, "INSERT INTO theirs VALUES (1)");
+    assert_eq!(fs::read(another.path("registry.db")).unwrap(), before);
 
     let text = Home::new();
     fs::write(text.path("registry.db"), "no database at all, but long enough to be read as one".repeat(40))
