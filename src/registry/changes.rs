@@ -34,7 +34,9 @@ impl Registry {
         decide: impl FnOnce(&State) -> Result<(Vec<Change>, T), RegistryError> + Send + 'static,
     ) -> Result<T, RegistryError> {
         let shared = Arc::clone(&self.0);
+        let turn = Arc::clone(&shared.turn).acquire_owned().await.map_err(|_| RegistryError::Stopped)?;
         let changed = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
             let mut store = shared.store.lock().unwrap_or_else(PoisonError::into_inner);
             let (changes, result) = decide(&shared.state.read().unwrap_or_else(PoisonError::into_inner))?;
             store.apply(&changes)?;

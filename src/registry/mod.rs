@@ -19,6 +19,8 @@ mod tests;
 use std::path::Path;
 use std::sync::{Arc, Mutex, RwLock};
 
+use tokio::sync::Semaphore;
+
 use self::data_dir::{DataDir, DataDirError};
 use self::sqlite::Store;
 pub use self::sqlite::StoreError;
@@ -132,6 +134,9 @@ pub enum RegistryError {
 pub struct Registry(Arc<Shared>);
 
 struct Shared {
+    /// One change at a time, the others waiting here: each would otherwise hold one of the threads that name look-ups
+    /// of deliveries need as well.
+    turn: Arc<Semaphore>,
     /// Held by the one change that is being made, also while it is followed in memory.
     store: Mutex<Store>,
     state: RwLock<State>,
@@ -148,7 +153,8 @@ pub fn open(dir: &DataDir, secret_key_file: Option<&Path>, limits: Limits) -> Re
     })?;
     let mut state = State::new(limits);
     store.load()?.into_iter().for_each(|change| state.apply(change));
-    Ok(Registry(Arc::new(Shared { store: Mutex::new(store), state: RwLock::new(state) })))
+    let turn = Arc::new(Semaphore::new(1));
+    Ok(Registry(Arc::new(Shared { turn, store: Mutex::new(store), state: RwLock::new(state) })))
 }
 
 /// A page of a list.

@@ -416,6 +416,32 @@ async fn lists_come_in_pages_that_miss_nothing() {
     assert_eq!(seen, made.into_iter().collect::<Vec<_>>());
 }
 
+#[test]
+fn changes_that_wait_leave_threads_for_others() {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().max_blocking_threads(2).enable_time().build().unwrap();
+    let home = Home::new();
+    let registry = home.open().unwrap();
+    let store = registry.0.store.lock().unwrap();
+    let changes: Vec<_> = (0..10)
+        .map(|number| {
+            let registry = registry.clone();
+            let name = name(&format!("t{number}"));
+            runtime
+                .spawn(async move { registry.create_tenant(name, LimitOverrides::default()).await.map(drop) })
+        })
+        .collect();
+    let other = runtime.block_on(async {
+        // On its one thread all of them have begun by then.
+        tokio::task::yield_now().await;
+        tokio::time::timeout(Duration::from_secs(10), tokio::task::spawn_blocking(|| ())).await
+    });
+    drop(store);
+    other.expect("a thread is free").unwrap();
+    changes.into_iter().for_each(|change| runtime.block_on(change).unwrap().unwrap());
+    assert_eq!(registry.count().0, 10);
+}
+
 /// Whether a filter wants a type, as plainly as it can be said.
 fn plainly_wants(filter: &str, kind: &str) -> bool {
     filter == "*" || filter == kind || filter.strip_suffix('*').is_some_and(|group| kind.starts_with(group))
