@@ -11,18 +11,23 @@ use tokio::sync::mpsc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
+use crate::common::attempt::Attempt;
 use crate::common::clock::Clock;
 use crate::common::crypto::signature::Signer;
 use crate::common::job::Target;
 use crate::common::metrics::Metrics;
-use crate::common::retry::{Cause, EndpointState, Failure, RetryPolicy, Verdict, judge};
+use crate::common::retry::{Cause, EndpointState, Failure, RetryPolicy, Verdict, judge, unblock};
 use crate::deliver::{Deliverer, Destination};
-use crate::queue::{Lease, Queue, QueueError};
+use crate::queue::{Lease, Queue, QueueError, Settlement};
 use crate::registry::Registry;
 use crate::registry::endpoint::Endpoint;
 
 /// Jobs claimed and verdicts settled at a time: enough to make a lock, or a commit, cheap for each.
 const BATCH: usize = 64;
+
+/// Attempts beyond those of the policy that may be broken off before a job is given up: whatever ends the process
+/// each time may be the job itself.
+const MOST_BROKEN_OFF: u32 = 5;
 
 /// How long to wait before the queue is asked again after it failed.
 const QUEUE_PAUSE: Duration = Duration::from_millis(500);
@@ -39,6 +44,8 @@ pub struct Dispatcher {
     pub direct_signer: Option<Signer>,
     /// Decides what becomes of a failure.
     pub policy: RetryPolicy,
+    /// How long the first job of an ordered lane may be retried while others wait behind it.
+    pub max_lane_block: Duration,
     /// Attempts at once, over all endpoints.
     pub in_flight: usize,
     /// What is counted.
@@ -48,8 +55,7 @@ pub struct Dispatcher {
 }
 
 struct Verdicted {
-    lease: Lease,
-    verdict: Verdict,
+    settlement: Settlement,
     /// Given back once the verdict is settled.
     permit: OwnedSemaphorePermit,
 }
@@ -87,9 +93,10 @@ impl Dispatcher {
                 let Some(permit) = permits.split(1) else { break };
                 let (this, settle) = (Arc::clone(&self), settle.clone());
                 attempts.spawn(async move {
-                    let verdict = this.deliver(&lease).await;
+                    let (verdict, attempt) = this.deliver(&lease).await;
+                    let settlement = Settlement { lease, verdict, attempt };
                     // The receiver lives until the last sender is gone.
-                    drop(settle.send(Verdicted { lease, verdict, permit }).await);
+                    drop(settle.send(Verdicted { settlement, permit }).await);
                 });
             }
             while attempts.try_join_next().is_some() {}
@@ -98,19 +105,24 @@ impl Dispatcher {
     }
 
     /// Sends a job to where its target is now, unless that is gone or disabled.
-    async fn deliver(&self, lease: &Lease) -> Verdict {
-        let (verdict, failure) = match &lease.job.target {
-            Target::Url(url) => {
-                let secrets = self.direct_signer.iter().flat_map(Signer::secrets).collect();
-                self.attempt(lease, &Destination { url, headers: &[], secrets }).await
-            }
-            Target::Endpoint(tenant, id) => match self.registry.endpoint(*tenant, *id) {
-                None => (Verdict::Dropped, None),
-                Some(endpoint) if endpoint.disabled.is_some() => {
-                    (Verdict::Dead { cause: Cause::Disabled }, None)
+    async fn deliver(&self, lease: &Lease) -> (Verdict, Option<Attempt>) {
+        let broken_off = self.policy.retries().saturating_add(MOST_BROKEN_OFF);
+        let Judged { verdict, failure, attempt } = if lease.attempt > broken_off.saturating_add(1) {
+            Judged::unsent(Verdict::Dead { cause: Cause::Interrupted })
+        } else {
+            match &lease.job.target {
+                Target::Url(url) => {
+                    let secrets = self.direct_signer.iter().flat_map(Signer::secrets).collect();
+                    self.attempt(lease, &Destination { url, headers: &[], secrets }).await
                 }
-                Some(endpoint) => self.attempt_endpoint(lease, endpoint).await,
-            },
+                Target::Endpoint(tenant, id) => match self.registry.endpoint(*tenant, *id) {
+                    None => Judged::unsent(Verdict::Dropped),
+                    Some(endpoint) if endpoint.disabled.is_some() => {
+                        Judged::unsent(Verdict::Dead { cause: Cause::Disabled })
+                    }
+                    Some(endpoint) => self.attempt_endpoint(lease, endpoint).await,
+                },
+            }
         };
         match &verdict {
             Verdict::Done => self.metrics.delivered.inc(),
@@ -119,56 +131,80 @@ impl Dispatcher {
             Verdict::Dropped => self.metrics.dropped.inc(),
         };
         log(lease, failure.as_ref(), &verdict);
-        verdict
+        (verdict, attempt)
     }
 
-    async fn attempt_endpoint(&self, lease: &Lease, endpoint: Arc<Endpoint>) -> (Verdict, Option<Failure>) {
+    async fn attempt_endpoint(&self, lease: &Lease, endpoint: Arc<Endpoint>) -> Judged {
         let destination = Destination {
             url: &endpoint.settings.url,
             headers: endpoint.settings.headers.as_slice(),
             secrets: endpoint.live_secrets(Timestamp::now()).map(|live| &live.secret).collect(),
         };
-        let (verdict, failure) = self.attempt(lease, &destination).await;
-        if verdict != (Verdict::Dead { cause: Cause::Gone }) {
-            return (verdict, failure);
+        let judged = self.attempt(lease, &destination).await;
+        if judged.verdict != (Verdict::Dead { cause: Cause::Gone }) {
+            return judged;
         }
         let id = endpoint.id;
         match self.registry.disable_gone(endpoint).await {
             Ok(true) => {
                 tracing::warn!(endpoint = %id, "answered 410 Gone, so it is disabled");
                 drop(self.queue.release(std::slice::from_ref(&lease.job.lane)).await);
-                (verdict, failure)
+                judged
             }
             // It was changed while it was asked, so its answer says nothing of what it is now.
-            Ok(false) => (Verdict::Retry { at: self.clock.now(), endpoint: EndpointState::Unknown }, failure),
+            Ok(false) => Judged {
+                verdict: Verdict::Retry { at: self.clock.now(), endpoint: EndpointState::Unknown },
+                ..judged
+            },
             Err(error) => {
                 tracing::error!(endpoint = %id, %error, "disable an endpoint that is gone");
-                (verdict, failure)
+                judged
             }
         }
     }
 
-    async fn attempt(&self, lease: &Lease, destination: &Destination<'_>) -> (Verdict, Option<Failure>) {
+    async fn attempt(&self, lease: &Lease, destination: &Destination<'_>) -> Judged {
         let started = self.clock.now();
         let outcome = self.deliverer.attempt(&lease.job, destination).await;
-        let verdict = judge(&outcome, lease.attempt, &self.policy, &mut rand::rng());
+        let mut verdict = judge(&outcome, lease.attempt, &self.policy, &mut rand::rng());
         let seconds = |since: Timestamp| outcome.at.duration_since(since).as_secs_f64();
         self.metrics.attempts.inc();
         self.metrics.attempt_seconds.observe(seconds(started));
         if verdict == Verdict::Done {
             self.metrics.delivery_seconds.observe(seconds(lease.job.published_at));
         }
-        (verdict, outcome.result.err())
+        if lease.ordered {
+            verdict = unblock(verdict, &outcome, lease.first_attempt_at, self.max_lane_block);
+        }
+        let attempt = Some(Attempt::new(started, &outcome));
+        Judged { verdict, failure: outcome.result.err(), attempt }
+    }
+}
+
+/// What an attempt came to.
+struct Judged {
+    verdict: Verdict,
+    failure: Option<Failure>,
+    attempt: Option<Attempt>,
+}
+
+impl Judged {
+    /// Nothing was sent.
+    fn unsent(verdict: Verdict) -> Self {
+        Self { verdict, failure: None, attempt: None }
     }
 }
 
 async fn settle_verdicts(queue: Arc<dyn Queue>, mut verdicts: mpsc::Receiver<Verdicted>) {
     let mut batch = Vec::with_capacity(BATCH);
     while verdicts.recv_many(&mut batch, BATCH).await > 0 {
-        let (permits, settled): (Vec<_>, Vec<_>) =
-            batch.drain(..).map(|done| (done.permit, (done.lease, done.verdict))).unzip();
-        if let Err(error) = queue.settle(settled).await {
-            // Their leases run out and they are delivered again.
+        let (permits, settlements): (Vec<_>, Vec<_>) =
+            batch.drain(..).map(|done| (done.permit, done.settlement)).unzip();
+        // What waits behind keeps its permits, so nothing more is sent than the queue can be told of.
+        while let Err(error) = queue.settle(&settlements).await {
+            if matches!(error, QueueError::Closed) {
+                break;
+            }
             pause_after(&error, "settle jobs").await;
         }
         drop(permits);

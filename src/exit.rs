@@ -5,9 +5,9 @@ use std::io::ErrorKind;
 use crate::client::ClientError;
 use crate::common::crypto::keys::KeyError;
 use crate::common::crypto::signature::SecretFileError;
+use crate::common::data_dir::DataDirError;
 use crate::common::shutdown::Interrupted;
 use crate::common::telemetry::LogFilterError;
-use crate::registry::data_dir::DataDirError;
 use crate::registry::{OpenError, StoreError};
 
 /// The command did what it was asked.

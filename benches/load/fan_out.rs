@@ -12,6 +12,7 @@ use whk::common::clock::Clock;
 use whk::common::crypto::envelope::KeyReuse;
 use whk::common::crypto::keys::PublicKey;
 use whk::common::crypto::signature::Secret;
+use whk::common::data_dir::DataDir;
 use whk::common::endpoint_url::EndpointUrl;
 use whk::common::event_type::{EventFilter, EventType};
 use whk::common::id::TenantId;
@@ -20,8 +21,7 @@ use whk::common::metrics::Metrics;
 use whk::common::retry::{RetryPolicy, Verdict};
 use whk::deliver::egress::EgressGuard;
 use whk::publish::{Audience, Event, Publisher};
-use whk::queue::{self, QueueConfig, QueueKind};
-use whk::registry::data_dir::DataDir;
+use whk::queue::{self, QueueConfig, QueueKind, Settlement};
 use whk::registry::endpoint::{EndpointSettings, EnvelopeKind};
 use whk::registry::headers::StaticHeaders;
 use whk::registry::name::Name;
@@ -140,6 +140,7 @@ async fn measure(registry: &Registry, name: &str, kind: &str, payload: &str) -> 
         lane_in_flight: 1_000_000,
         lease: Duration::from_secs(60),
         retry: RetryPolicy::default(),
+        history: 1_000,
     };
     let publisher = Publisher {
         direct: None,
@@ -187,7 +188,8 @@ async fn measure(registry: &Registry, name: &str, kind: &str, payload: &str) -> 
 async fn drain(publisher: &Publisher) -> anyhow::Result<()> {
     while publisher.queue.depth().await?.unsettled() > 0 {
         let leases = publisher.queue.claim(10_000).await?;
-        publisher.queue.settle(leases.into_iter().map(|lease| (lease, Verdict::Done)).collect()).await?;
+        let settled = |lease| Settlement { lease, verdict: Verdict::Done, attempt: None };
+        publisher.queue.settle(&leases.into_iter().map(settled).collect::<Vec<_>>()).await?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use zeroize::Zeroizing;
 
 use super::DATA_DIR;
-use crate::registry::data_dir::DataDir;
+use crate::common::data_dir::DataDir;
 
 /// The variable that holds the API key: never a flag, since arguments can be seen by other users.
 const API_KEY: &str = "WHK_API_KEY";

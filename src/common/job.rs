@@ -6,7 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jiff::Timestamp;
 use rand::RngExt as _;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
@@ -37,6 +38,12 @@ impl Lane {
     #[must_use]
     pub fn new(name: &str) -> Self {
         Self(name.into())
+    }
+
+    /// Its name, which may be a secret.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0
     }
 }
 
@@ -140,6 +147,29 @@ impl TraceContext {
     pub fn attempt_header(&self) -> String {
         let span_id = rand::rng().random_range(1..=u64::MAX);
         format!("00-{:032x}-{span_id:016x}-{:02x}", self.trace_id, u8::from(self.sampled))
+    }
+}
+
+impl fmt::Display for TraceContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}-{:02x}", self.trace_id, u8::from(self.sampled))
+    }
+}
+
+impl Serialize for TraceContext {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for TraceContext {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        let parsed = text.split_once('-').and_then(|(trace, flags)| {
+            let trace_id = u128::from_str_radix(trace, 16).ok()?;
+            Some(Self { trace_id, sampled: flags == "01" })
+        });
+        parsed.ok_or_else(|| D::Error::custom("isn't a trace"))
     }
 }
 

@@ -2,8 +2,10 @@
 //!
 //! Nothing here depends on a module above it.
 
+pub mod attempt;
 pub mod clock;
 pub mod crypto;
+pub mod data_dir;
 pub mod endpoint_url;
 pub mod event_type;
 pub mod http;

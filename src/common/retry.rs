@@ -3,8 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use jiff::Timestamp;
 use rand::{Rng, RngExt as _};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::clock::after;
 
@@ -215,23 +218,120 @@ pub enum EndpointState {
     Unknown,
 }
 
-/// Why a job is dead. The customer's failure and the system's are told apart.
+/// Why a job is dead, with what there is to say about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cause {
     /// The last retry failed.
     Exhausted(Failure),
+    /// It held up those behind it in its ordered lane for longer than it may.
+    Blocked(Failure),
     /// The customer answered 410: it wants nothing more here.
     Gone,
     /// The egress guard or the URL rules refuse the address: no retry would change that.
     Refused(String),
     /// The endpoint is disabled: nothing was sent.
     Disabled,
+    /// Attempt after attempt was broken off before there was a verdict.
+    Interrupted,
+    /// What was stored of it can't be read any more.
+    Damaged(String),
+}
+
+impl Cause {
+    /// Which cause it is.
+    #[must_use]
+    pub fn kind(&self) -> CauseKind {
+        match self {
+            Self::Exhausted(_) => CauseKind::Exhausted,
+            Self::Blocked(_) => CauseKind::Blocked,
+            Self::Gone => CauseKind::Gone,
+            Self::Refused(_) => CauseKind::Refused,
+            Self::Disabled => CauseKind::Disabled,
+            Self::Interrupted => CauseKind::Interrupted,
+            Self::Damaged(_) => CauseKind::Damaged,
+        }
+    }
+}
+
+/// The causes by name, as they are stored, filtered by and shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum CauseKind {
+    /// The last retry failed
+    Exhausted,
+    /// It held up an ordered endpoint for longer than it may
+    Blocked,
+    /// The customer answered 410
+    Gone,
+    /// The address may not be called
+    Refused,
+    /// The endpoint is disabled
+    Disabled,
+    /// Attempt after attempt was broken off
+    Interrupted,
+    /// What was stored of it can't be read
+    Damaged,
+}
+
+impl CauseKind {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Exhausted,
+        Self::Blocked,
+        Self::Gone,
+        Self::Refused,
+        Self::Disabled,
+        Self::Interrupted,
+        Self::Damaged,
+    ];
+
+    /// Its name, as serde has it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Exhausted => "exhausted",
+            Self::Blocked => "blocked",
+            Self::Gone => "gone",
+            Self::Refused => "refused",
+            Self::Disabled => "disabled",
+            Self::Interrupted => "interrupted",
+            Self::Damaged => "damaged",
+        }
+    }
+
+    /// The cause of that name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+
+    /// Whose failure it is.
+    #[must_use]
+    pub fn fault(self) -> Fault {
+        match self {
+            Self::Exhausted | Self::Blocked | Self::Gone | Self::Refused | Self::Disabled => Fault::Customer,
+            Self::Interrupted | Self::Damaged => Fault::System,
+        }
+    }
+}
+
+/// Whose failure a dead letter is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// The endpoint didn't take it, or can't
+    Customer,
+    /// Whoever runs whk
+    System,
 }
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exhausted(failure) => write!(f, "retries exhausted: {failure}"),
+            Self::Blocked(failure) => write!(f, "held up its endpoint for too long: {failure}"),
+            Self::Interrupted => f.write_str("every attempt was broken off"),
+            Self::Damaged(reason) => write!(f, "damaged in the queue: {reason}"),
             Self::Gone => f.write_str("answered 410 Gone"),
             Self::Refused(reason) => f.write_str(reason),
             Self::Disabled => f.write_str("the endpoint is disabled"),
@@ -258,6 +358,25 @@ pub fn judge(outcome: &Outcome, attempt: u32, policy: &RetryPolicy, rng: &mut im
         _ => (delay, EndpointState::Failed),
     };
     Verdict::Retry { at: after(outcome.at, delay), endpoint }
+}
+
+/// The verdict on the head of an ordered lane that was first tried at `first_attempt_at`: while it is retried it holds
+/// up those behind it, and after `most` it is given up. Its last attempt is made when that time is over, at the latest.
+/// What this machine couldn't send isn't given up.
+#[must_use]
+pub fn unblock(verdict: Verdict, outcome: &Outcome, first_attempt_at: Timestamp, most: Duration) -> Verdict {
+    let latest = after(first_attempt_at, most);
+    match (verdict, &outcome.result) {
+        (Verdict::Retry { endpoint: EndpointState::Failed | EndpointState::Paused, .. }, Err(failure))
+            if outcome.at >= latest =>
+        {
+            Verdict::Dead { cause: Cause::Blocked(failure.clone()) }
+        }
+        (Verdict::Retry { at, endpoint: EndpointState::Failed }, _) => {
+            Verdict::Retry { at: at.min(latest), endpoint: EndpointState::Failed }
+        }
+        (verdict, _) => verdict,
+    }
 }
 
 #[cfg(test)]
@@ -347,6 +466,27 @@ mod tests {
         let outcome = failed(Failure::Local("too many open files".into()));
         let verdict = judge(&outcome, 100, &RetryPolicy::default(), &mut StdRng::seed_from_u64(1));
         assert!(matches!(verdict, Verdict::Retry { endpoint: EndpointState::Unknown, .. }), "{verdict:?}");
+    }
+
+    #[test]
+    fn a_head_is_given_up_when_it_has_held_its_lane_for_too_long() {
+        let at = |seconds| after(Timestamp::UNIX_EPOCH, seconds * SECOND);
+        let retry = |seconds, endpoint| Verdict::Retry { at: at(seconds), endpoint };
+        let unblocked = |now, result, verdict| {
+            unblock(verdict, &Outcome { at: at(now), result: Err(result) }, at(0), 60 * SECOND)
+        };
+        let failed = |now, verdict| unblocked(now, Failure::TimedOut, verdict);
+        let (down, paused) = (EndpointState::Failed, EndpointState::Paused);
+        assert_eq!(failed(10, retry(20, down)), retry(20, down));
+        assert_eq!(failed(50, retry(90, down)), retry(60, down), "the last attempt at the end of the time");
+        let blocked = Verdict::Dead { cause: Cause::Blocked(Failure::TimedOut) };
+        assert_eq!(failed(60, retry(90, down)), blocked);
+        assert_eq!(failed(50, retry(90, paused)), retry(90, paused), "it asked for it");
+        assert_eq!(failed(90, retry(99, paused)), blocked);
+        let local = || Failure::Local("no descriptors".into());
+        let unknown = EndpointState::Unknown;
+        assert_eq!(unblocked(99, local(), retry(100, unknown)), retry(100, unknown));
+        assert_eq!(failed(99, Verdict::Done), Verdict::Done);
     }
 
     #[test]

@@ -6,11 +6,11 @@ use crate::common::crypto::envelope::{Opener, Sealed};
 use crate::common::crypto::keys::PrivateKey;
 use crate::common::crypto::signature::Secret;
 use crate::common::crypto::tests::{fixture_text, private_key, public_key};
+use crate::common::data_dir::DataDir;
 use crate::common::endpoint_url::EndpointUrl;
 use crate::common::event_type::EventFilter;
 use crate::common::retry::RetryPolicy;
 use crate::queue::{self, QueueConfig, QueueKind};
-use crate::registry::data_dir::DataDir;
 use crate::registry::endpoint::{EndpointSettings, EnvelopeKind};
 use crate::registry::headers::StaticHeaders;
 use crate::registry::name::Name;
@@ -36,6 +36,7 @@ fn home(max_bytes: usize) -> Home {
         lane_in_flight: 64,
         lease: Duration::from_secs(60),
         retry: RetryPolicy::default(),
+        history: 1_000,
     };
     let publisher = Publisher {
         direct: None,

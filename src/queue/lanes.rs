@@ -24,17 +24,10 @@ use slab::Slab;
 
 use self::lane::{LaneState, PerStanding, Rings, Waiting, turns_from};
 use super::throttle::{Room, Standing, Throttle};
-use super::{Depth, Lease, QueueConfig};
+use super::{Depth, Lease, LeaseId, QueueConfig};
 use crate::common::clock::after;
 use crate::common::job::{Job, Lane};
 use crate::common::retry::{Cause, EndpointState, Verdict};
-
-/// Names one lease for good: its place, and a number that no later lease has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LeaseId {
-    slot: usize,
-    serial: u64,
-}
 
 /// Jobs by lane, and what is due when.
 pub struct Lanes {
@@ -93,7 +86,7 @@ impl Lanes {
     /// Adds a new job at the end of its lane.
     pub fn push(&mut self, job: Arc<Job>) {
         let (lane, ordered) = (job.lane.clone(), self.config.ordered || job.ordered);
-        self.enqueue(Waiting { job, failures: 0 }, End::Back);
+        self.enqueue(Waiting { job, failures: 0, first_attempt_at: None }, End::Back);
         // By new jobs alone: one that failed before an endpoint was set to keep order mustn't take that back.
         if let Some(state) = self.lanes.get_mut(&lane) {
             state.ordered = ordered;
@@ -183,7 +176,9 @@ impl Lanes {
 
     fn lease_head(&mut self, lane: &Lane, now: Timestamp) -> Option<Lease> {
         let state = self.lanes.get_mut(lane)?;
-        let waiting = state.waiting.pop_front()?;
+        let mut waiting = state.waiting.pop_front()?;
+        let ordered = state.ordered;
+        let first_attempt_at = *waiting.first_attempt_at.get_or_insert(now);
         let standing = state.throttle.standing();
         state.head_due = None;
         state.leased = state.leased.saturating_add(1);
@@ -195,7 +190,7 @@ impl Lanes {
         let until = after(now, self.config.lease);
         let slot = self.leases.insert(Leased { waiting, serial: self.serial, until, standing });
         self.next_sweep.get_or_insert(until);
-        Some(Lease { job, attempt, id: LeaseId { slot, serial: self.serial } })
+        Some(Lease { job, attempt, first_attempt_at, ordered, id: LeaseId { slot, serial: self.serial } })
     }
 
     /// Takes a lease back with its verdict. `None` where it was settled before or ran out, which is harmless:
@@ -210,15 +205,17 @@ impl Lanes {
                 Verdict::Done => state.throttle.succeeded(),
                 // No request was sent, so nothing was learnt of the endpoint.
                 Verdict::Dropped
-                | Verdict::Dead { cause: Cause::Refused(_) | Cause::Disabled }
+                | Verdict::Dead {
+                    cause: Cause::Refused(_) | Cause::Disabled | Cause::Interrupted | Cause::Damaged(_),
+                }
                 | Verdict::Retry { endpoint: EndpointState::Unknown, .. } => {}
                 Verdict::Retry { at, endpoint: EndpointState::Paused } => state.throttle.pause(*at),
                 Verdict::Retry { .. } | Verdict::Dead { .. } => state.throttle.failed(now, policy),
             }
         }
         let settled = match verdict {
-            Verdict::Done | Verdict::Dropped => Settled::Done(waiting.job),
-            Verdict::Dead { cause } => Settled::Dead(waiting.job, cause),
+            Verdict::Done | Verdict::Dropped => Settled::Done,
+            Verdict::Dead { cause } => Settled::Dead(cause),
             Verdict::Retry { at, .. } => {
                 self.retry(Waiting { failures: waiting.failures.saturating_add(1), ..waiting }, at);
                 Settled::Retried
@@ -419,9 +416,9 @@ enum Turn {
 #[derive(Debug)]
 pub enum Settled {
     /// The job is gone.
-    Done(Arc<Job>),
+    Done,
     /// The job waits for its retry.
     Retried,
     /// The job is the caller's to bury.
-    Dead(Arc<Job>, Cause),
+    Dead(Cause),
 }

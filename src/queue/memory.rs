@@ -2,23 +2,24 @@
 //!
 //! It promises nothing beyond the process. [`Queue::close`] lets a drain go on until all is settled.
 
+mod kept;
+
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
+use self::kept::Kept;
+use super::dead::{DeadBody, DeadCursor, DeadFilter, DeadLetters, DeadPage, MOST_AT_ONCE};
 use super::lanes::{Lanes, Settled};
-use super::{Depth, Lease, Queue, QueueConfig, QueueError, Queued};
+use super::message::{MessageRecord, Messages};
+use super::{Depth, Lease, Queue, QueueConfig, QueueError, Queued, Settlement};
 use crate::common::clock::Clock;
+use crate::common::id::MessageId;
 use crate::common::job::{Job, Lane, Target};
-use crate::common::retry::{Cause, Verdict};
-
-/// Dead letters that are kept to be looked at; the oldest go first. All are counted.
-const KEPT_DEAD_LETTERS: usize = 1_000;
-/// Bytes of their bodies that are kept.
-const KEPT_DEAD_BYTES: usize = 64 << 20;
+use crate::common::retry::Verdict;
 
 /// See the module's page.
 pub struct MemoryQueue {
@@ -35,43 +36,24 @@ struct State {
     jobs: usize,
     bytes: usize,
     by_tenant: HashMap<Arc<str>, Queued>,
-    dead: VecDeque<DeadLetter>,
-    dead_bytes: usize,
-    dead_count: u64,
+    kept: Kept,
     closed: bool,
-}
-
-/// A job that was given up, and why.
-#[derive(Debug, Clone)]
-pub struct DeadLetter {
-    /// The job as it was queued.
-    pub job: Arc<Job>,
-    /// Why it is dead.
-    pub cause: Cause,
 }
 
 impl MemoryQueue {
     /// An empty queue.
     #[must_use]
     pub fn new(config: QueueConfig, clock: Clock) -> Self {
-        let (max_jobs, max_bytes) = (config.max_jobs, config.max_bytes);
+        let (max_jobs, max_bytes, history) = (config.max_jobs, config.max_bytes, config.history);
         let state = State {
             lanes: Lanes::new(config),
             jobs: 0,
             bytes: 0,
             by_tenant: HashMap::new(),
-            dead: VecDeque::new(),
-            dead_bytes: 0,
-            dead_count: 0,
+            kept: Kept::new(history),
             closed: false,
         };
         Self { state: Mutex::new(state), changed: Notify::new(), max_jobs, max_bytes, clock }
-    }
-
-    /// The newest dead letters, the oldest of them first.
-    #[must_use]
-    pub fn dead_letters(&self) -> Vec<DeadLetter> {
-        self.lock().dead.iter().cloned().collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -80,28 +62,46 @@ impl MemoryQueue {
 }
 
 impl State {
-    fn settle(&mut self, lease: &Lease, verdict: Verdict, clock: &Clock) {
-        match self.lanes.settle(lease, verdict, clock.now()) {
-            None | Some(Settled::Retried) => {}
-            Some(Settled::Done(job)) => self.forget(&job),
-            Some(Settled::Dead(job, cause)) => {
-                self.forget(&job);
-                self.bury(DeadLetter { job, cause });
+    /// Takes all of `jobs` or none; those that are queued already aren't queued again.
+    fn push(&mut self, jobs: Vec<Arc<Job>>, most: (usize, usize)) -> Result<(), QueueError> {
+        if self.closed {
+            return Err(QueueError::Closed);
+        }
+        let bytes = jobs.iter().fold(0_usize, |sum, job| sum.saturating_add(job.body.len()));
+        if jobs.len() > most.0 || bytes > most.1 {
+            return Err(QueueError::TooLarge);
+        }
+        if self.jobs.saturating_add(jobs.len()) > most.0 || self.bytes.saturating_add(bytes) > most.1 {
+            return Err(QueueError::Full);
+        }
+        for job in jobs {
+            if !self.kept.is_queued(job.id) {
+                self.remember(&job);
+                self.kept.queue(&job);
+                self.lanes.push(job);
             }
         }
+        Ok(())
     }
 
-    fn bury(&mut self, letter: DeadLetter) {
-        self.dead_count = self.dead_count.saturating_add(1);
-        self.dead_bytes = self.dead_bytes.saturating_add(letter.job.body.len());
-        self.dead.push_back(letter);
-        while self.dead.len() > KEPT_DEAD_LETTERS || self.dead_bytes > KEPT_DEAD_BYTES {
-            let Some(oldest) = self.dead.pop_front() else { break };
-            self.dead_bytes = self.dead_bytes.saturating_sub(oldest.job.body.len());
+    fn settle(&mut self, settlement: &Settlement, clock: &Clock) {
+        let Settlement { lease, verdict, attempt } = settlement;
+        let now = clock.now();
+        let Some(settled) = self.lanes.settle(lease, verdict.clone(), now) else { return };
+        let id = lease.job.id;
+        self.kept.attempted(id, attempt.as_ref());
+        match settled {
+            Settled::Retried => return,
+            Settled::Done if *verdict == Verdict::Done => self.kept.deliver(id),
+            Settled::Done => self.kept.drop_job(id),
+            Settled::Dead(cause) => self.kept.bury(id, &cause, lease.attempt, now),
         }
+        self.forget(&lease.job);
     }
 
     fn remember(&mut self, job: &Job) {
+        self.jobs = self.jobs.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(job.body.len());
         // In direct mode the tenant is what a stranger says, and no tenant's quota is charged for it.
         if let Target::Endpoint(..) = job.target {
             let queued = self.by_tenant.entry(Arc::clone(&job.tenant)).or_default();
@@ -134,26 +134,8 @@ fn byte_count(job: &Job) -> u64 {
 #[async_trait]
 impl Queue for MemoryQueue {
     async fn push(&self, jobs: Vec<Job>) -> Result<(), QueueError> {
-        let bytes = jobs.iter().fold(0_usize, |sum, job| sum.saturating_add(job.body.len()));
-        {
-            let mut state = self.lock();
-            if state.closed {
-                return Err(QueueError::Closed);
-            }
-            if jobs.len() > self.max_jobs || bytes > self.max_bytes {
-                return Err(QueueError::TooLarge);
-            }
-            let (held_jobs, held_bytes) =
-                (state.jobs.saturating_add(jobs.len()), state.bytes.saturating_add(bytes));
-            if held_jobs > self.max_jobs || held_bytes > self.max_bytes {
-                return Err(QueueError::Full);
-            }
-            (state.jobs, state.bytes) = (held_jobs, held_bytes);
-            for job in jobs {
-                state.remember(&job);
-                state.lanes.push(Arc::new(job));
-            }
-        }
+        let most = (self.max_jobs, self.max_bytes);
+        self.lock().push(jobs.into_iter().map(Arc::new).collect(), most)?;
         self.changed.notify_waiters();
         Ok(())
     }
@@ -180,11 +162,11 @@ impl Queue for MemoryQueue {
         }
     }
 
-    async fn settle(&self, verdicts: Vec<(Lease, Verdict)>) -> Result<(), QueueError> {
+    async fn settle(&self, settlements: &[Settlement]) -> Result<(), QueueError> {
         {
             let mut state = self.lock();
-            for (lease, verdict) in verdicts {
-                state.settle(&lease, verdict, &self.clock);
+            for settlement in settlements {
+                state.settle(settlement, &self.clock);
             }
         }
         self.changed.notify_waiters();
@@ -193,7 +175,8 @@ impl Queue for MemoryQueue {
 
     async fn depth(&self) -> Result<Depth, QueueError> {
         let state = self.lock();
-        Ok(Depth { dead: state.dead_count, ..state.lanes.depth() })
+        let dead = u64::try_from(state.kept.dead_count()).unwrap_or(u64::MAX);
+        Ok(Depth { dead, ..state.lanes.depth() })
     }
 
     async fn queued(&self, tenants: &[String]) -> Result<Vec<Queued>, QueueError> {
@@ -214,6 +197,62 @@ impl Queue for MemoryQueue {
 
     fn abandoned(&self) -> Vec<Arc<Job>> {
         self.lock().lanes.jobs().cloned().collect()
+    }
+}
+
+#[async_trait]
+impl DeadLetters for MemoryQueue {
+    async fn dead_letters(
+        &self,
+        filter: &DeadFilter,
+        after: Option<DeadCursor>,
+        limit: usize,
+    ) -> Result<DeadPage, QueueError> {
+        Ok(self.lock().kept.page(filter, after, limit))
+    }
+
+    async fn dead_letter(&self, id: MessageId) -> Result<Option<DeadBody>, QueueError> {
+        Ok(self.lock().kept.dead_body(id))
+    }
+
+    async fn count_dead(&self, filter: &DeadFilter) -> Result<u64, QueueError> {
+        Ok(u64::try_from(self.lock().kept.matching(filter).count()).unwrap_or(u64::MAX))
+    }
+
+    async fn replay(&self, filter: &DeadFilter, limit: usize) -> Result<u64, QueueError> {
+        let replayed = {
+            let mut state = self.lock();
+            let ids = state.matching(filter, limit);
+            let jobs = ids.iter().filter_map(|id| state.kept.dead_job(*id)).map(Arc::clone).collect();
+            state.push(jobs, (self.max_jobs, self.max_bytes))?;
+            state.remove_dead(ids)
+        };
+        self.changed.notify_waiters();
+        Ok(replayed)
+    }
+
+    async fn purge(&self, filter: &DeadFilter, limit: usize) -> Result<u64, QueueError> {
+        let mut state = self.lock();
+        let ids = state.matching(filter, limit);
+        Ok(state.remove_dead(ids))
+    }
+}
+
+impl State {
+    fn matching(&self, filter: &DeadFilter, limit: usize) -> Vec<MessageId> {
+        self.kept.matching(filter).take(limit.min(MOST_AT_ONCE)).map(|letter| letter.id).collect()
+    }
+
+    fn remove_dead(&mut self, ids: Vec<MessageId>) -> u64 {
+        let removed = ids.into_iter().filter_map(|id| self.kept.remove(id)).count();
+        u64::try_from(removed).unwrap_or(u64::MAX)
+    }
+}
+
+#[async_trait]
+impl Messages for MemoryQueue {
+    async fn message(&self, id: MessageId) -> Result<Option<MessageRecord>, QueueError> {
+        Ok(self.lock().kept.message(id))
     }
 }
 

@@ -1,25 +1,34 @@
 //! The queue: jobs wait here between publish and delivery. [`open`] is the only place that picks a backend.
 //!
 //! [`lanes`] schedules (which job is next), [`throttle`] holds failing endpoints back, [`memory`] is the
-//! backend that lives in this process.
+//! backend that lives in this process. [`dead`] is what became of jobs that were given up, [`message`] what is known
+//! of each message, [`record`] how a job is written.
 
+pub mod dead;
 pub mod lanes;
 pub mod memory;
+pub mod message;
+pub mod record;
 #[cfg(test)]
 mod tests;
 pub mod throttle;
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use clap::ValueEnum;
+use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::common::attempt::Attempt;
 use crate::common::clock::Clock;
 use crate::common::job::{Job, Lane};
 use crate::common::retry::{RetryPolicy, Verdict};
+use dead::DeadLetters;
 use memory::MemoryQueue;
+use message::Messages;
 
 /// Why the queue didn't do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -33,12 +42,16 @@ pub enum QueueError {
     /// The queue takes no more jobs, since the process is stopping.
     #[error("the queue is closed")]
     Closed,
+    /// What the queue is kept in can't be reached or written: nothing has changed, as far as can be told from here.
+    #[error("{0}")]
+    Unavailable(&'static str, #[source] Box<dyn Error + Send + Sync>),
 }
 
 /// At-least-once: a crash may deliver twice, never lose (but see each backend's promise).
 #[async_trait]
-pub trait Queue: Send + Sync {
-    /// All of `jobs` or none; as durable as the backend promises when it returns.
+pub trait Queue: DeadLetters + Messages + Send + Sync {
+    /// All of `jobs` or none; as durable as the backend promises when it returns. A job whose id is that of a queued
+    /// one is that one, published again: it isn't queued twice. Dropping the future may queue them or not.
     async fn push(&self, jobs: Vec<Job>) -> Result<(), QueueError>;
 
     /// Waits until a job is due, then leases up to `max`, fairly over lanes; ordered: one a lane.
@@ -47,8 +60,9 @@ pub trait Queue: Send + Sync {
     /// Cancel-safe: dropping the future loses nothing.
     async fn claim(&self, max: usize) -> Result<Vec<Lease>, QueueError>;
 
-    /// Done, retry or dead, each in one atomic step; repeating it after an error is harmless.
-    async fn settle(&self, verdicts: Vec<(Lease, Verdict)>) -> Result<(), QueueError>;
+    /// Done, retry or dead, each in one atomic step; repeating it after an error is harmless, and so is settling a
+    /// lease that ran out.
+    async fn settle(&self, settlements: &[Settlement]) -> Result<(), QueueError>;
 
     /// How many jobs are in which state.
     async fn depth(&self) -> Result<Depth, QueueError>;
@@ -60,7 +74,8 @@ pub trait Queue: Send + Sync {
     /// were changed, disabled or deleted.
     async fn release(&self, lanes: &[Lane]) -> Result<(), QueueError>;
 
-    /// Takes no more jobs. A queue that ends with the process goes on to give out what it holds.
+    /// Takes no more jobs. A queue that ends with the process goes on to give out what it holds; a durable one gives
+    /// out no more and keeps them for the next.
     fn close(&self);
 
     /// The jobs that end with this process, as far as they aren't settled. A durable queue has none.
@@ -74,7 +89,29 @@ pub struct Lease {
     pub job: Arc<Job>,
     /// Which attempt this is, counted from 1.
     pub attempt: u32,
-    id: lanes::LeaseId,
+    /// When the first attempt was made, as far as the backend knows; now, if this is it.
+    pub first_attempt_at: Timestamp,
+    /// Whether those behind it in its lane wait for it.
+    pub ordered: bool,
+    id: LeaseId,
+}
+
+/// Names one lease for good: where it is kept, and a number that no later lease there has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct LeaseId {
+    slot: usize,
+    serial: u64,
+}
+
+/// What became of a lease.
+#[derive(Debug)]
+pub struct Settlement {
+    /// Which.
+    pub lease: Lease,
+    /// What is done with its job.
+    pub verdict: Verdict,
+    /// The attempt that was made, if one was.
+    pub attempt: Option<Attempt>,
 }
 
 /// Jobs by state.
@@ -133,6 +170,8 @@ pub struct QueueConfig {
     pub lease: Duration,
     /// The delays by which an endpoint that fails is probed.
     pub retry: RetryPolicy,
+    /// Delivered messages that are remembered with their attempts: the latest.
+    pub history: usize,
 }
 
 /// Opens the queue of that kind.

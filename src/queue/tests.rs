@@ -21,6 +21,7 @@ pub(super) fn config(ordered: bool) -> QueueConfig {
         lane_in_flight: 4,
         lease: Duration::from_secs(60),
         retry: RetryPolicy::default(),
+        history: 100,
     }
 }
 

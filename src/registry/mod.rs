@@ -4,7 +4,6 @@
 //! memory, before it is answered, so a publish that comes after it sees it.
 
 mod changes;
-pub mod data_dir;
 pub mod endpoint;
 pub mod headers;
 mod lookups;
@@ -21,13 +20,13 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use tokio::sync::Semaphore;
 
-use self::data_dir::{DataDir, DataDirError};
 use self::sqlite::Store;
 pub use self::sqlite::StoreError;
 pub use self::state::Recipient;
 use self::state::State;
 use self::tenant::LimitOverrides;
 use crate::common::crypto::keys::KeyError;
+use crate::common::data_dir::{DataDir, DataDirError};
 use crate::common::id::TenantId;
 
 /// What each tenant may use, unless it has limits of its own.

@@ -75,6 +75,9 @@ pub(super) struct LimitArgs {
     /// Bytes of unsettled jobs that one tenant may have; further ones are answered 429
     #[arg(long, value_parser = at_least_one, default_value_t = 64 << 20, value_name = "BYTES")]
     pub(super) tenant_queued_bytes: usize,
+    /// Delivered messages whose attempts can be looked up: the latest
+    #[arg(long, default_value_t = 100_000, value_name = "COUNT")]
+    pub(super) message_history: usize,
     /// Events a second that one tenant may publish, or the provider to it alone
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..), default_value_t = 1_000, value_name = "COUNT")]
     pub(super) tenant_publish_rate: u32,
@@ -101,6 +104,9 @@ pub(super) struct DeliveryArgs {
     /// Attempts at once to one endpoint that does well; at most a fifth of --in-flight
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..), default_value_t = 64, value_name = "COUNT")]
     pub(super) endpoint_in_flight: u32,
+    /// How long a failing job of an ordered endpoint may hold up those behind it before it is dead-lettered
+    #[arg(long, value_parser = duration, default_value = "1h", value_name = "DURATION")]
+    pub(super) max_lane_block: Duration,
     /// How long to go on delivering after SIGTERM
     #[arg(long, value_parser = duration, default_value = "30s", value_name = "DURATION")]
     pub(super) drain_timeout: Duration,

@@ -19,6 +19,7 @@ use crate::common::crypto::api_key::{ApiKey, KeyKind};
 use crate::common::crypto::envelope::{KeyReuse, Sealer};
 use crate::common::crypto::keys::PublicKey;
 use crate::common::crypto::signature::{Secret, Signer};
+use crate::common::data_dir::DataDir;
 use crate::common::http::{ServeLimits, address_of, bind, serve};
 use crate::common::metrics::Metrics;
 use crate::common::retry::RetryPolicy;
@@ -29,7 +30,6 @@ use crate::dispatch::Dispatcher;
 use crate::exit::UsageError;
 use crate::publish::{Envelope, Publisher};
 use crate::queue::{self, Queue, QueueConfig, QueueKind};
-use crate::registry::data_dir::DataDir;
 use crate::registry::endpoint::EnvelopeKind;
 use crate::registry::{self, Limits, Registry};
 use crate::server::{Once, Server};
@@ -123,6 +123,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         registry: registry.clone(),
         direct_signer,
         policy,
+        max_lane_block: args.delivery.max_lane_block,
         in_flight: args.delivery.in_flight,
         metrics: Arc::clone(&metrics),
         clock,
@@ -273,6 +274,7 @@ impl Args {
             lane_in_flight: self.delivery.endpoint_in_flight,
             lease: self.delivery.delivery_timeout.saturating_add(LEASE_MARGIN),
             retry: policy.clone(),
+            history: self.limits.message_history,
         }
     }
 }

@@ -66,6 +66,7 @@ pub(super) struct LaneState {
 pub(super) struct Waiting {
     pub(super) job: Arc<Job>,
     pub(super) failures: u32,
+    pub(super) first_attempt_at: Option<Timestamp>,
 }
 
 impl LaneState {

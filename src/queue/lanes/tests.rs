@@ -108,7 +108,7 @@ fn an_unsettled_lease_comes_back_and_its_late_verdict_is_harmless() {
     let again = scheduler.claim(1, at(60)).remove(0);
     assert_eq!((again.job.id, again.attempt), (lost.job.id, 2));
     assert!(scheduler.settle(&lost, Verdict::Done, at(61)).is_none());
-    assert!(matches!(scheduler.settle(&again, Verdict::Done, at(61)), Some(Settled::Done(_))));
+    assert!(matches!(scheduler.settle(&again, Verdict::Done, at(61)), Some(Settled::Done)));
     assert!(scheduler.settle(&again, Verdict::Done, at(61)).is_none(), "settled twice");
     assert_eq!(scheduler.depth(), Depth::default());
 }

@@ -13,7 +13,7 @@ fn queue(ordered: bool) -> (Arc<MemoryQueue>, Clock) {
 }
 
 async fn settle(queue: &MemoryQueue, lease: Lease, verdict: Verdict) {
-    queue.settle(vec![(lease, verdict)]).await.unwrap();
+    queue.settle(&[Settlement { lease, verdict, attempt: None }]).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -86,8 +86,8 @@ async fn the_dead_are_counted_and_kept_with_their_cause() {
     let id = lease.job.id;
     settle(&queue, lease, dead()).await;
     assert_eq!(queue.depth().await.unwrap(), Depth { dead: 1, ..Depth::default() });
-    let letters = queue.dead_letters();
-    assert_eq!(letters.iter().map(|letter| letter.job.id).collect::<Vec<_>>(), [id]);
+    let letters = queue.dead_letters(&DeadFilter::default(), None, 9).await.unwrap().letters;
+    assert_eq!(letters.iter().map(|letter| letter.id).collect::<Vec<_>>(), [id]);
 }
 
 #[tokio::test(start_paused = true)]
