@@ -1,49 +1,55 @@
-//! The in-memory scheduler: which job is next. No clock, no I/O, no locks: the backends bring those.
+//! The scheduler: which job is next. No clock, no I/O, no locks: the backends bring those.
 //!
 //! ```text
-//! lanes    one Lane State per lane that has jobs: those waiting in order, how many are leased, its throttle
+//! lanes    one Lane State per lane that has jobs: those whose turn is near, how many are leased, its throttle
 //! idle     what was learnt of lanes that have no jobs just now, the latest 16,384
 //! rings    the lanes that may have a job to lease: taken from the front, put back at the end. One ring each for
 //!          lanes that do well, new ones and failing ones, served in turn. A lane is in each at most once; where
 //!          its standing changed since, its entry in the other ring is passed over
-//! timers   what becomes due: a retried job (unordered), or a lane that was held back
+//! timers   when a lane is looked at again: its first job is due, or it isn't held back any more
 //! leases   the jobs that are out, until they are settled or a sweep finds that their lease ran out
+//! unread   lanes whose next jobs the backend is to read: memory holds no more than a window of each
 //! ```
+//!
+//! `J` is what the backend keeps of a job while it waits.
 
 mod lane;
 #[cfg(test)]
 mod tests;
+pub mod window;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use lru::LruCache;
 use slab::Slab;
 
-use self::lane::{LaneState, PerStanding, Rings, Waiting, turns_from};
+use self::lane::{LaneState, PerStanding, Rings, turns_from};
+use self::window::{Key, Waiting, Window};
 use super::throttle::{Room, Standing, Throttle};
-use super::{Depth, Lease, LeaseId, QueueConfig};
+use super::{Depth, LeaseId, QueueConfig};
 use crate::common::clock::after;
-use crate::common::job::{Job, Lane};
+use crate::common::job::Lane;
 use crate::common::retry::{Cause, EndpointState, Verdict};
 
 /// Jobs by lane, and what is due when.
-pub struct Lanes {
+pub struct Lanes<J> {
     config: QueueConfig,
-    lanes: HashMap<Lane, LaneState>,
+    /// Jobs of one lane that are held in memory.
+    window: usize,
+    lanes: HashMap<Lane, LaneState<J>>,
     idle: LruCache<Lane, Throttle>,
     rings: Rings,
-    timers: BTreeMap<(Timestamp, u64), Timer>,
-    leases: Slab<Leased>,
+    timers: BTreeMap<(Timestamp, u64), Lane>,
+    leases: Slab<Leased<J>>,
+    unread: Vec<Lane>,
     /// When to look for leases that ran out, while any are out.
     next_sweep: Option<Timestamp>,
     /// Leases by the standing of their lanes when they were given out.
     held: PerStanding<usize>,
     serial: u64,
-    ready: usize,
-    delayed: usize,
 }
 
 /// Lanes without jobs whose throttles are kept.
@@ -52,49 +58,95 @@ const IDLE_LANES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(16_383);
 /// The share of the free slots, as a divisor, that bounds what one lane holds.
 const FREE_PER_HELD: usize = 4;
 
-enum Timer {
-    Job(Waiting),
-    Lane(Lane),
-}
+/// How long a lane that couldn't be read waits before it is tried again.
+const READ_AGAIN: Duration = Duration::from_secs(1);
 
-struct Leased {
-    waiting: Waiting,
+struct Leased<J> {
+    lane: Lane,
+    key: Key,
+    waiting: Waiting<J>,
     serial: u64,
     until: Timestamp,
     standing: Standing,
 }
 
-impl Lanes {
-    /// An empty scheduler.
+/// A job that was leased.
+#[derive(Debug)]
+pub struct Picked<J> {
+    /// What it is settled by.
+    pub(super) id: LeaseId,
+    /// Where it stood in its lane.
+    pub key: Key,
+    /// What the backend has of it.
+    pub job: J,
+    /// Which attempt this is, counted from 1.
+    pub attempt: u32,
+    /// When the first was made: now, if this is it.
+    pub first_attempt_at: Timestamp,
+    /// Whether those behind it wait for it.
+    pub ordered: bool,
+}
+
+/// How a job that failed waits for its next attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retry {
+    /// Where it stands in its lane.
+    pub key: Key,
+    /// Ordered: when it is tried again.
+    pub held_until: Option<Timestamp>,
+    /// Attempts that have failed.
+    pub failures: u32,
+    /// When the first was made.
+    pub first_attempt_at: Option<Timestamp>,
+}
+
+impl<J: Clone> Lanes<J> {
+    /// An empty scheduler that holds `window` jobs of each lane.
     #[must_use]
-    pub fn new(config: QueueConfig) -> Self {
+    pub fn new(config: QueueConfig, window: usize) -> Self {
         Self {
             config,
+            window,
             lanes: HashMap::new(),
             idle: LruCache::new(IDLE_LANES),
             rings: Rings::default(),
             timers: BTreeMap::new(),
             leases: Slab::new(),
+            unread: Vec::new(),
             next_sweep: None,
             held: PerStanding::default(),
             serial: 0,
-            ready: 0,
-            delayed: 0,
         }
     }
 
-    /// Adds a new job at the end of its lane.
-    pub fn push(&mut self, job: Arc<Job>) {
-        let (lane, ordered) = (job.lane.clone(), self.config.ordered || job.ordered);
-        self.enqueue(Waiting { job, failures: 0, first_attempt_at: None }, End::Back);
+    /// Adds a lane that the backend has `jobs` of, from `first` on.
+    pub fn add_unread(&mut self, lane: &Lane, jobs: u64, first: Key, ordered: bool, now: Timestamp) {
+        let window = Window::unread(self.window, jobs, first);
+        let mut state = LaneState::new(window, Throttle::new(self.config.lane_in_flight));
+        state.ordered = self.config.ordered || ordered;
+        self.lanes.insert(lane.clone(), state);
+        self.wake(lane, now);
+    }
+
+    /// Adds a job to its lane. `ordered` says whether the lane keeps order from now on, unless all do.
+    pub fn push(&mut self, lane: &Lane, ordered: bool, key: Key, job: J, now: Timestamp) {
+        let ordered = self.config.ordered || ordered;
+        let state = self.state_of(lane);
         // By new jobs alone: one that failed before an endpoint was set to keep order mustn't take that back.
-        if let Some(state) = self.lanes.get_mut(&lane) {
-            state.ordered = ordered;
-        }
+        state.ordered = ordered;
+        state.window.insert(key, Waiting::new(job));
+        self.wake(lane, now);
+    }
+
+    fn state_of(&mut self, lane: &Lane) -> &mut LaneState<J> {
+        let (most, window, idle) = (self.config.lane_in_flight, self.window, &mut self.idle);
+        self.lanes.entry(lane.clone()).or_insert_with(|| {
+            LaneState::new(Window::new(window), idle.pop(lane).unwrap_or_else(|| Throttle::new(most)))
+        })
     }
 
     /// Leases up to `max` jobs that are due at `now`: one lane after the other, one job each time.
-    pub fn claim(&mut self, max: usize, now: Timestamp) -> Vec<Lease> {
+    pub fn claim(&mut self, max: usize, now: Timestamp) -> Vec<Picked<J>> {
         self.fire_timers(now);
         self.sweep_leases(now);
         let mut claimed = Vec::new();
@@ -116,7 +168,8 @@ impl Lanes {
             turn = turns_from(standing)[1];
             match self.turn_of(&lane, now) {
                 Turn::Lease => {
-                    claimed.extend(self.lease_head(&lane, now));
+                    let Some(picked) = self.lease_head(&lane, now) else { continue };
+                    claimed.push(picked);
                     self.put_back(&lane);
                     passed_over = PerStanding::default();
                 }
@@ -125,6 +178,7 @@ impl Lanes {
                     let passed = passed_over.of_mut(standing);
                     *passed = passed.saturating_add(1);
                 }
+                Turn::Read => self.read(&lane),
                 Turn::Leave => self.wake(&lane, now),
             }
         }
@@ -140,13 +194,14 @@ impl Lanes {
     /// What a lane in the ring may do now.
     fn turn_of(&self, lane: &Lane, now: Timestamp) -> Turn {
         let Some(state) = self.lanes.get(lane) else { return Turn::Leave };
-        let held_back = state.head_due.is_some_and(|due| now < due);
-        if state.waiting.is_empty() || held_back || (state.ordered && state.leased > 0) {
+        let is_due = state.window.head_due().is_some_and(|due| due <= now);
+        if !is_due || (state.ordered && state.leased > 0) {
             return Turn::Leave;
         }
         match state.throttle.room(now) {
             Room::NotBefore(_) => Turn::Leave,
             Room::Upto(limit) if state.leased >= limit => Turn::Leave,
+            Room::Upto(_) if state.window.is_unread() => Turn::Read,
             Room::Upto(_) if self.leaves_slots(state) => Turn::Lease,
             Room::Upto(_) => Turn::PassOver,
         }
@@ -154,7 +209,7 @@ impl Lanes {
 
     /// A lane holds no more than a share of what is still free, so a few that stop answering leave most of it.
     /// (Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998.)
-    fn leaves_slots(&self, state: &LaneState) -> bool {
+    fn leaves_slots(&self, state: &LaneState<J>) -> bool {
         let free = self.config.in_flight.saturating_sub(self.leases.len());
         let held = usize::try_from(state.leased).unwrap_or(usize::MAX);
         free > held.saturating_mul(FREE_PER_HELD)
@@ -174,82 +229,85 @@ impl Lanes {
         }
     }
 
-    fn lease_head(&mut self, lane: &Lane, now: Timestamp) -> Option<Lease> {
+    fn lease_head(&mut self, lane: &Lane, now: Timestamp) -> Option<Picked<J>> {
         let state = self.lanes.get_mut(lane)?;
-        let mut waiting = state.waiting.pop_front()?;
-        let ordered = state.ordered;
-        let first_attempt_at = *waiting.first_attempt_at.get_or_insert(now);
-        let standing = state.throttle.standing();
-        state.head_due = None;
+        let (key, mut waiting) = state.window.pop_first()?;
+        let (standing, ordered, runs_low) =
+            (state.throttle.standing(), state.ordered, state.window.runs_low());
         state.leased = state.leased.saturating_add(1);
         let held = self.held.of_mut(standing);
         *held = held.saturating_add(1);
-        self.ready = self.ready.saturating_sub(1);
-        self.serial = self.serial.wrapping_add(1);
-        let (job, attempt) = (Arc::clone(&waiting.job), waiting.failures.saturating_add(1));
+        let serial = self.next_serial();
+        let first_attempt_at = *waiting.first_attempt_at.get_or_insert(now);
+        let (job, attempt) = (waiting.job.clone(), waiting.failures.saturating_add(1));
         let until = after(now, self.config.lease);
-        let slot = self.leases.insert(Leased { waiting, serial: self.serial, until, standing });
+        let slot = self.leases.insert(Leased { lane: lane.clone(), key, waiting, serial, until, standing });
         self.next_sweep.get_or_insert(until);
-        Some(Lease { job, attempt, first_attempt_at, ordered, id: LeaseId { slot, serial: self.serial } })
+        if runs_low {
+            self.read(lane);
+        }
+        Some(Picked { id: LeaseId { slot, serial }, key, job, attempt, first_attempt_at, ordered })
     }
 
-    /// Takes a lease back with its verdict. `None` where it was settled before or ran out, which is harmless:
-    /// a job whose lease ran out is delivered again. Otherwise its job, dead with a cause or done.
-    pub fn settle(&mut self, lease: &Lease, verdict: Verdict, now: Timestamp) -> Option<Settled> {
-        let waiting = self.take_lease(lease.id)?;
-        let lane = waiting.job.lane.clone();
+    /// How the job of a lease waits if it is tried again at `at`; `None` where the lease was settled or ran out.
+    #[must_use]
+    pub(super) fn retry_of(&self, id: LeaseId, at: Timestamp) -> Option<Retry> {
+        let leased = self.leased(id)?;
+        let ordered = self.lanes.get(&leased.lane).is_some_and(|state| state.ordered);
+        let (key, held_until) = match ordered {
+            true => (leased.key, Some(at)),
+            false => ((at, leased.key.1), None),
+        };
+        let failures = leased.waiting.failures.saturating_add(1);
+        Some(Retry { key, held_until, failures, first_attempt_at: leased.waiting.first_attempt_at })
+    }
+
+    /// Where the job of a lease stood in its lane; `None` where the lease was settled or ran out.
+    #[must_use]
+    pub(super) fn key_of(&self, id: LeaseId) -> Option<Key> {
+        self.leased(id).map(|leased| leased.key)
+    }
+
+    /// Takes a lease back with its verdict; a job that is retried waits as `job`. Says whether it was out: it is
+    /// harmless where it was settled before or ran out, since a job whose lease ran out is delivered again.
+    pub(super) fn settle(&mut self, id: LeaseId, verdict: &Verdict, job: J, now: Timestamp) -> bool {
+        let retry = match verdict {
+            Verdict::Retry { at, .. } => self.retry_of(id, *at),
+            Verdict::Done | Verdict::Dropped | Verdict::Dead { .. } => None,
+        };
+        let Some(Leased { lane, .. }) = self.take_lease(id) else { return false };
         let policy = &self.config.retry;
         if let Some(state) = self.lanes.get_mut(&lane) {
             state.leased = state.leased.saturating_sub(1);
-            match &verdict {
-                Verdict::Done => state.throttle.succeeded(),
-                // No request was sent, so nothing was learnt of the endpoint.
-                Verdict::Dropped
-                | Verdict::Dead {
-                    cause: Cause::Refused(_) | Cause::Disabled | Cause::Interrupted | Cause::Damaged(_),
-                }
-                | Verdict::Retry { endpoint: EndpointState::Unknown, .. } => {}
-                Verdict::Retry { at, endpoint: EndpointState::Paused } => state.throttle.pause(*at),
-                Verdict::Retry { .. } | Verdict::Dead { .. } => state.throttle.failed(now, policy),
+            learn(&mut state.throttle, verdict, |throttle| throttle.failed(now, policy));
+            if let Some(Retry { key, held_until, failures, first_attempt_at }) = retry {
+                state.window.insert(key, Waiting { job, failures, first_attempt_at, held_until });
             }
         }
-        let settled = match verdict {
-            Verdict::Done | Verdict::Dropped => Settled::Done,
-            Verdict::Dead { cause } => Settled::Dead(cause),
-            Verdict::Retry { at, .. } => {
-                self.retry(Waiting { failures: waiting.failures.saturating_add(1), ..waiting }, at);
-                Settled::Retried
-            }
-        };
         self.wake(&lane, now);
-        Some(settled)
+        true
     }
 
-    fn retry(&mut self, waiting: Waiting, at: Timestamp) {
-        let lane = waiting.job.lane.clone();
-        let Some(state) = self.lanes.get_mut(&lane) else { return };
-        if state.ordered {
-            state.head_due = Some(at);
-            state.waiting.push_front(waiting);
-            self.ready = self.ready.saturating_add(1);
-        } else {
-            state.aside = state.aside.saturating_add(1);
-            self.delayed = self.delayed.saturating_add(1);
-            self.set_timer(at, Timer::Job(waiting));
+    /// Gives a lease back as if it hadn't been claimed.
+    pub(super) fn unclaim(&mut self, id: LeaseId, now: Timestamp) {
+        let Some(Leased { lane, key, waiting, .. }) = self.take_lease(id) else { return };
+        if let Some(state) = self.lanes.get_mut(&lane) {
+            state.leased = state.leased.saturating_sub(1);
+            state.window.insert(key, waiting);
         }
+        self.wake(&lane, now);
     }
 
     /// Puts a lane into the ring, or sets the timer that will, or forgets it where it has no jobs. A lane that
-    /// has as many leases as it may is woken again when one is settled.
+    /// has as many leases as it may is woken again when one is settled, one that is read when it has been.
     fn wake(&mut self, lane: &Lane, now: Timestamp) {
         let Some(state) = self.lanes.get_mut(lane) else { return };
         if state.is_empty() && !state.is_in_any_ring() {
-            if let Some((lane, state)) = self.lanes.remove_entry(lane) {
-                self.idle.put(lane, state.throttle);
-            }
+            self.forget(lane);
             return;
         }
-        if state.waiting.is_empty() {
+        let Some(head_due) = state.window.head_due() else { return };
+        if state.loading && state.window.is_unread() {
             return;
         }
         let (limit, throttled_until) = match state.throttle.room(now) {
@@ -259,83 +317,95 @@ impl Lanes {
         if state.leased >= if state.ordered { 1 } else { limit } {
             return;
         }
-        match state.head_due.max(throttled_until) {
-            Some(time) if now < time => {
-                if !std::mem::replace(&mut state.has_timer, true) {
-                    self.set_timer(time, Timer::Lane(lane.clone()));
-                }
-            }
+        match throttled_until.map_or(head_due, |until| until.max(head_due)) {
+            time if now < time => self.set_timer(lane, time),
             _ => self.rings.put(lane, state),
         }
     }
 
-    fn enqueue(&mut self, waiting: Waiting, end: End) {
-        let most = self.config.lane_in_flight;
-        let lane = waiting.job.lane.clone();
-        let idle = &mut self.idle;
-        let state = self
-            .lanes
-            .entry(lane.clone())
-            .or_insert_with(|| LaneState::new(idle.pop(&lane).unwrap_or_else(|| Throttle::new(most))));
-        match end {
-            End::Back => state.waiting.push_back(waiting),
-            End::Front => state.waiting.push_front(waiting),
-        }
-        self.ready = self.ready.saturating_add(1);
-        if !state.has_timer {
-            self.rings.put(&lane, state);
+    fn forget(&mut self, lane: &Lane) {
+        if let Some((lane, state)) = self.lanes.remove_entry(lane) {
+            if let Some(timer) = state.timer {
+                self.timers.remove(&timer);
+            }
+            self.idle.put(lane, state.throttle);
         }
     }
 
     /// Forgets what was learnt of the endpoints behind `lanes`, since they have changed: their jobs are due at once.
-    pub fn release(&mut self, lanes: &HashSet<Lane>, now: Timestamp) {
-        let of_lanes = |_: &(Timestamp, u64), timer: &mut Timer| match timer {
-            Timer::Lane(lane) => lanes.contains(lane),
-            Timer::Job(waiting) => lanes.contains(&waiting.job.lane),
-        };
-        let timers: Vec<Timer> = self.timers.extract_if(.., of_lanes).map(|(_, timer)| timer).collect();
+    pub fn release<'a>(&mut self, lanes: impl IntoIterator<Item = &'a Lane>, now: Timestamp) {
         for lane in lanes {
             self.idle.pop(lane);
             if let Some(state) = self.lanes.get_mut(lane) {
                 state.throttle = Throttle::new(self.config.lane_in_flight);
-                (state.head_due, state.has_timer) = (None, false);
+                state.window.release(now);
             }
-        }
-        for timer in timers {
-            if let Timer::Job(waiting) = timer {
-                self.end_wait(waiting);
-            }
-        }
-        for lane in lanes {
             self.wake(lane, now);
         }
     }
 
-    /// A job that waited aside is due.
-    fn end_wait(&mut self, waiting: Waiting) {
-        if let Some(state) = self.lanes.get_mut(&waiting.job.lane) {
-            state.aside = state.aside.saturating_sub(1);
+    /// Marks a lane as one to be read.
+    fn read(&mut self, lane: &Lane) {
+        if let Some(state) = self.lanes.get_mut(lane)
+            && !std::mem::replace(&mut state.loading, true)
+        {
+            self.unread.push(lane.clone());
         }
-        self.delayed = self.delayed.saturating_sub(1);
-        self.enqueue(waiting, End::Back);
     }
 
-    fn set_timer(&mut self, at: Timestamp, timer: Timer) {
+    /// The lanes that are to be read.
+    pub fn take_unread(&mut self) -> Vec<Lane> {
+        std::mem::take(&mut self.unread)
+    }
+
+    /// Where a lane is to be read on; `None` where nothing of it is unread.
+    #[must_use]
+    pub fn horizon(&self, lane: &Lane) -> Option<Key> {
+        self.lanes.get(lane)?.window.horizon()
+    }
+
+    /// Takes in what was read of a lane from its horizon on, in order; `is_all` where it ends with that.
+    pub fn fill(&mut self, lane: &Lane, read: Vec<(Key, Waiting<J>)>, is_all: bool, now: Timestamp) {
+        let Some(state) = self.lanes.get_mut(lane) else { return };
+        state.loading = false;
+        let leases = &self.leases;
+        state.window.fill(read, is_all, |key| leases.iter().any(|(_, leased)| leased.key.1 == key.1));
+        self.wake(lane, now);
+    }
+
+    /// A lane couldn't be read: it is tried again in a second.
+    pub fn read_failed(&mut self, lane: &Lane, now: Timestamp) {
+        if let Some(state) = self.lanes.get_mut(lane) {
+            state.loading = false;
+            self.set_timer(lane, after(now, READ_AGAIN));
+        }
+    }
+
+    fn next_serial(&mut self) -> u64 {
         self.serial = self.serial.wrapping_add(1);
-        self.timers.insert((at, self.serial), timer);
+        self.serial
+    }
+
+    /// Wakes the lane at `at`, unless it is woken earlier.
+    fn set_timer(&mut self, lane: &Lane, at: Timestamp) {
+        let timer = (at, self.next_serial());
+        let Some(state) = self.lanes.get_mut(lane) else { return };
+        if state.timer.is_some_and(|(earlier, _)| earlier <= at) {
+            return;
+        }
+        if let Some(later) = state.timer.replace(timer) {
+            self.timers.remove(&later);
+        }
+        self.timers.insert(timer, lane.clone());
     }
 
     fn fire_timers(&mut self, now: Timestamp) {
         while let Some(due) = self.timers.first_entry().filter(|entry| entry.key().0 <= now) {
-            match due.remove() {
-                Timer::Lane(lane) => {
-                    if let Some(state) = self.lanes.get_mut(&lane) {
-                        state.has_timer = false;
-                    }
-                    self.wake(&lane, now);
-                }
-                Timer::Job(waiting) => self.end_wait(waiting),
+            let lane = due.remove();
+            if let Some(state) = self.lanes.get_mut(&lane) {
+                state.timer = None;
             }
+            self.wake(&lane, now);
         }
     }
 
@@ -351,23 +421,26 @@ impl Lanes {
             .filter(|(_, leased)| leased.until <= now)
             .map(|(slot, leased)| LeaseId { slot, serial: leased.serial })
             .collect();
-        for waiting in ran_out.into_iter().filter_map(|id| self.take_lease(id)).collect::<Vec<_>>() {
-            if let Some(state) = self.lanes.get_mut(&waiting.job.lane) {
-                state.leased = state.leased.saturating_sub(1);
+        for id in ran_out {
+            if let Some(leased) = self.leases.get_mut(id.slot) {
+                // Counted as an attempt: what breaks its attempts off must not do so for ever.
+                leased.waiting.failures = leased.waiting.failures.saturating_add(1);
             }
-            // Counted as an attempt: what breaks its attempts off must not do so for ever.
-            let failures = waiting.failures.saturating_add(1);
-            self.enqueue(Waiting { failures, ..waiting }, End::Front);
+            self.unclaim(id, now);
         }
         self.next_sweep = (!self.leases.is_empty()).then(|| after(now, self.config.lease.div_f64(4.0)));
     }
 
-    fn take_lease(&mut self, id: LeaseId) -> Option<Waiting> {
-        self.leases.get(id.slot).filter(|leased| leased.serial == id.serial)?;
+    fn leased(&self, id: LeaseId) -> Option<&Leased<J>> {
+        self.leases.get(id.slot).filter(|leased| leased.serial == id.serial)
+    }
+
+    fn take_lease(&mut self, id: LeaseId) -> Option<Leased<J>> {
+        self.leased(id)?;
         let leased = self.leases.try_remove(id.slot)?;
         let held = self.held.of_mut(leased.standing);
         *held = held.saturating_sub(1);
-        Some(leased.waiting)
+        Some(leased)
     }
 
     /// When something becomes due that isn't now, if anything does.
@@ -377,48 +450,50 @@ impl Lanes {
         timer.into_iter().chain(self.next_sweep).min()
     }
 
-    /// Jobs by state; `dead` is for the backend to add.
+    /// Jobs in memory by state; `dead` is for the backend to add.
     #[must_use]
-    pub fn depth(&self) -> Depth {
+    pub fn depth(&self, now: Timestamp) -> Depth {
         let count = |jobs: usize| u64::try_from(jobs).unwrap_or(u64::MAX);
-        Depth {
-            ready: count(self.ready),
-            delayed: count(self.delayed),
-            leased: count(self.leases.len()),
-            dead: 0,
-        }
+        let add = |(ready, delayed): (u64, u64), state: &LaneState<J>| {
+            let (more_ready, more_delayed) = state.window.ready_and_delayed(now);
+            (ready.saturating_add(count(more_ready)), delayed.saturating_add(count(more_delayed)))
+        };
+        let (ready, delayed) = self.lanes.values().fold((0, 0), add);
+        Depth { ready, delayed, leased: self.leased_count(), dead: 0 }
     }
 
-    /// Every job that isn't settled.
-    pub fn jobs(&self) -> impl Iterator<Item = &Arc<Job>> {
-        let waiting = self.lanes.values().flat_map(|state| &state.waiting);
-        let aside = self.timers.values().filter_map(|timer| match timer {
-            Timer::Job(waiting) => Some(waiting),
-            Timer::Lane(_) => None,
-        });
+    /// How many leases are out.
+    #[must_use]
+    pub fn leased_count(&self) -> u64 {
+        u64::try_from(self.leases.len()).unwrap_or(u64::MAX)
+    }
+
+    /// Every job in memory that isn't settled.
+    pub fn jobs(&self) -> impl Iterator<Item = &J> {
+        let waiting = self.lanes.values().flat_map(|state| state.window.near().values());
         let leased = self.leases.iter().map(|(_, leased)| &leased.waiting);
-        waiting.chain(aside).chain(leased).map(|waiting| &waiting.job)
+        waiting.chain(leased).map(|waiting| &waiting.job)
     }
 }
 
-enum End {
-    Back,
-    Front,
+/// What a verdict says of the endpoint.
+fn learn(throttle: &mut Throttle, verdict: &Verdict, failed: impl FnOnce(&mut Throttle)) {
+    match verdict {
+        Verdict::Done => throttle.succeeded(),
+        Verdict::Retry { at, endpoint: EndpointState::Paused } => throttle.pause(*at),
+        // No request was sent, so nothing was learnt.
+        Verdict::Dropped | Verdict::Retry { endpoint: EndpointState::Unknown, .. } => {}
+        Verdict::Dead {
+            cause: Cause::Refused(_) | Cause::Disabled | Cause::Interrupted | Cause::Damaged(_),
+        } => {}
+        Verdict::Retry { endpoint: EndpointState::Failed, .. }
+        | Verdict::Dead { cause: Cause::Exhausted(_) | Cause::Blocked(_) | Cause::Gone } => failed(throttle),
+    }
 }
 
 enum Turn {
     Lease,
     PassOver,
+    Read,
     Leave,
-}
-
-/// What came of settling a lease.
-#[derive(Debug)]
-pub enum Settled {
-    /// The job is gone.
-    Done,
-    /// The job waits for its retry.
-    Retried,
-    /// The job is the caller's to bury.
-    Dead(Cause),
 }

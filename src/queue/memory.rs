@@ -9,11 +9,12 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use tokio::sync::Notify;
 
 use self::kept::Kept;
 use super::dead::{DeadBody, DeadCursor, DeadFilter, DeadLetters, DeadPage, MOST_AT_ONCE};
-use super::lanes::{Lanes, Settled};
+use super::lanes::{Lanes, Picked};
 use super::message::{MessageRecord, Messages};
 use super::{Depth, Lease, Queue, QueueConfig, QueueError, Queued, Settlement};
 use crate::common::clock::Clock;
@@ -32,7 +33,9 @@ pub struct MemoryQueue {
 }
 
 struct State {
-    lanes: Lanes,
+    lanes: Lanes<Arc<Job>>,
+    /// Of the latest job.
+    seq: u64,
     jobs: usize,
     bytes: usize,
     by_tenant: HashMap<Arc<str>, Queued>,
@@ -46,7 +49,8 @@ impl MemoryQueue {
     pub fn new(config: QueueConfig, clock: Clock) -> Self {
         let (max_jobs, max_bytes, history) = (config.max_jobs, config.max_bytes, config.history);
         let state = State {
-            lanes: Lanes::new(config),
+            lanes: Lanes::new(config, usize::MAX),
+            seq: 0,
             jobs: 0,
             bytes: 0,
             by_tenant: HashMap::new(),
@@ -63,7 +67,7 @@ impl MemoryQueue {
 
 impl State {
     /// Takes all of `jobs` or none; those that are queued already aren't queued again.
-    fn push(&mut self, jobs: Vec<Arc<Job>>, most: (usize, usize)) -> Result<(), QueueError> {
+    fn push(&mut self, jobs: Vec<Arc<Job>>, most: (usize, usize), now: Timestamp) -> Result<(), QueueError> {
         if self.closed {
             return Err(QueueError::Closed);
         }
@@ -78,7 +82,9 @@ impl State {
             if !self.kept.is_queued(job.id) {
                 self.remember(&job);
                 self.kept.queue(&job);
-                self.lanes.push(job);
+                self.seq = self.seq.saturating_add(1);
+                let (lane, ordered) = (job.lane.clone(), job.ordered);
+                self.lanes.push(&lane, ordered, (now, self.seq), job, now);
             }
         }
         Ok(())
@@ -87,14 +93,16 @@ impl State {
     fn settle(&mut self, settlement: &Settlement, clock: &Clock) {
         let Settlement { lease, verdict, attempt } = settlement;
         let now = clock.now();
-        let Some(settled) = self.lanes.settle(lease, verdict.clone(), now) else { return };
+        if !self.lanes.settle(lease.id, verdict, Arc::clone(&lease.job), now) {
+            return;
+        }
         let id = lease.job.id;
         self.kept.attempted(id, attempt.as_ref());
-        match settled {
-            Settled::Retried => return,
-            Settled::Done if *verdict == Verdict::Done => self.kept.deliver(id),
-            Settled::Done => self.kept.drop_job(id),
-            Settled::Dead(cause) => self.kept.bury(id, &cause, lease.attempt, now),
+        match verdict {
+            Verdict::Retry { .. } => return,
+            Verdict::Done => self.kept.deliver(id),
+            Verdict::Dropped => self.kept.drop_job(id),
+            Verdict::Dead { cause } => self.kept.bury(id, cause, lease.attempt, now),
         }
         self.forget(&lease.job);
     }
@@ -127,6 +135,11 @@ impl State {
     }
 }
 
+fn lease(picked: Picked<Arc<Job>>) -> Lease {
+    let Picked { id, job, attempt, first_attempt_at, ordered, .. } = picked;
+    Lease { job, attempt, first_attempt_at, ordered, id }
+}
+
 fn byte_count(job: &Job) -> u64 {
     u64::try_from(job.body.len()).unwrap_or(u64::MAX)
 }
@@ -135,7 +148,7 @@ fn byte_count(job: &Job) -> u64 {
 impl Queue for MemoryQueue {
     async fn push(&self, jobs: Vec<Job>) -> Result<(), QueueError> {
         let most = (self.max_jobs, self.max_bytes);
-        self.lock().push(jobs.into_iter().map(Arc::new).collect(), most)?;
+        self.lock().push(jobs.into_iter().map(Arc::new).collect(), most, self.clock.now())?;
         self.changed.notify_waiters();
         Ok(())
     }
@@ -151,7 +164,7 @@ impl Queue for MemoryQueue {
                 let claimed = state.lanes.claim(max, self.clock.now());
                 let nothing_left = state.closed && state.jobs == 0;
                 if !claimed.is_empty() || nothing_left {
-                    return Ok(claimed);
+                    return Ok(claimed.into_iter().map(lease).collect());
                 }
                 state.lanes.next_due()
             };
@@ -176,7 +189,7 @@ impl Queue for MemoryQueue {
     async fn depth(&self) -> Result<Depth, QueueError> {
         let state = self.lock();
         let dead = u64::try_from(state.kept.dead_count()).unwrap_or(u64::MAX);
-        Ok(Depth { dead, ..state.lanes.depth() })
+        Ok(Depth { dead, ..state.lanes.depth(self.clock.now()) })
     }
 
     async fn queued(&self, tenants: &[String]) -> Result<Vec<Queued>, QueueError> {
@@ -185,7 +198,7 @@ impl Queue for MemoryQueue {
     }
 
     async fn release(&self, lanes: &[Lane]) -> Result<(), QueueError> {
-        self.lock().lanes.release(&lanes.iter().cloned().collect(), self.clock.now());
+        self.lock().lanes.release(lanes, self.clock.now());
         self.changed.notify_waiters();
         Ok(())
     }
@@ -224,7 +237,7 @@ impl DeadLetters for MemoryQueue {
             let mut state = self.lock();
             let ids = state.matching(filter, limit);
             let jobs = ids.iter().filter_map(|id| state.kept.dead_job(*id)).map(Arc::clone).collect();
-            state.push(jobs, (self.max_jobs, self.max_bytes))?;
+            state.push(jobs, (self.max_jobs, self.max_bytes), self.clock.now())?;
             state.remove_dead(ids)
         };
         self.changed.notify_waiters();

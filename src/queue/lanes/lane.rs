@@ -1,11 +1,11 @@
 //! One lane's state, and the rings that lanes wait in for their turn.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::common::job::{Job, Lane};
+use super::window::Window;
+use crate::common::job::Lane;
 use crate::queue::throttle::{Standing, Throttle};
 
 /// Something for each standing that an endpoint may have.
@@ -45,46 +45,35 @@ pub(super) fn turns_from(first: Standing) -> [Standing; 3] {
 }
 
 /// A lane that has jobs.
-pub(super) struct LaneState {
-    pub(super) waiting: VecDeque<Waiting>,
+pub(super) struct LaneState<J> {
+    pub(super) window: Window<J>,
     pub(super) leased: u32,
     /// Whether each job waits for the one before it: as the latest one has it.
     pub(super) ordered: bool,
-    /// Retried jobs among the timers.
-    pub(super) aside: usize,
+    /// Whether more of it is being read.
+    pub(super) loading: bool,
     /// Whether it has an entry in each ring.
     pub(super) in_ring: PerStanding<bool>,
-    /// Whether a timer will wake it: never more than one a lane. It is set only while nothing of the lane is
-    /// leased, so nothing can open the lane before it fires.
-    pub(super) has_timer: bool,
-    /// Ordered: when the head is due again.
-    pub(super) head_due: Option<Timestamp>,
+    /// The timer that wakes it: never more than one a lane.
+    pub(super) timer: Option<(Timestamp, u64)>,
     pub(super) throttle: Throttle,
 }
 
-/// A job in its lane, or aside.
-pub(super) struct Waiting {
-    pub(super) job: Arc<Job>,
-    pub(super) failures: u32,
-    pub(super) first_attempt_at: Option<Timestamp>,
-}
-
-impl LaneState {
-    pub(super) fn new(throttle: Throttle) -> Self {
+impl<J> LaneState<J> {
+    pub(super) fn new(window: Window<J>, throttle: Throttle) -> Self {
         Self {
-            waiting: VecDeque::new(),
+            window,
             leased: 0,
             ordered: false,
-            aside: 0,
+            loading: false,
             in_ring: PerStanding::default(),
-            has_timer: false,
-            head_due: None,
+            timer: None,
             throttle,
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.leased == 0 && self.aside == 0
+        self.window.is_empty() && self.leased == 0
     }
 
     pub(super) fn is_in_any_ring(&self) -> bool {
@@ -97,7 +86,7 @@ pub(super) type Rings = PerStanding<VecDeque<Lane>>;
 
 impl Rings {
     /// Puts a lane at the end of its ring, unless it is there.
-    pub(super) fn put(&mut self, lane: &Lane, state: &mut LaneState) {
+    pub(super) fn put<J>(&mut self, lane: &Lane, state: &mut LaneState<J>) {
         let standing = state.throttle.standing();
         if !std::mem::replace(state.in_ring.of_mut(standing), true) {
             self.of_mut(standing).push_back(lane.clone());
