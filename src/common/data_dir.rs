@@ -3,6 +3,8 @@
 //! ```text
 //! lock              held by the server that uses the folder
 //! registry.db       tenants, keys, endpoints (SQLite; registry/sqlite.rs)
+//! queue.db          jobs, dead letters, attempts (SQLite; queue/disk/store.rs), where the queue is on disk
+//! queue.reserve     room that is let go of when the disk is full
 //! secret.key        what the secrets in registry.db are sealed with, unless --secret-key-file names another
 //! provider_key.txt  the API key that the first start made
 //! ```
@@ -93,12 +95,25 @@ impl DataDir {
         }
     }
 
-    /// The registry's database, for its owner alone: SQLite gives its log the same mode.
+    /// The registry's database.
     ///
     /// # Errors
     /// The file can't be made.
     pub fn registry(&self) -> Result<PathBuf, DataDirError> {
-        let path = self.path.join("registry.db");
+        self.database("registry.db")
+    }
+
+    /// The queue's database.
+    ///
+    /// # Errors
+    /// The file can't be made.
+    pub fn queue(&self) -> Result<PathBuf, DataDirError> {
+        self.database("queue.db")
+    }
+
+    /// A database for its owner alone: SQLite gives its log the same mode.
+    fn database(&self, name: &str) -> Result<PathBuf, DataDirError> {
+        let path = self.path.join(name);
         let mut options = OpenOptions::new();
         let made = options.create(true).truncate(false).write(true).mode(SECRET_MODE).open(&path);
         made.map_err(|source| DataDirError::Io { doing: "write", path: path.clone(), source })?;

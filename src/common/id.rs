@@ -34,6 +34,18 @@ macro_rules! prefixed_id {
                 Self(Uuid::now_v7())
             }
 
+            /// Its 16 bytes, which sort as the ids do.
+            #[must_use]
+            pub fn to_bytes(self) -> [u8; 16] {
+                self.0.into_bytes()
+            }
+
+            /// The id of these 16 bytes.
+            #[must_use]
+            pub fn from_bytes(bytes: [u8; 16]) -> Self {
+                Self(Uuid::from_bytes(bytes))
+            }
+
             /// The id that `parts` always give: a UUID version 8 (RFC 9562, section 5.8) of their SHA-256.
             #[must_use]
             pub fn derived(parts: &[&[u8]]) -> Self {

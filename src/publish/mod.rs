@@ -210,11 +210,11 @@ pub struct Publisher {
     pub guard: EgressGuard,
     /// Where jobs go.
     pub queue: Arc<dyn Queue>,
-    /// Bytes of jobs that the queue holds.
-    pub max_queue_bytes: usize,
+    /// Bytes of jobs that one event may make.
+    pub max_event_bytes: usize,
     /// Bytes of jobs in the queue that one tenant may have.
     pub tenant_queued_bytes: usize,
-    /// KiB of sealed events that are on their way into the queue at once: as much as it holds.
+    /// KiB of sealed events that may be on their way into the queue at once.
     pub sealing_budget: Semaphore,
     /// What is counted.
     pub metrics: Arc<Metrics>,
@@ -301,7 +301,7 @@ impl Publisher {
     ) -> Result<SemaphorePermit<'_>, PublishError> {
         let jobs = recipients.iter().fold(0, |sum: usize, to| sum.saturating_add(to.endpoints.len()));
         let bytes = sealed_size.saturating_mul(jobs);
-        if bytes > self.max_queue_bytes {
+        if bytes > self.max_event_bytes {
             return Err(PublishError::Queue(QueueError::TooLarge));
         }
         let kib = u32::try_from(bytes.div_ceil(1_024)).unwrap_or(u32::MAX);

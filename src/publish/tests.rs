@@ -10,7 +10,8 @@ use crate::common::data_dir::DataDir;
 use crate::common::endpoint_url::EndpointUrl;
 use crate::common::event_type::EventFilter;
 use crate::common::retry::RetryPolicy;
-use crate::queue::{self, QueueConfig, QueueKind};
+use crate::queue::QueueConfig;
+use crate::queue::memory::MemoryQueue;
 use crate::registry::endpoint::{EndpointSettings, EnvelopeKind};
 use crate::registry::headers::StaticHeaders;
 use crate::registry::name::Name;
@@ -43,8 +44,8 @@ fn home(max_bytes: usize) -> Home {
         registry,
         key_reuse: KeyReuse::default(),
         guard: EgressGuard::default(),
-        queue: queue::open(QueueKind::Memory, config, clock),
-        max_queue_bytes: max_bytes,
+        queue: Arc::new(MemoryQueue::new(config, clock)),
+        max_event_bytes: max_bytes,
         tenant_queued_bytes: max_bytes,
         sealing_budget: Semaphore::new(max_bytes.div_ceil(1024)),
         metrics: Arc::new(Metrics::new()),

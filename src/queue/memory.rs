@@ -4,8 +4,6 @@
 
 mod kept;
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -16,10 +14,11 @@ use self::kept::Kept;
 use super::dead::{DeadBody, DeadCursor, DeadFilter, DeadLetters, DeadPage, MOST_AT_ONCE};
 use super::lanes::{Lanes, Picked};
 use super::message::{MessageRecord, Messages};
+use super::usage::{Share, Usage};
 use super::{Depth, Lease, Queue, QueueConfig, QueueError, Queued, Settlement};
 use crate::common::clock::Clock;
 use crate::common::id::MessageId;
-use crate::common::job::{Job, Lane, Target};
+use crate::common::job::{Job, Lane};
 use crate::common::retry::Verdict;
 
 /// See the module's page.
@@ -27,8 +26,6 @@ pub struct MemoryQueue {
     state: Mutex<State>,
     /// Rung after every change that a waiting claim may care for.
     changed: Notify,
-    max_jobs: usize,
-    max_bytes: usize,
     clock: Clock,
 }
 
@@ -36,9 +33,7 @@ struct State {
     lanes: Lanes<Arc<Job>>,
     /// Of the latest job.
     seq: u64,
-    jobs: usize,
-    bytes: usize,
-    by_tenant: HashMap<Arc<str>, Queued>,
+    usage: Usage,
     kept: Kept,
     closed: bool,
 }
@@ -47,17 +42,14 @@ impl MemoryQueue {
     /// An empty queue.
     #[must_use]
     pub fn new(config: QueueConfig, clock: Clock) -> Self {
-        let (max_jobs, max_bytes, history) = (config.max_jobs, config.max_bytes, config.history);
         let state = State {
+            usage: Usage::new(&config),
+            kept: Kept::new(config.history),
             lanes: Lanes::new(config, usize::MAX),
             seq: 0,
-            jobs: 0,
-            bytes: 0,
-            by_tenant: HashMap::new(),
-            kept: Kept::new(history),
             closed: false,
         };
-        Self { state: Mutex::new(state), changed: Notify::new(), max_jobs, max_bytes, clock }
+        Self { state: Mutex::new(state), changed: Notify::new(), clock }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -67,20 +59,14 @@ impl MemoryQueue {
 
 impl State {
     /// Takes all of `jobs` or none; those that are queued already aren't queued again.
-    fn push(&mut self, jobs: Vec<Arc<Job>>, most: (usize, usize), now: Timestamp) -> Result<(), QueueError> {
+    fn push(&mut self, jobs: Vec<Arc<Job>>, now: Timestamp) -> Result<(), QueueError> {
         if self.closed {
             return Err(QueueError::Closed);
         }
-        let bytes = jobs.iter().fold(0_usize, |sum, job| sum.saturating_add(job.body.len()));
-        if jobs.len() > most.0 || bytes > most.1 {
-            return Err(QueueError::TooLarge);
-        }
-        if self.jobs.saturating_add(jobs.len()) > most.0 || self.bytes.saturating_add(bytes) > most.1 {
-            return Err(QueueError::Full);
-        }
+        self.usage.check_all(&jobs)?;
         for job in jobs {
             if !self.kept.is_queued(job.id) {
-                self.remember(&job);
+                self.usage.add(Share::of(&job));
                 self.kept.queue(&job);
                 self.seq = self.seq.saturating_add(1);
                 let (lane, ordered) = (job.lane.clone(), job.ordered);
@@ -104,34 +90,7 @@ impl State {
             Verdict::Dropped => self.kept.drop_job(id),
             Verdict::Dead { cause } => self.kept.bury(id, cause, lease.attempt, now),
         }
-        self.forget(&lease.job);
-    }
-
-    fn remember(&mut self, job: &Job) {
-        self.jobs = self.jobs.saturating_add(1);
-        self.bytes = self.bytes.saturating_add(job.body.len());
-        // In direct mode the tenant is what a stranger says, and no tenant's quota is charged for it.
-        if let Target::Endpoint(..) = job.target {
-            let queued = self.by_tenant.entry(Arc::clone(&job.tenant)).or_default();
-            queued.jobs = queued.jobs.saturating_add(1);
-            queued.bytes = queued.bytes.saturating_add(byte_count(job));
-        }
-    }
-
-    fn forget(&mut self, job: &Job) {
-        self.jobs = self.jobs.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(job.body.len());
-        if let Target::Url(_) = job.target {
-            return;
-        }
-        if let Entry::Occupied(mut entry) = self.by_tenant.entry(Arc::clone(&job.tenant)) {
-            let queued = entry.get_mut();
-            queued.jobs = queued.jobs.saturating_sub(1);
-            queued.bytes = queued.bytes.saturating_sub(byte_count(job));
-            if queued.jobs == 0 {
-                entry.remove();
-            }
-        }
+        self.usage.remove(Share::of(&lease.job));
     }
 }
 
@@ -140,15 +99,10 @@ fn lease(picked: Picked<Arc<Job>>) -> Lease {
     Lease { job, attempt, first_attempt_at, ordered, id }
 }
 
-fn byte_count(job: &Job) -> u64 {
-    u64::try_from(job.body.len()).unwrap_or(u64::MAX)
-}
-
 #[async_trait]
 impl Queue for MemoryQueue {
     async fn push(&self, jobs: Vec<Job>) -> Result<(), QueueError> {
-        let most = (self.max_jobs, self.max_bytes);
-        self.lock().push(jobs.into_iter().map(Arc::new).collect(), most, self.clock.now())?;
+        self.lock().push(jobs.into_iter().map(Arc::new).collect(), self.clock.now())?;
         self.changed.notify_waiters();
         Ok(())
     }
@@ -162,7 +116,7 @@ impl Queue for MemoryQueue {
             let due = {
                 let mut state = self.lock();
                 let claimed = state.lanes.claim(max, self.clock.now());
-                let nothing_left = state.closed && state.jobs == 0;
+                let nothing_left = state.closed && state.usage.is_empty();
                 if !claimed.is_empty() || nothing_left {
                     return Ok(claimed.into_iter().map(lease).collect());
                 }
@@ -193,8 +147,7 @@ impl Queue for MemoryQueue {
     }
 
     async fn queued(&self, tenants: &[String]) -> Result<Vec<Queued>, QueueError> {
-        let state = self.lock();
-        Ok(tenants.iter().map(|tenant| state.by_tenant.get(&**tenant).copied().unwrap_or_default()).collect())
+        Ok(self.lock().usage.queued(tenants))
     }
 
     async fn release(&self, lanes: &[Lane]) -> Result<(), QueueError> {
@@ -237,7 +190,7 @@ impl DeadLetters for MemoryQueue {
             let mut state = self.lock();
             let ids = state.matching(filter, limit);
             let jobs = ids.iter().filter_map(|id| state.kept.dead_job(*id)).map(Arc::clone).collect();
-            state.push(jobs, (self.max_jobs, self.max_bytes), self.clock.now())?;
+            state.push(jobs, self.clock.now())?;
             state.remove_dead(ids)
         };
         self.changed.notify_waiters();

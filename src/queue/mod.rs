@@ -1,10 +1,11 @@
 //! The queue: jobs wait here between publish and delivery. [`open`] is the only place that picks a backend.
 //!
 //! [`lanes`] schedules (which job is next), [`throttle`] holds failing endpoints back, [`memory`] is the
-//! backend that lives in this process. [`dead`] is what became of jobs that were given up, [`message`] what is known
+//! backend that lives in this process, [`disk`] the one that outlives it. [`dead`] is what became of jobs that were given up, [`message`] what is known
 //! of each message, [`record`] how a job is written.
 
 pub mod dead;
+pub mod disk;
 pub mod lanes;
 pub mod memory;
 pub mod message;
@@ -12,8 +13,10 @@ pub mod record;
 #[cfg(test)]
 mod tests;
 pub mod throttle;
+mod usage;
 
 use std::error::Error;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +30,7 @@ use crate::common::clock::Clock;
 use crate::common::job::{Job, Lane};
 use crate::common::retry::{RetryPolicy, Verdict};
 use dead::DeadLetters;
+use disk::{DiskError, DiskQueue};
 use memory::MemoryQueue;
 use message::Messages;
 
@@ -147,8 +151,10 @@ pub struct Queued {
 /// Where jobs are kept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum QueueKind {
-    /// In this process alone: a crash loses what wasn't delivered, SIGTERM delivers it or says what is left.
+    /// In the data dir, for this process alone: what is answered 202 survives a crash and a loss of power
     #[default]
+    Disk,
+    /// In this process alone: a crash loses what wasn't delivered, SIGTERM delivers it or says what is left
     Memory,
 }
 
@@ -174,10 +180,34 @@ pub struct QueueConfig {
     pub history: usize,
 }
 
-/// Opens the queue of that kind.
-#[must_use]
-pub fn open(kind: QueueKind, config: QueueConfig, clock: Clock) -> Arc<dyn Queue> {
-    match kind {
-        QueueKind::Memory => Arc::new(MemoryQueue::new(config, clock)),
-    }
+/// A backend with what it needs to be opened.
+#[derive(Debug, Clone, Copy)]
+pub enum Backend<'a> {
+    /// See [`QueueKind::Memory`].
+    Memory,
+    /// See [`QueueKind::Disk`]: in that file, which no other process uses.
+    Disk(&'a Path),
+}
+
+/// The queue couldn't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenQueueError {
+    /// For what the disk says.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+}
+
+/// Opens the queue.
+///
+/// # Errors
+/// What it is kept in can't be reached or used.
+pub async fn open(
+    backend: Backend<'_>,
+    config: QueueConfig,
+    clock: Clock,
+) -> Result<Arc<dyn Queue>, OpenQueueError> {
+    Ok(match backend {
+        Backend::Memory => Arc::new(MemoryQueue::new(config, clock)),
+        Backend::Disk(path) => Arc::new(DiskQueue::open(path, config, clock)?),
+    })
 }

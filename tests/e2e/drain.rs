@@ -7,7 +7,7 @@ use crate::support::{PATIENCE, RawCustomer, Server, publish_to, whk};
 #[test]
 fn sigterm_delivers_what_is_queued_and_ends_well() {
     let customer = Server::customer(&["--delay", "100ms"]);
-    let mut server = Server::publish_locally(&["--endpoint-in-flight", "4"]);
+    let mut server = Server::publish_locally(&["--queue", "memory", "--endpoint-in-flight", "4"]);
     for _ in 0..40 {
         publish_to(&server, &customer.url("/webhook"), "{}");
     }
@@ -39,7 +39,7 @@ fn sigint_stops_a_customer_too() {
 #[test]
 fn what_can_not_be_delivered_in_time_is_named() {
     let hanging = RawCustomer::start(|_, _| thread::sleep(PATIENCE));
-    let mut server = Server::publish_locally(&["--drain-timeout", "500ms"]);
+    let mut server = Server::publish_locally(&["--queue", "memory", "--drain-timeout", "500ms"]);
     let ids: Vec<String> = (0..3).map(|_| publish_to(&server, &hanging.url(), "{}")).collect();
     server.signal("TERM");
     assert_eq!(server.wait().code(), Some(1));

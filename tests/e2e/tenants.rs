@@ -186,7 +186,8 @@ fn ids_of_a_repeated_publish_outlive_the_process() {
 
 #[test]
 fn a_failed_publish_is_not_remembered() {
-    let server = Server::tenants(&["--max-queue-size", "1", "--retry-delays", "3600000"]);
+    let server =
+        Server::tenants(&["--max-queue-size", "1", "--tenant-queued-jobs", "9", "--retry-delays", "3600000"]);
     let api = server.api();
     api.subscribe("Acme", NOWHERE, &["*"]);
     api.published("x", json!(1));
@@ -488,7 +489,8 @@ fn direct_mode_is_off_unless_a_key_is_given_and_works_beside_tenants() {
 
 #[test]
 fn a_fan_out_that_does_not_fit_is_queued_for_nobody() {
-    let server = Server::tenants(&["--max-queue-size", "5", "--retry-delays", "3600000"]);
+    let server =
+        Server::tenants(&["--max-queue-size", "5", "--tenant-queued-jobs", "9", "--retry-delays", "3600000"]);
     let api = server.api();
     for number in 0..3 {
         api.subscribe(&format!("t{number}"), NOWHERE, &["*"]);

@@ -6,12 +6,13 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::commands::{DATA_DIR, at_least_one, count, duration};
+use crate::queue::QueueKind;
 use crate::registry::endpoint::EnvelopeKind;
 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Tenants")]
 pub(super) struct DataArgs {
-    /// Folder for tenants, keys and endpoints; it is made where it doesn't exist
+    /// Folder for tenants, keys, endpoints and the queue on disk; it is made where it doesn't exist
     #[arg(long, env = "WHK_DATA_DIR", default_value = DATA_DIR, value_name = "DIR")]
     pub(super) data_dir: PathBuf,
     /// What the secrets in the data dir are encrypted with: base64 of 32 bytes; secret.key in the data dir without it
@@ -60,21 +61,23 @@ pub(super) struct HttpArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Limits")]
 pub(super) struct LimitArgs {
-    /// Unsettled jobs that are held; further ones are answered 503
-    #[arg(long, env = "MAX_QUEUE_SIZE", value_parser = at_least_one, default_value_t = 10_000, value_name = "JOBS")]
-    pub(super) max_queue_size: usize,
-    /// Bytes of unsettled jobs that are held
-    #[arg(long, value_parser = at_least_one, default_value_t = 256 << 20, value_name = "BYTES")]
-    pub(super) max_queue_bytes: usize,
+    /// Unsettled jobs that are held; further ones are answered 503. Without it 1,000,000, or 10,000 in memory
+    #[arg(long, env = "MAX_QUEUE_SIZE", value_parser = at_least_one, value_name = "JOBS")]
+    max_queue_size: Option<usize>,
+    /// Bytes of unsettled jobs that are held. Without it 8 GiB, or 256 MiB in memory
+    #[arg(long, value_parser = at_least_one, value_name = "BYTES")]
+    max_queue_bytes: Option<usize>,
     /// Bytes of one payload; larger ones are answered 413
     #[arg(long, env = "MAX_PAYLOAD_SIZE", value_parser = at_least_one, default_value_t = 1 << 20, value_name = "BYTES")]
     pub(super) max_payload_size: usize,
-    /// Unsettled jobs that one tenant may have; further ones are answered 429. Each tenant may have a limit of its own
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..), default_value_t = 2_500, value_name = "JOBS")]
-    pub(super) tenant_queued_jobs: u32,
-    /// Bytes of unsettled jobs that one tenant may have; further ones are answered 429
-    #[arg(long, value_parser = at_least_one, default_value_t = 64 << 20, value_name = "BYTES")]
-    pub(super) tenant_queued_bytes: usize,
+    /// Unsettled jobs that one tenant may have; further ones are answered 429. Each tenant may have a limit of its
+    /// own. Without it a quarter of --max-queue-size
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..), value_name = "JOBS")]
+    tenant_queued_jobs: Option<u32>,
+    /// Bytes of unsettled jobs that one tenant may have; further ones are answered 429. Without it a quarter of
+    /// --max-queue-bytes
+    #[arg(long, value_parser = at_least_one, value_name = "BYTES")]
+    tenant_queued_bytes: Option<usize>,
     /// Delivered messages whose attempts can be looked up: the latest
     #[arg(long, default_value_t = 100_000, value_name = "COUNT")]
     pub(super) message_history: usize,
@@ -84,6 +87,30 @@ pub(super) struct LimitArgs {
     /// Endpoints that one tenant may have
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..), default_value_t = 100, value_name = "COUNT")]
     pub(super) tenant_endpoints: u32,
+}
+
+/// Where the queue is what bounds jobs, and where memory is.
+const DURABLE_JOBS: usize = 1_000_000;
+const MEMORY_JOBS: usize = 10_000;
+const DURABLE_BYTES: usize = 8 << 30;
+const MEMORY_BYTES: usize = 256 << 20;
+
+impl LimitArgs {
+    /// Unsettled jobs, and bytes of them, that a queue of that kind holds.
+    pub(super) fn of_queue(&self, kind: QueueKind) -> (usize, usize) {
+        let (jobs, bytes) = match kind {
+            QueueKind::Memory => (MEMORY_JOBS, MEMORY_BYTES),
+            QueueKind::Disk => (DURABLE_JOBS, DURABLE_BYTES),
+        };
+        (self.max_queue_size.unwrap_or(jobs), self.max_queue_bytes.unwrap_or(bytes))
+    }
+
+    /// The same of one tenant's.
+    pub(super) fn of_tenant(&self, kind: QueueKind) -> (u32, usize) {
+        let (jobs, bytes) = self.of_queue(kind);
+        let quarter = u32::try_from((jobs / 4).max(1)).unwrap_or(u32::MAX);
+        (self.tenant_queued_jobs.unwrap_or(quarter), self.tenant_queued_bytes.unwrap_or((bytes / 4).max(1)))
+    }
 }
 
 #[derive(Debug, clap::Args)]

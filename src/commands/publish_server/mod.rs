@@ -29,7 +29,7 @@ use crate::deliver::{DeliverConfig, Deliverer, ExtraRoots};
 use crate::dispatch::Dispatcher;
 use crate::exit::UsageError;
 use crate::publish::{Envelope, Publisher};
-use crate::queue::{self, Queue, QueueConfig, QueueKind};
+use crate::queue::{self, Backend, Queue, QueueConfig, QueueKind};
 use crate::registry::endpoint::EnvelopeKind;
 use crate::registry::{self, Limits, Registry};
 use crate::server::{Once, Server};
@@ -39,6 +39,9 @@ const LEASE_MARGIN: Duration = Duration::from_secs(30);
 
 /// Bodies that are being received take no more memory than this (256 MiB), or two of the largest.
 const BODY_BUDGET_KIB: usize = 256 * 1024;
+
+/// Events that are sealed and not queued yet take no more memory than this (256 MiB).
+const SEALING_BYTES: usize = 256 << 20;
 
 /// Take events at POST /publish, encrypt them with the customer's public key, deliver them with retries
 #[derive(Debug, clap::Args)]
@@ -56,8 +59,9 @@ Direct mode, as the Deno scripts publish, without tenants or API keys:
 
 The first start makes the provider's API key and writes it to provider_key.txt in the data dir.
 Deliveries go to public addresses over https. --allow-net opens a network of your own, over http as well.
-SIGTERM or SIGINT stops accepting and delivers what is queued within --drain-timeout; a second one ends at once.
-Exit status: 0 stopped with nothing left, 1 jobs were left, 64 usage, 66 a file is missing, 69 the port isn't free or
+SIGTERM or SIGINT stops accepting and finishes what is being delivered within --drain-timeout; a second one ends at
+once. What waits then is delivered after the next start; a queue in memory is emptied first.
+Exit status: 0 stopped with nothing lost, 1 jobs in memory were left, 64 usage, 66 a file is missing, 69 the port isn't free or
 the data dir is in use, 77 the data dir can't be written, 130 interrupted while draining.")]
 pub struct Args {
     /// Where jobs wait between publish and delivery
@@ -115,7 +119,12 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 
     let clock = Clock::start();
     let metrics = Arc::new(Metrics::new());
-    let queue = queue::open(args.queue, args.queue_config(&policy), clock);
+    let queue_file = data_dir.queue()?;
+    let backend = match args.queue {
+        QueueKind::Disk => Backend::Disk(&queue_file),
+        QueueKind::Memory => Backend::Memory,
+    };
+    let queue = queue::open(backend, args.queue_config(&policy), clock).await.context("--queue")?;
     let is_signed = direct_signer.is_some();
     let dispatcher = Dispatcher {
         queue: Arc::clone(&queue),
@@ -136,17 +145,16 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     });
     let address = address_of(&listener);
     warn_of_direct_mode(direct.is_some(), is_signed, address);
+    let sealing_bytes = args.limits.of_queue(args.queue).1.min(SEALING_BYTES);
     let publisher = Publisher {
         direct,
         registry: registry.clone(),
         key_reuse: reuse,
         guard,
         queue: Arc::clone(&queue),
-        max_queue_bytes: args.limits.max_queue_bytes,
-        tenant_queued_bytes: args.limits.tenant_queued_bytes,
-        sealing_budget: Semaphore::new(
-            args.limits.max_queue_bytes.div_ceil(1024).min(Semaphore::MAX_PERMITS),
-        ),
+        max_event_bytes: sealing_bytes,
+        tenant_queued_bytes: args.limits.of_tenant(args.queue).1,
+        sealing_budget: Semaphore::new(sealing_bytes.div_ceil(1024)),
         metrics: Arc::clone(&metrics),
         clock,
     };
@@ -224,9 +232,14 @@ async fn drain(
         format!("{} jobs may not have been delivered and are gone with this process", left.len());
     match in_time {
         // At once means at once: no list.
+        None if left.is_empty() => Err(Interrupted).context("the queue keeps what wasn't delivered"),
         None => Err(Interrupted).context(what_is_left),
         Some(_) if left.is_empty() => {
-            tracing::info!("stopped; nothing is left");
+            match queue.depth().await.map(|depth| depth.unsettled()) {
+                Ok(0) => tracing::info!("stopped; nothing is left"),
+                Ok(jobs) => tracing::info!(jobs, "stopped; the queue keeps what is left for the next start"),
+                Err(error) => tracing::warn!(%error, "stopped; what is left in the queue can't be told"),
+            }
             Ok(())
         }
         Some(_) => {
@@ -259,17 +272,18 @@ impl Args {
 
     fn tenant_limits(&self) -> Limits {
         Limits {
-            queued_jobs: self.limits.tenant_queued_jobs,
+            queued_jobs: self.limits.of_tenant(self.queue).0,
             publishes_per_second: self.limits.tenant_publish_rate,
             endpoints: self.limits.tenant_endpoints,
         }
     }
 
     fn queue_config(&self, policy: &RetryPolicy) -> QueueConfig {
+        let (max_jobs, max_bytes) = self.limits.of_queue(self.queue);
         QueueConfig {
             ordered: self.ordered,
-            max_jobs: self.limits.max_queue_size,
-            max_bytes: self.limits.max_queue_bytes,
+            max_jobs,
+            max_bytes,
             in_flight: self.delivery.in_flight,
             lane_in_flight: self.delivery.endpoint_in_flight,
             lease: self.delivery.delivery_timeout.saturating_add(LEASE_MARGIN),
