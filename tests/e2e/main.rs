@@ -22,3 +22,4 @@ mod support;
 mod tenant_cli;
 mod tenants;
 mod tls;
+mod torture;

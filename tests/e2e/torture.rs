@@ -1,0 +1,246 @@
+//! The server is killed again and again while events are published and a fifth of all attempts fail: whatever was
+//! answered 202 arrives, what arrives twice was under way when it was killed, and ordered lanes stay in order.
+//!
+//! `scripts/torture.sh --rounds 100` does it for longer.
+
+use std::collections::{HashMap, HashSet};
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::{Server, fixture, wait_until, whk};
+
+/// Attempts at once, so that no kill can bring more duplicates.
+const IN_FLIGHT: usize = 16;
+const LANES: usize = 8;
+const PUBLISHERS: usize = 4;
+
+fn rounds() -> usize {
+    std::env::var("WHK_TORTURE_ROUNDS").map_or(20, |rounds| rounds.parse().unwrap())
+}
+
+/// Numbers that look random and are the same each time.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        // Xorshift (Marsaglia, 2003).
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % sides
+    }
+}
+
+/// A customer that answers every fifth request with 500, and remembers the ids that it took, by lane.
+struct Flaky {
+    port: u16,
+    taken: Arc<Mutex<HashMap<String, Vec<String>>>>,
+}
+
+impl Flaky {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let taken = Arc::new(Mutex::new(HashMap::<String, Vec<String>>::new()));
+        let dice = Arc::new(Mutex::new(Dice(0x5eed)));
+        let shared = Arc::clone(&taken);
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (taken, dice) = (Arc::clone(&shared), Arc::clone(&dice));
+                thread::spawn(move || Self::serve(stream, &taken, &dice));
+            }
+        });
+        Self { port, taken }
+    }
+
+    /// Answers requests on one connection, as long as it lasts.
+    fn serve(mut stream: TcpStream, taken: &Mutex<HashMap<String, Vec<String>>>, dice: &Mutex<Dice>) {
+        let mut bytes = Vec::new();
+        let mut chunk = [0; 65_536];
+        loop {
+            let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
+                match stream.read(&mut chunk) {
+                    Ok(read) if read > 0 => bytes.extend(&chunk[..read]),
+                    _ => return,
+                }
+                continue;
+            };
+            let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+            let header = |name: &str| {
+                let mut lines = head.lines().filter_map(|line| line.split_once(": "));
+                lines.find(|(found, _)| found.eq_ignore_ascii_case(name)).unwrap().1.to_owned()
+            };
+            let whole = end + 4 + header("content-length").parse::<usize>().unwrap();
+            while bytes.len() < whole {
+                match stream.read(&mut chunk) {
+                    Ok(read) if read > 0 => bytes.extend(&chunk[..read]),
+                    _ => return,
+                }
+            }
+            bytes.drain(..whole);
+            let lane = head.split(' ').nth(1).unwrap().to_owned();
+            let fails = dice.lock().unwrap().roll(5) == 0;
+            if !fails {
+                taken.lock().unwrap().entry(lane).or_default().push(header("webhook-id"));
+            }
+            let status = if fails { "500 Internal Server Error" } else { "204 No Content" };
+            let end = if fails { "content-length: 0\r\n" } else { "" };
+            if stream.write_all(format!("HTTP/1.1 {status}\r\n{end}\r\n").as_bytes()).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The ids that it took, each lane's in order.
+    fn taken(&self) -> HashMap<String, Vec<String>> {
+        self.taken.lock().unwrap().clone()
+    }
+}
+
+/// Publishes one event; its id where it was answered 202.
+fn publish(port: u16, url: &str) -> Option<String> {
+    let body = format!(r#"{{"url":"{url}","payload":"x"}}"#);
+    let head =
+        "POST /publish HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-type: application/json\r\n";
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.write_all(format!("{head}content-length: {}\r\n\r\n{body}", body.len()).as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    if !head.starts_with("HTTP/1.1 202") {
+        return None;
+    }
+    let body: serde_json::Value = serde_json::from_str(body).ok()?;
+    Some(body["messages"][0]["id"].as_str()?.to_owned())
+}
+
+/// Those who publish, each to lanes of its own, and what they were answered 202 for, in order.
+struct Publishers {
+    port: Arc<AtomicU16>,
+    stop: Arc<AtomicBool>,
+    accepted: Arc<Mutex<HashMap<String, Vec<String>>>>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+impl Publishers {
+    fn start(customer: u16) -> Self {
+        let (port, stop) = (Arc::new(AtomicU16::new(0)), Arc::new(AtomicBool::new(false)));
+        let accepted = Arc::new(Mutex::new(HashMap::<String, Vec<String>>::new()));
+        let publishing = |number: usize| {
+            let (port, stop, accepted) = (Arc::clone(&port), Arc::clone(&stop), Arc::clone(&accepted));
+            thread::spawn(move || {
+                let mut lanes = (0..LANES).filter(|lane| lane % PUBLISHERS == number).cycle();
+                while !stop.load(Ordering::Relaxed) {
+                    let lane = format!("/{}", lanes.next().unwrap());
+                    let url = format!("http://127.0.0.1:{customer}{lane}");
+                    match publish(port.load(Ordering::Relaxed), &url) {
+                        Some(id) => accepted.lock().unwrap().entry(lane).or_default().push(id),
+                        // It is being started again.
+                        None => thread::sleep(Duration::from_millis(2)),
+                    }
+                }
+            })
+        };
+        let threads = (0..PUBLISHERS).map(publishing).collect();
+        Self { port, stop, accepted, threads }
+    }
+
+    fn go_on_at(&self, port: u16) {
+        self.port.store(port, Ordering::Relaxed);
+    }
+
+    /// Ends them; what was accepted, each lane's in order.
+    fn stop(self) -> HashMap<String, Vec<String>> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads.into_iter().for_each(|thread| thread.join().unwrap());
+        Arc::into_inner(self.accepted).unwrap().into_inner().unwrap()
+    }
+}
+
+fn start(data_dir: &std::path::Path, flags: &[&str]) -> Server {
+    let mut command = whk(&["publish-server", "--port", "0", "--log-format", "json", "--data-dir"]);
+    command.arg(data_dir).arg("--public-key").arg(fixture("keys/public_key.pem"));
+    command.args(["--allow-net", "127.0.0.0/8", "--retry-delays", "20", "--max-retries", "1000"]);
+    command.args(["--delivery-timeout", "5s", "--in-flight", &IN_FLIGHT.to_string()]).args(flags);
+    Server::start(command)
+}
+
+/// The first time each came.
+fn deduped(ids: &[String]) -> Vec<&String> {
+    let mut seen = HashSet::new();
+    ids.iter().filter(|id| seen.insert(*id)).collect()
+}
+
+/// Kills the server in each of `rounds`, and looks at what arrived in the end.
+pub(crate) fn torture(flags: &[&str], ordered: bool) {
+    let rounds = rounds();
+    let customer = Flaky::start();
+    let folder = tempfile::tempdir().unwrap();
+    let flags: Vec<&str> = flags.iter().copied().chain(ordered.then_some("--ordered")).collect();
+    let publishers = Publishers::start(customer.port);
+    let mut dice = Dice(0xd1ce);
+    for _ in 0..rounds {
+        let mut server = start(folder.path(), &flags);
+        publishers.go_on_at(server.port);
+        thread::sleep(Duration::from_millis(20 + dice.roll(300)));
+        server.signal("KILL");
+        server.wait();
+    }
+    let mut server = start(folder.path(), &flags);
+    publishers.go_on_at(server.port);
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(200) {
+        thread::sleep(Duration::from_millis(20));
+    }
+    let accepted = publishers.stop();
+    let total: usize = accepted.values().map(Vec::len).sum();
+    assert!(total > rounds, "next to nothing was published: {total}");
+    let missing = || -> Vec<String> {
+        let taken = customer.taken();
+        let of_lane = |(lane, ids): (&String, &Vec<String>)| -> Vec<String> {
+            let taken: HashSet<&String> = taken.get(lane).into_iter().flatten().collect();
+            ids.iter().filter(|id| !taken.contains(id)).cloned().collect()
+        };
+        accepted.iter().flat_map(of_lane).collect()
+    };
+    wait_until("everything accepted", || missing().is_empty());
+    wait_until("an empty queue", || {
+        ["ready", "delayed", "leased"]
+            .iter()
+            .all(|state| server.metric(&format!("whk_queue_jobs{{state=\"{state}\"}}")) == 0)
+    });
+    assert_eq!(server.metric("whk_queue_jobs{state=\"dead\"}"), 0);
+    server.signal("TERM");
+    assert_eq!(server.wait().code(), Some(0), "{}", server.log());
+
+    let taken = customer.taken();
+    let twice: usize = taken.values().map(|ids| ids.len() - deduped(ids).len()).sum();
+    println!("{flags:?}: {rounds} kills, {total} accepted, none lost, {twice} delivered twice");
+    assert!(
+        twice <= rounds * IN_FLIGHT,
+        "{twice} twice, though {IN_FLIGHT} were in flight at each of {rounds} kills"
+    );
+    if ordered {
+        for (lane, ids) in &accepted {
+            let known: HashSet<&String> = ids.iter().collect();
+            let came: Vec<&String> =
+                deduped(&taken[lane]).into_iter().filter(|id| known.contains(id)).collect();
+            assert!(came.iter().eq(&ids.iter().collect::<Vec<_>>()), "lane {lane} is out of order");
+        }
+    }
+}
+
+#[test]
+fn disk_survives_being_killed() {
+    torture(&["--queue", "disk"], false);
+}
+
+#[test]
+fn disk_survives_being_killed_and_keeps_order() {
+    torture(&["--queue", "disk"], true);
+}
