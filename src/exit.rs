@@ -8,6 +8,8 @@ use crate::common::crypto::signature::SecretFileError;
 use crate::common::data_dir::DataDirError;
 use crate::common::shutdown::Interrupted;
 use crate::common::telemetry::LogFilterError;
+use crate::queue::OpenQueueError;
+use crate::queue::disk::DiskError;
 use crate::registry::{OpenError, StoreError};
 
 /// The command did what it was asked.
@@ -54,6 +56,9 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     }
     if let Some(error) = cause.downcast_ref::<DataDirError>() {
         return of_data_dir(error);
+    }
+    if let Some(OpenQueueError::Disk(error)) = cause.downcast_ref::<OpenQueueError>() {
+        return of_disk(error);
     }
     if let Some(error) = cause.downcast_ref::<ClientError>() {
         return of_client(error);
@@ -104,14 +109,24 @@ fn of_client(error: &ClientError) -> Option<u8> {
     }
 }
 
-fn of_store(error: &StoreError) -> Option<u8> {
+fn of_disk(error: &DiskError) -> Option<u8> {
+    match error {
+        DiskError::Newer { .. } | DiskError::NotOurs(_) => Some(USAGE),
+        DiskError::Open { source, .. } => of_sqlite(source),
+        DiskError::Io { source, .. } => of_io(source.kind()).or(Some(FAILED)),
+    }
+}
+
+fn of_sqlite(error: &rusqlite::Error) -> Option<u8> {
     use rusqlite::ErrorCode::{CannotOpen, PermissionDenied, ReadOnly};
+    let code = error.sqlite_error_code();
+    matches!(code, Some(CannotOpen | PermissionDenied | ReadOnly)).then_some(NOT_PERMITTED)
+}
+
+fn of_store(error: &StoreError) -> Option<u8> {
     match error {
         StoreError::Newer { .. } | StoreError::NotOurs(_) | StoreError::WrongKey { .. } => Some(USAGE),
-        StoreError::Open { source, .. } => {
-            let code = source.sqlite_error_code();
-            matches!(code, Some(CannotOpen | PermissionDenied | ReadOnly)).then_some(NOT_PERMITTED)
-        }
+        StoreError::Open { source, .. } => of_sqlite(source),
         _ => Some(FAILED),
     }
 }

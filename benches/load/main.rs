@@ -9,6 +9,7 @@
 mod fan_out;
 mod forwarder;
 mod process;
+mod queues;
 mod sink;
 
 use std::io::{BufRead as _, BufReader};
@@ -30,6 +31,13 @@ struct Sent {
     accepted: u64,
     refused: u64,
     accepted_per_second: f64,
+    latency_ms: Latency,
+}
+
+#[derive(Deserialize)]
+struct Latency {
+    p50: f64,
+    p99: f64,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -42,14 +50,19 @@ fn main() -> anyhow::Result<()> {
         }
         [] => {
             bench(20_000, 2_000)?;
+            queues::compare(&Files::make()?, 20_000, 2_000)?;
             bench_fan_out(10_000)
         }
         ["--quick"] => {
             bench(2_000, 200)?;
+            queues::compare(&Files::make()?, 2_000, 200)?;
             bench_fan_out(1_000)
         }
         ["--fan-out"] => bench_fan_out(10_000),
-        _ => anyhow::bail!("usage: load [--quick | --fan-out]"),
+        ["--queues"] => queues::compare(&Files::make()?, 20_000, 2_000),
+        ["--backlog"] => queues::backlog(&Files::make()?, 1_000_000),
+        ["--backlog", jobs] => queues::backlog(&Files::make()?, jobs.parse()?),
+        _ => anyhow::bail!("usage: load [--quick | --fan-out | --queues | --backlog [JOBS]]"),
     }
 }
 
@@ -85,11 +98,24 @@ impl Files {
         Path::join(self.folder.path(), name)
     }
 
+    fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     fn server(&self) -> anyhow::Result<Process> {
+        self.server_with(&["--queue", "memory"])
+    }
+
+    fn server_with(&self, flags: &[&str]) -> anyhow::Result<Process> {
+        let data = tempfile::tempdir_in(self.folder.path())?.keep();
+        self.server_in(&data, &[&["--max-queue-size", "100000"], flags].concat())
+    }
+
+    fn server_in(&self, data: &Path, flags: &[&str]) -> anyhow::Result<Process> {
         let mut command = whk();
         command.args(["--log-format", "json", "publish-server", "--port", "0"]);
-        command.args(["--allow-net", "127.0.0.0/8", "--max-queue-size", "100000"]);
-        command.arg("--data-dir").arg(tempfile::tempdir_in(self.folder.path())?.keep());
+        command.args(["--allow-net", "127.0.0.0/8"]).args(flags);
+        command.arg("--data-dir").arg(data);
         command.arg("--public-key").arg(self.path("public_key.pem"));
         command.arg("--signing-secret-file").arg(self.path("signing_secret.txt"));
         Process::start(&mut command)

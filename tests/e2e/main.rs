@@ -13,6 +13,7 @@
 mod cli;
 mod customer;
 mod delivery;
+mod disk;
 mod drain;
 mod interop;
 mod isolation;

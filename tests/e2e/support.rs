@@ -93,7 +93,9 @@ impl Server {
         let written = Arc::clone(&log);
         let log_reader = thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                if let Some((_, after)) = line.split_once("127.0.0.1:") {
+                // Others name where a delivery goes.
+                let address = line.split_once("address").map_or("", |(_, address)| address);
+                if let Some((_, after)) = address.split_once("127.0.0.1:") {
                     let digits: String = after.chars().take_while(char::is_ascii_digit).collect();
                     drop(found.send(digits.parse()));
                 }
@@ -454,7 +456,15 @@ pub(crate) struct RawCustomer {
 
 impl RawCustomer {
     pub(crate) fn start(answer: impl Fn(&mut TcpStream, usize) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::start_on(0, answer)
+    }
+
+    /// One at a port that is known before; 0 takes a free one.
+    pub(crate) fn start_on(
+        port: u16,
+        answer: impl Fn(&mut TcpStream, usize) + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let (got, requests) = mpsc::channel();
         let answer = Arc::new(answer);

@@ -121,24 +121,23 @@ fn publish(port: u16, url: &str) -> Option<String> {
 
 /// Those who publish, each to lanes of its own, and what they were answered 202 for, in order.
 struct Publishers {
-    port: Arc<AtomicU16>,
     stop: Arc<AtomicBool>,
     accepted: Arc<Mutex<HashMap<String, Vec<String>>>>,
     threads: Vec<thread::JoinHandle<()>>,
 }
 
 impl Publishers {
-    fn start(customer: u16) -> Self {
-        let (port, stop) = (Arc::new(AtomicU16::new(0)), Arc::new(AtomicBool::new(false)));
+    fn start(customer: u16, port: u16) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
         let accepted = Arc::new(Mutex::new(HashMap::<String, Vec<String>>::new()));
         let publishing = |number: usize| {
-            let (port, stop, accepted) = (Arc::clone(&port), Arc::clone(&stop), Arc::clone(&accepted));
+            let (stop, accepted) = (Arc::clone(&stop), Arc::clone(&accepted));
             thread::spawn(move || {
                 let mut lanes = (0..LANES).filter(|lane| lane % PUBLISHERS == number).cycle();
                 while !stop.load(Ordering::Relaxed) {
                     let lane = format!("/{}", lanes.next().unwrap());
                     let url = format!("http://127.0.0.1:{customer}{lane}");
-                    match publish(port.load(Ordering::Relaxed), &url) {
+                    match publish(port, &url) {
                         Some(id) => accepted.lock().unwrap().entry(lane).or_default().push(id),
                         // It is being started again.
                         None => thread::sleep(Duration::from_millis(2)),
@@ -147,11 +146,7 @@ impl Publishers {
             })
         };
         let threads = (0..PUBLISHERS).map(publishing).collect();
-        Self { port, stop, accepted, threads }
-    }
-
-    fn go_on_at(&self, port: u16) {
-        self.port.store(port, Ordering::Relaxed);
+        Self { stop, accepted, threads }
     }
 
     /// Ends them; what was accepted, each lane's in order.
@@ -162,9 +157,18 @@ impl Publishers {
     }
 }
 
-fn start(data_dir: &std::path::Path, flags: &[&str]) -> Server {
-    let mut command = whk(&["publish-server", "--port", "0", "--log-format", "json", "--data-dir"]);
-    command.arg(data_dir).arg("--public-key").arg(fixture("keys/public_key.pem"));
+/// A port that no other test is given while the server that has it is being started again: outside the range that the
+/// system picks from.
+fn own_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 20_000 + u16::try_from(std::process::id() % 1_000).unwrap() * 10;
+    let mut candidates = std::iter::repeat_with(|| first + NEXT.fetch_add(1, Ordering::Relaxed));
+    candidates.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
+}
+
+fn start(data_dir: &std::path::Path, port: u16, flags: &[&str]) -> Server {
+    let mut command = whk(&["publish-server", "--log-format", "json", "--port", &port.to_string()]);
+    command.arg("--data-dir").arg(data_dir).arg("--public-key").arg(fixture("keys/public_key.pem"));
     command.args(["--allow-net", "127.0.0.0/8", "--retry-delays", "20", "--max-retries", "1000"]);
     command.args(["--delivery-timeout", "5s", "--in-flight", &IN_FLIGHT.to_string()]).args(flags);
     Server::start(command)
@@ -176,23 +180,22 @@ fn deduped(ids: &[String]) -> Vec<&String> {
     ids.iter().filter(|id| seen.insert(*id)).collect()
 }
 
-/// Kills the server in each of `rounds`, and looks at what arrived in the end.
-pub(crate) fn torture(flags: &[&str], ordered: bool) {
-    let rounds = rounds();
+/// Ends the server in each of `rounds` with `signal`, and looks at what arrived in the end.
+fn torture(flags: &[&str], ordered: bool, signal: &str, rounds: usize) {
     let customer = Flaky::start();
     let folder = tempfile::tempdir().unwrap();
     let flags: Vec<&str> = flags.iter().copied().chain(ordered.then_some("--ordered")).collect();
-    let publishers = Publishers::start(customer.port);
+    let port = own_port();
+    let publishers = Publishers::start(customer.port, port);
     let mut dice = Dice(0xd1ce);
     for _ in 0..rounds {
-        let mut server = start(folder.path(), &flags);
-        publishers.go_on_at(server.port);
+        let mut server = start(folder.path(), port, &flags);
         thread::sleep(Duration::from_millis(20 + dice.roll(300)));
-        server.signal("KILL");
-        server.wait();
+        server.signal(signal);
+        let status = server.wait();
+        assert!(signal == "KILL" || status.code() == Some(0), "{status}: {}", server.log());
     }
-    let mut server = start(folder.path(), &flags);
-    publishers.go_on_at(server.port);
+    let mut server = start(folder.path(), port, &flags);
     let began = Instant::now();
     while began.elapsed() < Duration::from_millis(200) {
         thread::sleep(Duration::from_millis(20));
@@ -237,10 +240,15 @@ pub(crate) fn torture(flags: &[&str], ordered: bool) {
 
 #[test]
 fn disk_survives_being_killed() {
-    torture(&["--queue", "disk"], false);
+    torture(&["--queue", "disk"], false, "KILL", rounds());
 }
 
 #[test]
 fn disk_survives_being_killed_and_keeps_order() {
-    torture(&["--queue", "disk"], true);
+    torture(&["--queue", "disk"], true, "KILL", rounds());
+}
+
+#[test]
+fn disk_goes_on_after_being_stopped_under_load() {
+    torture(&["--queue", "disk"], true, "TERM", 5);
 }

@@ -1,0 +1,146 @@
+//! The queue on disk as a whole process sees it: a disk that fills, a folder that is taken, jobs that outlive it.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::{RawCustomer, Server, fixture, publish, publish_to, run, stderr, wait_until, whk};
+
+/// Nobody listens there.
+const NOWHERE: &str = "http://127.0.0.1:9/webhook";
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+/// A server in direct mode that keeps its queue in `data_dir`.
+fn start(data_dir: &Path, more: &[&str]) -> Server {
+    let mut command = whk(&["publish-server", "--port", "0", "--log-format", "json", "--data-dir"]);
+    command.arg(data_dir).arg("--public-key").arg(fixture("keys/public_key.pem"));
+    command.args(["--allow-net", "127.0.0.0/8", "--retry-delays", "200", "--max-retries", "1000"]).args(more);
+    Server::start(command)
+}
+
+fn queued(server: &Server) -> u64 {
+    let of = |state| server.metric(&format!("whk_queue_jobs{{state=\"{state}\"}}"));
+    of("ready") + of("delayed") + of("leased")
+}
+
+/// A file system of its own size, until it is dropped.
+struct SmallDisk {
+    folder: tempfile::TempDir,
+}
+
+impl SmallDisk {
+    /// `None` where this user may not mount one.
+    fn mount(mebibytes: u32) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let options = format!("size={mebibytes}m,mode=700");
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(folder.path()).output();
+        mounted.is_ok_and(|output| output.status.success()).then_some(Self { folder })
+    }
+
+    fn grow(&self, mebibytes: u32) {
+        let options = format!("remount,size={mebibytes}m");
+        let status = Command::new("mount").args(["-o", &options]).arg(self.folder.path()).status();
+        assert!(status.unwrap().success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("--lazy").arg(self.folder.path()).status());
+    }
+}
+
+#[test]
+fn a_full_disk_answers_503_goes_on_delivering_and_takes_events_again_when_there_is_room() {
+    let Some(disk) = SmallDisk::mount(24) else {
+        assert!(std::env::var_os("CI").is_none(), "CI may not mount a small file system");
+        eprintln!("passed over: mounting a small file system takes root");
+        return;
+    };
+    let payload = format!("\"{}\"", "x".repeat(100_000));
+    let body = format!(r#"{{"url":"{NOWHERE}","payload":{payload}}}"#);
+    let mut accepted = 0;
+    {
+        let server = start(disk.folder.path(), &[]);
+        let refused = loop {
+            let answer = publish(&server, &body);
+            if answer.status != 202 {
+                break answer;
+            }
+            accepted += 1;
+            assert!(accepted < 1_000, "the disk never fills");
+        };
+        assert_eq!((refused.status, refused.headers["retry-after"].as_str()), (503, "1"), "{refused:?}");
+        refused.problem();
+        assert!(accepted > 20, "{accepted}");
+        server.wait_for_log("the disk is full");
+        assert_eq!(queued(&server), accepted, "what was refused isn't there");
+        // The reserve is let go of: what there is can still be settled and retried, nothing more is taken.
+        wait_until("more retries", || server.metric("whk_retries_total") > accepted / 4);
+        assert_eq!(publish(&server, &body).status, 503);
+        disk.grow(64);
+        wait_until("room", || publish(&server, &body).status == 202);
+        accepted += 1;
+        server.wait_for_log("has room again");
+        let mut server = server;
+        server.signal("KILL");
+        server.wait();
+    }
+    let server = start(disk.folder.path(), &[]);
+    assert_eq!(queued(&server), accepted);
+}
+
+#[test]
+fn what_waits_outlives_the_process_and_a_second_process_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = start(folder.path(), &[]);
+    let port = {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        free.local_addr().unwrap().port()
+    };
+    let url = format!("http://127.0.0.1:{port}/webhook");
+    let ids: Vec<String> = (0..5).map(|_| publish_to(&server, &url, "1")).collect();
+    let second = run(&["publish-server", "--port", "0", "--data-dir", folder.path().to_str().unwrap()]);
+    assert_eq!(second.status.code(), Some(69), "{}", stderr(&second));
+    assert!(stderr(&second).contains("in use by another whk"), "{}", stderr(&second));
+    server.signal("TERM");
+    assert_eq!(server.wait().code(), Some(0), "{}", server.log());
+    assert!(server.log().contains("keeps what is left for the next start"), "{}", server.log());
+
+    let server = start(folder.path(), &[]);
+    assert!(server.log().contains("goes on with what it holds"), "{}", server.log());
+    let customer = RawCustomer::start_on(port, |stream, _| drop(stream.write_all(OK.as_bytes())));
+    let mut left: Vec<String> = ids;
+    while !left.is_empty() {
+        let id = &customer.request().headers["webhook-id"];
+        left.retain(|left| left != id);
+    }
+    wait_until("an empty queue", || queued(&server) == 0);
+}
+
+#[test]
+fn a_queue_that_can_not_be_used_says_why() {
+    let open = |damage: &dyn Fn(&Path)| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_str().unwrap().to_owned();
+        let mut server = start(folder.path(), &[]);
+        server.signal("TERM");
+        server.wait();
+        damage(folder.path());
+        run(&["publish-server", "--port", "0", "--data-dir", &path])
+    };
+    let newer = open(&|folder| {
+        let database = rusqlite::Connection::open(folder.join("queue.db")).unwrap();
+        database.pragma_update(None, "user_version", 99).unwrap();
+    });
+    assert_eq!(newer.status.code(), Some(64), "{}", stderr(&newer));
+    assert!(stderr(&newer).contains("newer whk"), "{}", stderr(&newer));
+    let foreign = open(&|folder| {
+        // Its log, where it ended before that was copied.
+        drop(std::fs::remove_file(folder.join("queue.db-wal")));
+        std::fs::write(folder.join("queue.db"), "x".repeat(8_192)).unwrap();
+    });
+    assert_eq!(foreign.status.code(), Some(1), "{}", stderr(&foreign));
+    assert!(stderr(&foreign).contains("open queue"), "{}", stderr(&foreign));
+}
