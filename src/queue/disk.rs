@@ -308,7 +308,10 @@ impl Queue for DiskQueue {
         let delayed = self.read(move |reader| reader.delayed(now)).await?;
         let state = self.shared.lock();
         let leased = state.lanes.leased_count();
-        let ready = state.usage.jobs().saturating_sub(leased).saturating_sub(delayed);
+        // They are read at two moments: a job that was given back in between isn't counted twice.
+        let waiting = state.usage.jobs().saturating_sub(leased);
+        let delayed = delayed.min(waiting);
+        let ready = waiting.saturating_sub(delayed);
         Ok(Depth { ready, delayed, leased, dead: state.dead })
     }
 

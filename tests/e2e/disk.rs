@@ -18,11 +18,6 @@ fn start(data_dir: &Path, more: &[&str]) -> Server {
     Server::start(command)
 }
 
-fn queued(server: &Server) -> u64 {
-    let of = |state| server.metric(&format!("whk_queue_jobs{{state=\"{state}\"}}"));
-    of("ready") + of("delayed") + of("leased")
-}
-
 /// A file system of its own size, until it is dropped.
 struct SmallDisk {
     folder: tempfile::TempDir,
@@ -75,7 +70,7 @@ fn a_full_disk_answers_503_goes_on_delivering_and_takes_events_again_when_there_
         refused.problem();
         assert!(accepted > 20, "{accepted}");
         server.wait_for_log("the disk is full");
-        assert_eq!(queued(&server), accepted, "what was refused isn't there");
+        assert_eq!(server.queued_jobs(), accepted, "what was refused isn't there");
         // The reserve is let go of: what there is can still be settled and retried, nothing more is taken.
         wait_until("more retries", || server.metric("whk_retries_total") > accepted / 4);
         assert_eq!(publish(&server, &body).status, 503);
@@ -88,7 +83,7 @@ fn a_full_disk_answers_503_goes_on_delivering_and_takes_events_again_when_there_
         server.wait();
     }
     let server = start(disk.folder.path(), &[]);
-    assert_eq!(queued(&server), accepted);
+    assert_eq!(server.queued_jobs(), accepted);
 }
 
 #[test]
@@ -116,7 +111,7 @@ fn what_waits_outlives_the_process_and_a_second_process_is_refused() {
         let id = &customer.request().headers["webhook-id"];
         left.retain(|left| left != id);
     }
-    wait_until("an empty queue", || queued(&server) == 0);
+    wait_until("an empty queue", || server.queued_jobs() == 0);
 }
 
 #[test]

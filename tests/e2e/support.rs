@@ -217,6 +217,17 @@ impl Server {
         line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
     }
 
+    /// Jobs in its queue that aren't settled, at one moment.
+    pub(crate) fn queued_jobs(&self) -> u64 {
+        let text = get(self.port, "/metrics").body;
+        let of = |state| {
+            let name = format!("whk_queue_jobs{{state=\"{state}\"}} ");
+            let line = text.lines().find_map(|line| line.strip_prefix(&name));
+            line.unwrap_or_else(|| panic!("no {name} in {text}")).parse::<u64>().unwrap()
+        };
+        of("ready") + of("delayed") + of("leased")
+    }
+
     pub(crate) fn wait_for_metric(&self, name: &str, value: u64) {
         wait_until(&format!("{name} = {value}"), || self.metric(name) == value);
     }
