@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use self::args::{DataArgs, DeliveryArgs, DirectArgs, HttpArgs, LimitArgs};
+use self::args::{DataArgs, DeliveryArgs, DirectArgs, HttpArgs, LimitArgs, RedisArgs};
 use super::duration;
 use super::retry_args::RetryArgs;
 use crate::common::clock::Clock;
@@ -88,6 +88,8 @@ pub struct Args {
     delivery: DeliveryArgs,
     #[command(flatten)]
     retry: RetryArgs,
+    #[command(flatten)]
+    redis: RedisArgs,
 }
 
 /// Runs the command until a signal stops it.
@@ -98,6 +100,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let policy = args.retry.policy().map_err(|error| UsageError(format!("retry flags: {error}")))?;
     let reuse = KeyReuse::try_new(args.key_reuse, args.key_reuse_bytes, args.key_reuse_age)
         .map_err(|error| UsageError(format!("--key-reuse: {error}")))?;
+    args.redis.config()?;
     let direct = args.direct.envelope(reuse)?;
     let direct_signer = args.direct.signer()?;
     let deliver = args.deliver_config()?;
