@@ -29,7 +29,7 @@ use crate::deliver::{DeliverConfig, Deliverer, ExtraRoots};
 use crate::dispatch::Dispatcher;
 use crate::exit::UsageError;
 use crate::publish::{Envelope, Publisher};
-use crate::queue::{self, Queue, QueueConfig, QueueKind};
+use crate::queue::{self, Backend, Queue, QueueConfig, QueueKind};
 use crate::registry::endpoint::EnvelopeKind;
 use crate::registry::{self, Limits, Registry};
 use crate::server::{Once, Server};
@@ -100,7 +100,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let policy = args.retry.policy().map_err(|error| UsageError(format!("retry flags: {error}")))?;
     let reuse = KeyReuse::try_new(args.key_reuse, args.key_reuse_bytes, args.key_reuse_age)
         .map_err(|error| UsageError(format!("--key-reuse: {error}")))?;
-    args.redis.config()?;
+    let redis = args.redis.config()?;
     let direct = args.direct.envelope(reuse)?;
     let direct_signer = args.direct.signer()?;
     let deliver = args.deliver_config()?;
@@ -118,7 +118,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 
     let clock = Clock::start();
     let metrics = Arc::new(Metrics::new());
-    let queue = queue::open(args.queue, args.queue_config(&policy), clock);
+    let backend = match args.queue {
+        QueueKind::Memory => Backend::Memory,
+        QueueKind::Redis => Backend::Redis(&redis),
+    };
+    let queue = queue::open(backend, args.queue_config(&policy), clock).await.context("--queue")?;
     let is_signed = direct_signer.is_some();
     let dispatcher = Dispatcher {
         queue: Arc::clone(&queue),
