@@ -123,6 +123,7 @@ impl RedisQueue {
             closed: AtomicBool::new(false),
             turn: AtomicUsize::new(0),
         });
+        shared.meet().await.map_err(OpenRedisError::Queue)?;
         let woken = Arc::downgrade(&shared);
         let wake_ups = subscribe(redis.clone(), shared.channel.clone(), move |message| {
             if let Some(shared) = woken.upgrade() {

@@ -1,10 +1,17 @@
 -- Leases up to ARGV[1] jobs. Then: a lease's length in µs, this process's slots, and what it holds of them in all, for
--- new and for failing lanes; which standing has the first turn; channel and message. Answers
--- {µs until something becomes due, or -1, whether lanes were passed over for want of slots, jobs, bytes, {lost ids},
--- then for each lease {id, token, failures, first attempt in µs, ordered, standing, record, body}}.
+-- new and for failing lanes; which standing has the first turn; channel and message; until when somebody waits for the
+-- answer, or 0. Answers {µs until something becomes due, or -1, whether lanes were passed over for want of slots, jobs,
+-- bytes, the time, {lost ids}, then for each lease {id, token, failures, first attempt in µs, ordered, standing, record,
+-- body}}.
 local max, length, slots = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local held = { all = tonumber(ARGV[4]), new = tonumber(ARGV[5]), failing = tonumber(ARGV[6]), well = 0 }
 local again = false
+
+-- Redis was away for longer than that, and nobody would take what is leased now.
+if ARGV[10] ~= '0' and now > tonumber(ARGV[10]) then
+  local jobs, bytes = totals()
+  return { '0', 0, jobs, bytes, whole(now), {} }
+end
 
 -- Leases that ran out count as attempts: what breaks its attempts off must not do so for ever.
 local ran_out = call('ZRANGEBYSCORE', leases_key, '-inf', now, 'LIMIT', 0, MOST_DUE)
@@ -97,6 +104,6 @@ if again then wait = 0 end
 woken = woken and (#leased == max or short)
 finish({ channel = ARGV[8], message = ARGV[9] })
 local jobs, bytes = totals()
-local answer = { whole(wait), short and 1 or 0, jobs, bytes, lost }
+local answer = { whole(wait), short and 1 or 0, jobs, bytes, whole(now), lost }
 for _, lease in ipairs(leased) do answer[#answer + 1] = lease end
 return answer

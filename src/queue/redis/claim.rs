@@ -21,6 +21,10 @@ use crate::queue::{Lease, LeaseId, QueueError, record};
 /// How long a shard that failed is left alone while others answer.
 const SHARD_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long after it was asked Redis may lease jobs: shorter than its answer is waited for, so that none are leased
+/// to nobody when it was away.
+const CLAIM_TIME: Duration = Duration::from_millis(2_500);
+
 /// Leases that are given back when nobody takes them.
 pub(super) struct Claimed {
     leases: Vec<Lease>,
@@ -101,17 +105,27 @@ impl Shared {
         }
     }
 
+    /// Asks what each shard holds and what time it is there, and leases nothing.
+    pub(super) async fn meet(&self) -> Result<(), QueueError> {
+        for shard in &self.shards {
+            self.claim_from(shard, 0, 0).await?;
+        }
+        Ok(())
+    }
+
     async fn claim_from(&self, shard: &Shard, max: usize, turn: usize) -> Result<Looked, QueueError> {
         let held = self.held.counts();
+        let deadline = shard.time().map_or(0, |now| now.saturating_add(microseconds(CLAIM_TIME)));
         let call = self.call::<Vec<Value>>(&self.scripts.claim, shard, |command| {
             command.arg(max).arg(microseconds(self.config.lease)).arg(self.config.in_flight);
             command.arg(held.all).arg(held.new).arg(held.failing).arg(turn);
-            self.wake_up(command, shard);
+            self.wake_up(command, shard).arg(deadline);
         });
         let mut answer = call.await?.into_iter();
         let mut number = || answer.next().and_then(number);
         let (wait, short, jobs, bytes) = (number(), number(), number(), number());
         shard.set_totals(unsigned(jobs), unsigned(bytes));
+        shard.set_time(unsigned(number()));
         for lost in answer.next().into_iter().flat_map(array).filter_map(text) {
             tracing::error!(
                 message_id = lost,
