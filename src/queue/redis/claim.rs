@@ -18,6 +18,9 @@ use crate::common::retry::Cause;
 use crate::queue::throttle::Standing;
 use crate::queue::{Lease, LeaseId, QueueError, record};
 
+/// Jobs that one call leases: Redis does nothing else meanwhile.
+const MOST_IN_CALL: usize = 500;
+
 /// How long a shard that failed is left alone while others answer.
 const SHARD_PAUSE: Duration = Duration::from_secs(1);
 
@@ -79,7 +82,7 @@ impl Shared {
         let first = turn.checked_rem(self.shards.len()).unwrap_or(0);
         let mut failure = None;
         for shard in self.shards.iter().cycle().skip(first).take(self.shards.len()) {
-            let more = max.saturating_sub(claimed.leases.len());
+            let more = max.min(MOST_IN_CALL).saturating_sub(claimed.leases.len());
             if more == 0 || self.is_closed() {
                 break;
             }
