@@ -1,8 +1,9 @@
 //! The queue in Redis, Valkey or a Redis Cluster: as durable as that is, and shared by all servers with its prefix.
 //!
 //! What was answered has been done by Redis. With `appendonly yes` and `appendfsync always` it is on its disk as well;
-//! see [`check`], which says at every start what else would be lost. A lease whose process died is claimed again after
-//! [`QueueConfig::lease`] by whichever server looks next, and counts as an attempt.
+//! the start-up check says what else would be lost. `WAITAOF` would promise the same, but holds up all that comes after
+//! it on its connection. A lease whose process died is claimed again after [`QueueConfig::lease`] by whichever server
+//! looks next, and counts as an attempt.
 //!
 //! Lanes are spread over shards by the hash of their names. All keys of a shard begin with its tag, `{prefix:0}` for the
 //! first, so they are in one hash slot; `{prefix}:layout` says how many shards there are: 1, or 16 in a cluster, as

@@ -93,8 +93,8 @@ async fn check_node(redis: &RedisConfig, node: &RedisConfig) -> Result<(), OpenR
     let mut get = redis::cmd("CONFIG");
     get.arg("GET").arg(&["appendonly", "appendfsync", "maxmemory-policy"]);
     match connection.query::<HashMap<String, String>>(&get).await {
-        Ok(settings) => warn_of(&at, &settings),
-        Err(_) => tracing::warn!(
+        Ok(settings) if !settings.is_empty() => warn_of(&at, &settings),
+        _ => tracing::warn!(
             redis = at,
             "Redis doesn't let its settings be read, so it isn't known what it would lose: it should have appendonly \
              yes, and maxmemory-policy noeviction"

@@ -255,3 +255,25 @@ async fn another_layout_is_left_alone() {
     assert_eq!(queue.depth().await.unwrap().unsettled(), 0);
     drop(server.connection().await);
 }
+
+#[tokio::test]
+async fn tls_is_checked_against_the_certificates_that_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let (certificate, key) = (certificate.to_str().unwrap(), key.to_str().unwrap());
+    let options = ["--tls-port", &port, "--tls-auth-clients", "no", "--tls-cert-file", certificate];
+    let options = [&options[..], &["--tls-key-file", key]].concat();
+    let Some(_server) = OwnServer::start(&options).await else { return };
+    let unchecked = RedisConfig::parse(&format!("rediss://localhost:{port}"), "test").unwrap();
+    assert!(super::RedisQueue::open(&unchecked, config(), clock()).await.is_err(), "nobody vouches for it");
+    let checked = unchecked.with_roots(made.cert.pem().into_bytes()).unwrap();
+    let (one, other) = (open(&checked, config()).await, open(&checked, config()).await);
+    let waiting = tokio::spawn(async move { claim_one(&other).await });
+    let pushed = job("a");
+    one.push(vec![pushed.clone()]).await.unwrap();
+    assert_eq!(waiting.await.unwrap().job.id, pushed.id);
+}
