@@ -50,6 +50,8 @@ local turns, first = { 'well', 'new', 'failing' }, tonumber(ARGV[7])
 local passed = { well = 0, new = 0, failing = 0 }
 local short = false
 local leased, lost = {}, {}
+-- Bytes of bodies in one answer, so that large ones come a few at a time.
+local answered, MOST_ANSWERED = 0, 8388608
 local expiry, expiries = whole(now + length), {}
 -- Lanes of each ring in their order, as many as may be wanted; asked for again once all of them had a turn.
 local next_lanes, next_at = { well = {}, new = {}, failing = {} }, { well = 1, new = 1, failing = 1 }
@@ -74,7 +76,7 @@ local function lane_in_turn()
     short = short or id ~= nil
   end
 end
-while #leased < max do
+while #leased < max and answered < MOST_ANSWERED do
   local ring, id = lane_in_turn()
   if not ring then break end
   local lane = lane_of(id)
@@ -94,6 +96,7 @@ while #leased < max do
       local first_at = found[4] or whole(now)
       call('HSET', job_key(job), 'token', token, 'first', first_at)
       expiries[#expiries + 1], expiries[#expiries + 2] = expiry, job
+      answered = answered + #(found[2] or '')
       lane.leased, lane.head_due = lane.leased + 1, 0
       held.all, held[ring] = held.all + 1, held[ring] + 1
       leased[#leased + 1] = { job, token, found[3] or '0', first_at, lane.ordered, ring, found[1], found[2] }
@@ -116,7 +119,7 @@ local next_due = first_of(timers_key)
 local runs_out = first_of(leases_key)
 if runs_out > 0 and (next_due == 0 or runs_out < next_due) then next_due = runs_out end
 local wait = next_due == 0 and -1 or math.max(next_due - now, 0)
-if again then wait = 0 end
+if again or answered >= MOST_ANSWERED then wait = 0 end
 woken = woken and (#leased == max or short)
 finish({ channel = ARGV[8], message = ARGV[9] })
 local jobs, bytes = totals()

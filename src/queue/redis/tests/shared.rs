@@ -213,6 +213,18 @@ async fn passwords_databases_and_prefixes_keep_apart() {
 }
 
 #[tokio::test]
+async fn large_bodies_come_a_few_at_a_time() {
+    let Some(redis) = redis() else { return };
+    let queue = open(&redis, QueueConfig { max_bytes: 1 << 30, ..config() }).await;
+    let large = |lane| crate::common::job::Job { body: vec![0; 1 << 20].into(), ..job(lane) };
+    let lanes = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
+    queue.push(lanes.map(large).to_vec()).await.unwrap();
+    let first = claim(&queue, 12).await;
+    assert_eq!(first.len(), 8, "8 MiB");
+    assert_eq!(claim(&queue, 12).await.len(), 4, "the rest without being woken");
+}
+
+#[tokio::test]
 async fn damaged_jobs_are_set_aside() {
     let Some(server) = OwnServer::start(&[]).await else { return };
     let queue = open(&server.config(), config()).await;
