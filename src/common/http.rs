@@ -179,7 +179,8 @@ pub fn tls_config(mut extra: RootCertStore) -> rustls::ClientConfig {
     rustls::ClientConfig::builder().with_root_certificates(extra).with_no_client_auth()
 }
 
-fn install_crypto_provider() {
+/// Says which cryptography TLS is made with, for those who build a configuration of their own.
+pub(super) fn install_crypto_provider() {
     // Refused where one is installed already, which is as good.
     drop(rustls::crypto::ring::default_provider().install_default());
 }

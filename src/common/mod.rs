@@ -14,6 +14,7 @@ pub mod job;
 pub mod json;
 pub mod metrics;
 pub mod output;
+pub mod redis;
 pub mod retry;
 pub mod secret_file;
 pub mod shutdown;

@@ -7,6 +7,8 @@
 //! Memory holds a window of each lane ([`super::lanes`]), and bodies of new jobs up to a budget; what is beyond that is
 //! read when its turn comes.
 
+#[cfg(test)]
+mod conforms;
 mod rows;
 mod store;
 #[cfg(test)]

@@ -223,4 +223,6 @@ impl Messages for MemoryQueue {
 }
 
 #[cfg(test)]
+mod conforms;
+#[cfg(test)]
 mod tests;

@@ -1,15 +1,19 @@
 //! The queue: jobs wait here between publish and delivery. [`open`] is the only place that picks a backend.
 //!
 //! [`lanes`] schedules (which job is next), [`throttle`] holds failing endpoints back, [`memory`] is the
-//! backend that lives in this process, [`disk`] the one that outlives it. [`dead`] is what became of jobs that were given up, [`message`] what is known
-//! of each message, [`record`] how a job is written.
+//! backend that lives in this process, [`disk`] the one that outlives it, [`redis`] the one that servers share.
+//! [`dead`] is what became of jobs that were given up, [`message`] what is known of each message, [`record`] how a job
+//! is written.
 
+#[cfg(test)]
+mod conformance;
 pub mod dead;
 pub mod disk;
 pub mod lanes;
 pub mod memory;
 pub mod message;
 pub mod record;
+pub mod redis;
 #[cfg(test)]
 mod tests;
 pub mod throttle;
@@ -25,9 +29,11 @@ use clap::ValueEnum;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use self::redis::{OpenRedisError, RedisQueue};
 use crate::common::attempt::Attempt;
 use crate::common::clock::Clock;
 use crate::common::job::{Job, Lane};
+use crate::common::redis::RedisConfig;
 use crate::common::retry::{RetryPolicy, Verdict};
 use dead::DeadLetters;
 use disk::{DiskError, DiskQueue};
@@ -156,6 +162,9 @@ pub enum QueueKind {
     Disk,
     /// In this process alone: a crash loses what wasn't delivered, SIGTERM delivers it or says what is left
     Memory,
+    /// In Redis or Valkey 7.0 or newer, or a cluster of them: as durable as that is, shared by all servers with its
+    /// --redis-prefix.
+    Redis,
 }
 
 /// What every backend is told.
@@ -187,6 +196,8 @@ pub enum Backend<'a> {
     Memory,
     /// See [`QueueKind::Disk`]: in that file, which no other process uses.
     Disk(&'a Path),
+    /// See [`QueueKind::Redis`].
+    Redis(&'a RedisConfig),
 }
 
 /// The queue couldn't be opened.
@@ -195,6 +206,9 @@ pub enum OpenQueueError {
     /// For what the disk says.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// For what Redis says, or doesn't.
+    #[error("open the queue in Redis")]
+    Redis(#[from] OpenRedisError),
 }
 
 /// Opens the queue.
@@ -209,5 +223,6 @@ pub async fn open(
     Ok(match backend {
         Backend::Memory => Arc::new(MemoryQueue::new(config, clock)),
         Backend::Disk(path) => Arc::new(DiskQueue::open(path, config, clock)?),
+        Backend::Redis(redis) => Arc::new(RedisQueue::open(redis, config, clock).await?),
     })
 }

@@ -18,6 +18,7 @@ mod drain;
 mod interop;
 mod isolation;
 mod publish;
+mod redis;
 mod registry;
 mod support;
 mod tenant_cli;

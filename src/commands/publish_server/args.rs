@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use ipnet::IpNet;
 
 use crate::commands::{DATA_DIR, at_least_one, count, duration};
+use crate::common::redis::{RedisConfig, RedisConfigError};
+use crate::exit::UsageError;
 use crate::queue::QueueKind;
 use crate::registry::endpoint::EnvelopeKind;
 
@@ -64,7 +67,7 @@ pub(super) struct LimitArgs {
     /// Unsettled jobs that are held; further ones are answered 503. Without it 1,000,000, or 10,000 in memory
     #[arg(long, env = "MAX_QUEUE_SIZE", value_parser = at_least_one, value_name = "JOBS")]
     max_queue_size: Option<usize>,
-    /// Bytes of unsettled jobs that are held. Without it 8 GiB, or 256 MiB in memory
+    /// Bytes of unsettled jobs that are held. Without it 8 GiB on disk, 1 GiB in Redis, 256 MiB in memory
     #[arg(long, value_parser = at_least_one, value_name = "BYTES")]
     max_queue_bytes: Option<usize>,
     /// Bytes of one payload; larger ones are answered 413
@@ -92,7 +95,8 @@ pub(super) struct LimitArgs {
 /// Where the queue is what bounds jobs, and where memory is.
 const DURABLE_JOBS: usize = 1_000_000;
 const MEMORY_JOBS: usize = 10_000;
-const DURABLE_BYTES: usize = 8 << 30;
+const DISK_BYTES: usize = 8 << 30;
+const REDIS_BYTES: usize = 1 << 30;
 const MEMORY_BYTES: usize = 256 << 20;
 
 impl LimitArgs {
@@ -100,7 +104,8 @@ impl LimitArgs {
     pub(super) fn of_queue(&self, kind: QueueKind) -> (usize, usize) {
         let (jobs, bytes) = match kind {
             QueueKind::Memory => (MEMORY_JOBS, MEMORY_BYTES),
-            QueueKind::Disk => (DURABLE_JOBS, DURABLE_BYTES),
+            QueueKind::Disk => (DURABLE_JOBS, DISK_BYTES),
+            QueueKind::Redis => (DURABLE_JOBS, REDIS_BYTES),
         };
         (self.max_queue_size.unwrap_or(jobs), self.max_queue_bytes.unwrap_or(bytes))
     }
@@ -137,4 +142,54 @@ pub(super) struct DeliveryArgs {
     /// How long to go on delivering after SIGTERM
     #[arg(long, value_parser = duration, default_value = "30s", value_name = "DURATION")]
     pub(super) drain_timeout: Duration,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Redis")]
+pub(super) struct RedisArgs {
+    /// Where --queue redis keeps jobs: redis://[user:password@]host[:port][/database], rediss:// for TLS; several
+    /// URLs with commas between them are the nodes of a Redis Cluster
+    #[arg(
+        long,
+        env = "REDIS_URL",
+        hide_env_values = true,
+        default_value = "redis://127.0.0.1:6379",
+        value_name = "URL"
+    )]
+    redis_url: RedisUrls,
+    /// What all keys begin with: servers that share it share their jobs
+    #[arg(long, default_value = "whk", value_name = "TEXT")]
+    redis_prefix: String,
+    /// Certificates (PEM) that Redis' own is checked against, instead of the public ones
+    #[arg(long, value_name = "FILE")]
+    redis_ca_file: Option<PathBuf>,
+}
+
+/// `Debug` hides them, since they may hold passwords.
+#[derive(Clone)]
+struct RedisUrls(String);
+
+impl std::str::FromStr for RedisUrls {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl std::fmt::Debug for RedisUrls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("…")
+    }
+}
+
+impl RedisArgs {
+    /// Where Redis is.
+    pub(super) fn config(&self) -> anyhow::Result<RedisConfig> {
+        let usage = |error: RedisConfigError| UsageError(error.to_string());
+        let config = RedisConfig::parse(&self.redis_url.0, &self.redis_prefix).map_err(usage)?;
+        let Some(path) = &self.redis_ca_file else { return Ok(config) };
+        let pem = std::fs::read(path).with_context(|| format!("--redis-ca-file: read {}", path.display()))?;
+        Ok(config.with_roots(pem).map_err(usage)?)
+    }
 }

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use self::args::{DataArgs, DeliveryArgs, DirectArgs, HttpArgs, LimitArgs};
+use self::args::{DataArgs, DeliveryArgs, DirectArgs, HttpArgs, LimitArgs, RedisArgs};
 use super::duration;
 use super::retry_args::RetryArgs;
 use crate::common::clock::Clock;
@@ -61,8 +61,8 @@ The first start makes the provider's API key and writes it to provider_key.txt i
 Deliveries go to public addresses over https. --allow-net opens a network of your own, over http as well.
 SIGTERM or SIGINT stops accepting and finishes what is being delivered within --drain-timeout; a second one ends at
 once. What waits then is delivered after the next start; a queue in memory is emptied first.
-Exit status: 0 stopped with nothing lost, 1 jobs in memory were left, 64 usage, 66 a file is missing, 69 the port isn't free or
-the data dir is in use, 77 the data dir can't be written, 130 interrupted while draining.")]
+Exit status: 0 stopped with nothing lost, 1 jobs in memory were left, 64 usage, 66 a file is missing, 69 the port isn't
+free, Redis can't be used or the data dir is in use, 77 the data dir can't be written, 130 interrupted while draining.")]
 pub struct Args {
     /// Where jobs wait between publish and delivery
     #[arg(long, value_enum, default_value_t)]
@@ -92,6 +92,8 @@ pub struct Args {
     delivery: DeliveryArgs,
     #[command(flatten)]
     retry: RetryArgs,
+    #[command(flatten)]
+    redis: RedisArgs,
 }
 
 /// Runs the command until a signal stops it.
@@ -102,6 +104,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let policy = args.retry.policy().map_err(|error| UsageError(format!("retry flags: {error}")))?;
     let reuse = KeyReuse::try_new(args.key_reuse, args.key_reuse_bytes, args.key_reuse_age)
         .map_err(|error| UsageError(format!("--key-reuse: {error}")))?;
+    let redis = args.redis.config()?;
     let direct = args.direct.envelope(reuse)?;
     let direct_signer = args.direct.signer()?;
     let deliver = args.deliver_config()?;
@@ -123,6 +126,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let backend = match args.queue {
         QueueKind::Disk => Backend::Disk(&queue_file),
         QueueKind::Memory => Backend::Memory,
+        QueueKind::Redis => Backend::Redis(&redis),
     };
     let queue = queue::open(backend, args.queue_config(&policy), clock).await.context("--queue")?;
     let is_signed = direct_signer.is_some();

@@ -43,9 +43,6 @@ const APPLICATION_ID: i64 = 0x7768_6b71;
 /// Lanes whose rows are remembered.
 const KNOWN_LANES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(65_535);
 
-/// Delivered messages are pruned each time that so many more are there.
-const PRUNE_EVERY: i64 = 64;
-
 /// Why the queue on disk can't be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
@@ -283,10 +280,8 @@ impl Store {
                 attempts
             ],
         )?;
-        if self.next_delivered.checked_rem(PRUNE_EVERY) == Some(0) {
-            let last = self.next_delivered.saturating_sub(self.history);
-            self.execute("DELETE FROM delivered WHERE n <= ?", [last])?;
-        }
+        let forgotten = self.next_delivered.saturating_sub(self.history);
+        self.execute("DELETE FROM delivered WHERE n <= ?", [forgotten])?;
         self.next_delivered = self.next_delivered.saturating_add(1);
         Ok(())
     }

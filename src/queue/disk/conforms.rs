@@ -1,0 +1,53 @@
+//! The promises of every queue, kept by this one.
+
+use std::sync::Arc;
+
+use tempfile::TempDir;
+
+use super::DiskQueue;
+use crate::common::clock::Clock;
+use crate::queue::conformance::{Harness, conformance};
+use crate::queue::{Queue, QueueConfig};
+
+struct Disk {
+    /// `None` while another takes its place.
+    queue: Option<Arc<dyn Queue>>,
+    clock: Clock,
+    config: QueueConfig,
+    folder: TempDir,
+}
+
+impl Disk {
+    fn open(&mut self) {
+        let path = self.folder.path().join("queue.db");
+        self.clock = Clock::start();
+        self.queue = Some(Arc::new(DiskQueue::open(&path, self.config.clone(), self.clock).unwrap()));
+    }
+}
+
+impl Harness for Disk {
+    const DURABLE: bool = true;
+
+    async fn start(config: QueueConfig) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let mut disk = Self { queue: None, clock: Clock::start(), config, folder };
+        disk.open();
+        Some(disk)
+    }
+
+    fn queue(&self) -> &Arc<dyn Queue> {
+        self.queue.as_ref().expect("it is open")
+    }
+
+    fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    async fn reopen(&mut self) {
+        // What is leased stays leased for a process that lives, so this one must be gone.
+        self.queue = None;
+        self.open();
+    }
+}
+
+conformance!(disk, super::Disk);
