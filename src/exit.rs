@@ -48,7 +48,7 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     }
     if let Some(error) = cause.downcast_ref::<OpenError>() {
         return match error {
-            OpenError::DataDir(error) => of_data_dir(error),
+            OpenError::DataDir(error) | OpenError::SharedKey(error) => of_data_dir(error),
             OpenError::Store(error) => of_store(error),
         };
     }
@@ -107,7 +107,12 @@ fn of_client(error: &ClientError) -> Option<u8> {
 fn of_store(error: &StoreError) -> Option<u8> {
     use rusqlite::ErrorCode::{CannotOpen, PermissionDenied, ReadOnly};
     match error {
-        StoreError::Newer { .. } | StoreError::NotOurs(_) | StoreError::WrongKey { .. } => Some(USAGE),
+        StoreError::Newer { .. }
+        | StoreError::NotOurs(_)
+        | StoreError::WrongKey { .. }
+        | StoreError::NewerInRedis { .. }
+        | StoreError::WrongSharedKey(_) => Some(USAGE),
+        StoreError::Redis { .. } => Some(UNAVAILABLE),
         StoreError::Open { source, .. } => {
             let code = source.sqlite_error_code();
             matches!(code, Some(CannotOpen | PermissionDenied | ReadOnly)).then_some(NOT_PERMITTED)

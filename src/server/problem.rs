@@ -142,6 +142,13 @@ impl From<RegistryError> for Problem {
                     "the change can't be written down, and wasn't made; see the server's log",
                 )
             }
+            RegistryError::Unsure(_) | RegistryError::Behind(_) => {
+                tracing::error!(error = %format!("{:#}", anyhow::Error::from(error)), "registry");
+                Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    format!("{detail}; try again, and see the server's log"),
+                )
+            }
             RegistryError::Random(_) | RegistryError::Key(_) => {
                 tracing::error!(error = %format!("{:#}", anyhow::Error::from(error)), "registry");
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the change wasn't made; see the server's log")

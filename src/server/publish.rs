@@ -97,7 +97,7 @@ pub(super) async fn publish(
     let (parts, body) = request.into_parts();
     let mode = cloud_event::mode(media_type(&parts.headers), &parts.headers)?;
     refuse_key_in_url(&parts)?;
-    let caller = authenticate(&server, &parts);
+    let caller = authenticate(&server, &parts).await;
     // Only direct mode reads what strangers send.
     if server.publisher.direct.is_none() || mode != Mode::Own {
         caller.as_ref().map_err(Problem::clone)?;
