@@ -3,6 +3,9 @@
 //! A permit is taken before a job is claimed and given back after it is settled, so what is in flight is bounded
 //! and a drain knows when it is done.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 

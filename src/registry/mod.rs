@@ -26,6 +26,8 @@ use std::sync::{Arc, Mutex, RwLock};
 use clap::ValueEnum;
 use tokio::sync::Semaphore;
 
+#[cfg(test)]
+pub(crate) use self::redis::tests as two_servers;
 use self::redis::{Follower, RedisStore};
 use self::sqlite::SqliteStore;
 pub use self::state::Recipient;

@@ -15,6 +15,8 @@
 //! go back far enough, or Redis has lost changes.
 
 mod follow;
+#[cfg(test)]
+pub(crate) mod tests;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};

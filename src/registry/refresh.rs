@@ -125,3 +125,110 @@ impl Shared {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::task::{JoinHandle, yield_now};
+
+    use super::*;
+
+    /// A store that answers when it is let.
+    struct Asked {
+        shared: Arc<Shared>,
+        times: Arc<AtomicUsize>,
+        answers: Arc<Semaphore>,
+    }
+
+    impl Asked {
+        fn new(pause: Duration) -> Self {
+            Self {
+                shared: Arc::new(Shared::new(pause)),
+                times: Arc::default(),
+                answers: Arc::new(Semaphore::new(0)),
+            }
+        }
+
+        fn ask(&self) -> JoinHandle<Outcome> {
+            let (shared, times, answers) =
+                (Arc::clone(&self.shared), Arc::clone(&self.times), Arc::clone(&self.answers));
+            tokio::spawn(async move {
+                let work = async {
+                    times.fetch_add(1, Ordering::Relaxed);
+                    answers.acquire().await.unwrap().forget();
+                    Ok(())
+                };
+                shared.run(work).await
+            })
+        }
+
+        fn times(&self) -> usize {
+            self.times.load(Ordering::Relaxed)
+        }
+    }
+
+    #[tokio::test]
+    async fn callers_share_a_question_that_begins_after_they_came() {
+        let asked = Asked::new(Duration::ZERO);
+        let first = asked.ask();
+        // On its one thread the runtime lets each task that is there begin.
+        yield_now().await;
+        let others: Vec<_> = (0..20).map(|_| asked.ask()).collect();
+        yield_now().await;
+        assert_eq!(asked.times(), 1);
+        asked.answers.add_permits(1);
+        first.await.unwrap().unwrap();
+        yield_now().await;
+        assert!(
+            others.iter().all(|other| !other.is_finished()),
+            "what was asked before they came is no answer"
+        );
+        asked.answers.add_permits(1);
+        for other in others {
+            other.await.unwrap().unwrap();
+        }
+        assert_eq!(asked.times(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_goes_away_leaves_the_question_to_the_next() {
+        let asked = Asked::new(Duration::ZERO);
+        let first = asked.ask();
+        yield_now().await;
+        let second = asked.ask();
+        yield_now().await;
+        first.abort();
+        asked.answers.add_permits(1);
+        second.await.unwrap().unwrap();
+        assert_eq!(asked.times(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn strangers_ask_no_more_often_than_they_may() {
+        let asked = Asked::new(STRANGERS_PAUSE);
+        asked.answers.add_permits(1_000);
+        let started = Instant::now();
+        for _ in 0..21 {
+            asked.ask().await.unwrap().unwrap();
+        }
+        assert!(started.elapsed() >= STRANGERS_PAUSE * 20);
+        for other in (0..1_000).map(|_| asked.ask()).collect::<Vec<_>>() {
+            other.await.unwrap().unwrap();
+        }
+        assert!(asked.times() <= 23, "{}", asked.times());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_is_told_at_once_for_a_while() {
+        let shared = Shared::new(Duration::ZERO);
+        let fails = async || Err(Arc::new(StoreError::Contended));
+        let never = async { panic!("it is asked") };
+        assert!(shared.run(fails()).await.is_err());
+        assert!(shared.run(never).await.is_err());
+        assert!(shared.insist(async { Ok(()) }).await.is_ok(), "whoever must know asks");
+        assert!(shared.run(fails()).await.is_err());
+        tokio::time::advance(FAILURE_HOLDS).await;
+        assert!(shared.run(async { Ok(()) }).await.is_ok());
+    }
+}

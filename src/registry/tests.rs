@@ -74,6 +74,10 @@ impl Home {
     }
 }
 
+pub(super) fn open_database_at(home: &Home) -> Registry {
+    home.open_database().unwrap()
+}
+
 fn database(registry: &Registry) -> std::sync::MutexGuard<'_, SqliteStore> {
     match &registry.0.store {
         Store::Sqlite(store) => store.lock().unwrap(),

@@ -113,6 +113,7 @@ impl From<PublishError> for Problem {
             PublishError::Queue(error) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("{error}; try again"))
             }
+            PublishError::Registry(error) => error.into(),
             PublishError::Legacy(_)
             | PublishError::Seal(_)
             | PublishError::Key(_)

@@ -143,7 +143,13 @@ async fn publish_subscribed(
     let kind = given.kind.as_deref().ok_or_else(|| Problem::bad_request("'type' is required"))?;
     let kind = EventType::parse(kind).map_err(|error| field("type", &error))?;
     let to = match (given.tenant.as_deref(), caller.0) {
-        (Some(named), _) => Audience::Tenant(caller.tenant(server, named)?.id),
+        (Some(named), _) => {
+            if caller.tenant(server, named).is_err() {
+                // It may have been made at another server a moment ago.
+                server.registry.refreshed().await?;
+            }
+            Audience::Tenant(caller.tenant(server, named)?.id)
+        }
         (None, Principal::Tenant(id)) => Audience::Tenant(id),
         (None, Principal::Provider) => Audience::Everyone,
     };

@@ -18,6 +18,7 @@ mod interop;
 mod isolation;
 mod publish;
 mod registry;
+mod shared;
 mod support;
 mod tenant_cli;
 mod tenants;

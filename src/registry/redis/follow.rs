@@ -63,6 +63,13 @@ impl Follower {
         }));
         Self { _listening: listening, _following: following }
     }
+
+    /// Follows nothing: what others change is seen only where it is asked for.
+    #[cfg(test)]
+    pub(in crate::registry) fn deaf() -> Self {
+        let nothing = || AbortOnDropHandle::new(tokio::spawn(async {}));
+        Self { _listening: nothing(), _following: nothing() }
+    }
 }
 
 impl RedisStore {
