@@ -21,7 +21,7 @@ use whk::common::metrics::Metrics;
 use whk::common::retry::{RetryPolicy, Verdict};
 use whk::deliver::egress::EgressGuard;
 use whk::publish::{Audience, Event, Publisher};
-use whk::queue::{self, QueueConfig, QueueKind, Settlement};
+use whk::queue::{QueueConfig, Settlement, memory::MemoryQueue};
 use whk::registry::endpoint::{EndpointSettings, EnvelopeKind};
 use whk::registry::headers::StaticHeaders;
 use whk::registry::name::Name;
@@ -147,7 +147,7 @@ async fn measure(registry: &Registry, name: &str, kind: &str, payload: &str) -> 
         registry: registry.clone(),
         key_reuse: KeyReuse::default(),
         guard: EgressGuard::default(),
-        queue: queue::open(QueueKind::Memory, config, clock),
+        queue: Arc::new(MemoryQueue::new(config, clock)),
         max_queue_bytes: 1 << 30,
         tenant_queued_bytes: 1 << 30,
         sealing_budget: Semaphore::new(1 << 20),

@@ -36,7 +36,19 @@ pub enum RedisFailure {
     TimedOut,
     /// It refused, or the connection broke.
     #[error("{0}")]
-    Failed(#[from] RedisError),
+    Failed(#[source] RedisError),
+    /// It answered something else than was asked for. What, isn't said: it may be a payload.
+    #[error("Redis answered something unexpected")]
+    Unexpected,
+}
+
+impl From<RedisError> for RedisFailure {
+    fn from(error: RedisError) -> Self {
+        match error.kind() {
+            ErrorKind::UnexpectedReturnType | ErrorKind::Parse => Self::Unexpected,
+            _ => Self::Failed(error),
+        }
+    }
 }
 
 impl RedisFailure {
@@ -44,7 +56,7 @@ impl RedisFailure {
     #[must_use]
     pub fn code(&self) -> Option<&str> {
         match self {
-            Self::TimedOut => None,
+            Self::TimedOut | Self::Unexpected => None,
             Self::Failed(error) => error.code(),
         }
     }

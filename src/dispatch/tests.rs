@@ -7,7 +7,7 @@ use crate::common::id::MessageId;
 use crate::common::job::{ContentType, Job, TraceContext};
 use crate::deliver::egress::EgressGuard;
 use crate::deliver::{DeliverConfig, ExtraRoots};
-use crate::queue::{self, QueueConfig, QueueKind};
+use crate::queue::{self, Backend, QueueConfig};
 use crate::registry::two_servers::TwoServers;
 
 async fn dispatcher(registry: Registry) -> Dispatcher {
@@ -29,7 +29,7 @@ async fn dispatcher(registry: Registry) -> Dispatcher {
         history: 10,
     };
     Dispatcher {
-        queue: queue::open(QueueKind::Memory, config, clock),
+        queue: queue::open(Backend::Memory, config, clock).await.unwrap(),
         deliverer: Deliverer::new(deliver, clock),
         registry,
         direct_signer: None,

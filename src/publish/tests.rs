@@ -10,7 +10,7 @@ use crate::common::data_dir::DataDir;
 use crate::common::endpoint_url::EndpointUrl;
 use crate::common::event_type::EventFilter;
 use crate::common::retry::RetryPolicy;
-use crate::queue::{self, QueueConfig, QueueKind};
+use crate::queue::{QueueConfig, memory::MemoryQueue};
 use crate::registry::endpoint::{EndpointSettings, EnvelopeKind};
 use crate::registry::headers::StaticHeaders;
 use crate::registry::name::Name;
@@ -43,7 +43,7 @@ async fn home(max_bytes: usize) -> Home {
         registry,
         key_reuse: KeyReuse::default(),
         guard: EgressGuard::default(),
-        queue: queue::open(QueueKind::Memory, config, clock),
+        queue: Arc::new(MemoryQueue::new(config, clock)),
         max_queue_bytes: max_bytes,
         tenant_queued_bytes: max_bytes,
         sealing_budget: Semaphore::new(max_bytes.div_ceil(1024)),

@@ -41,6 +41,8 @@ pub struct Lanes {
     next_sweep: Option<Timestamp>,
     /// Leases by the standing of their lanes when they were given out.
     held: PerStanding<usize>,
+    /// Whose turn it is: kept, since claims may be for one job each.
+    turn: Standing,
     serial: u64,
     ready: usize,
     delayed: usize,
@@ -77,6 +79,7 @@ impl Lanes {
             leases: Slab::new(),
             next_sweep: None,
             held: PerStanding::default(),
+            turn: Standing::Well,
             serial: 0,
             ready: 0,
             delayed: 0,
@@ -98,14 +101,13 @@ impl Lanes {
         self.fire_timers(now);
         self.sweep_leases(now);
         let mut claimed = Vec::new();
-        let mut turn = Standing::Well;
         // Lanes of each ring that were passed over in a row.
         let mut passed_over = PerStanding::<usize>::default();
         while claimed.len() < max {
             let has_turn = |standing: &Standing| {
                 passed_over.of(*standing) < &self.rings.of(*standing).len() && self.has_slot_for(*standing)
             };
-            let Some(standing) = turns_from(turn).into_iter().find(has_turn) else { break };
+            let Some(standing) = turns_from(self.turn).into_iter().find(has_turn) else { break };
             let Some(lane) = self.rings.of_mut(standing).pop_front() else { break };
             let Some(state) = self.lanes.get_mut(&lane) else { continue };
             *state.in_ring.of_mut(standing) = false;
@@ -113,7 +115,7 @@ impl Lanes {
                 self.wake(&lane, now);
                 continue;
             }
-            turn = turns_from(standing)[1];
+            self.turn = turns_from(standing)[1];
             match self.turn_of(&lane, now) {
                 Turn::Lease => {
                     claimed.extend(self.lease_head(&lane, now));

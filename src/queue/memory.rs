@@ -257,4 +257,6 @@ impl Messages for MemoryQueue {
 }
 
 #[cfg(test)]
+mod conforms;
+#[cfg(test)]
 mod tests;

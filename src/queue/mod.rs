@@ -1,14 +1,17 @@
 //! The queue: jobs wait here between publish and delivery. [`open`] is the only place that picks a backend.
 //!
 //! [`lanes`] schedules (which job is next), [`throttle`] holds failing endpoints back, [`memory`] is the
-//! backend that lives in this process. [`dead`] is what became of jobs that were given up, [`message`] what is known
+//! backend that lives in this process, [`redis`] the one that servers share. [`dead`] is what became of jobs that were given up, [`message`] what is known
 //! of each message, [`record`] how a job is written.
 
+#[cfg(test)]
+mod conformance;
 pub mod dead;
 pub mod lanes;
 pub mod memory;
 pub mod message;
 pub mod record;
+pub mod redis;
 #[cfg(test)]
 mod tests;
 pub mod throttle;
@@ -22,9 +25,11 @@ use clap::ValueEnum;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use self::redis::{OpenRedisError, RedisQueue};
 use crate::common::attempt::Attempt;
 use crate::common::clock::Clock;
 use crate::common::job::{Job, Lane};
+use crate::common::redis::RedisConfig;
 use crate::common::retry::{RetryPolicy, Verdict};
 use dead::DeadLetters;
 use memory::MemoryQueue;
@@ -150,6 +155,9 @@ pub enum QueueKind {
     /// In this process alone: a crash loses what wasn't delivered, SIGTERM delivers it or says what is left.
     #[default]
     Memory,
+    /// In Redis or Valkey 7.0 or newer, or a cluster of them: as durable as that is, shared by all servers with its
+    /// --redis-prefix.
+    Redis,
 }
 
 /// What every backend is told.
@@ -174,10 +182,34 @@ pub struct QueueConfig {
     pub history: usize,
 }
 
-/// Opens the queue of that kind.
-#[must_use]
-pub fn open(kind: QueueKind, config: QueueConfig, clock: Clock) -> Arc<dyn Queue> {
-    match kind {
-        QueueKind::Memory => Arc::new(MemoryQueue::new(config, clock)),
-    }
+/// A backend with what it needs to be opened.
+#[derive(Debug, Clone, Copy)]
+pub enum Backend<'a> {
+    /// See [`QueueKind::Memory`].
+    Memory,
+    /// See [`QueueKind::Redis`].
+    Redis(&'a RedisConfig),
+}
+
+/// The queue couldn't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenQueueError {
+    /// For what Redis says, or doesn't.
+    #[error(transparent)]
+    Redis(#[from] OpenRedisError),
+}
+
+/// Opens the queue.
+///
+/// # Errors
+/// What it is kept in can't be reached or used.
+pub async fn open(
+    backend: Backend<'_>,
+    config: QueueConfig,
+    clock: Clock,
+) -> Result<Arc<dyn Queue>, OpenQueueError> {
+    Ok(match backend {
+        Backend::Memory => Arc::new(MemoryQueue::new(config, clock)),
+        Backend::Redis(redis) => Arc::new(RedisQueue::open(redis, config, clock).await?),
+    })
 }

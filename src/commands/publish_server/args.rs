@@ -36,6 +36,7 @@ impl DataArgs {
     pub(super) fn registry(&self, queue: QueueKind) -> RegistryKind {
         self.registry.unwrap_or(match queue {
             QueueKind::Memory => RegistryKind::Sqlite,
+            QueueKind::Redis => RegistryKind::Redis,
         })
     }
 }

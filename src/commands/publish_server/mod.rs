@@ -29,7 +29,7 @@ use crate::deliver::{DeliverConfig, Deliverer, ExtraRoots};
 use crate::dispatch::Dispatcher;
 use crate::exit::UsageError;
 use crate::publish::{Envelope, Publisher};
-use crate::queue::{self, Queue, QueueConfig, QueueKind};
+use crate::queue::{self, Backend, Queue, QueueConfig, QueueKind};
 use crate::registry::endpoint::EnvelopeKind;
 use crate::registry::{self, Limits, Registry, RegistryKind, RegistryPlace};
 use crate::server::{Once, Server};
@@ -100,7 +100,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let policy = args.retry.policy().map_err(|error| UsageError(format!("retry flags: {error}")))?;
     let reuse = KeyReuse::try_new(args.key_reuse, args.key_reuse_bytes, args.key_reuse_age)
         .map_err(|error| UsageError(format!("--key-reuse: {error}")))?;
-    args.redis.config()?;
+    let redis = args.redis.config()?;
     let direct = args.direct.envelope(reuse)?;
     let direct_signer = args.direct.signer()?;
     let deliver = args.deliver_config()?;
@@ -112,15 +112,22 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     // Held until the end: no other server uses the folder meanwhile.
     let data_dir = DataDir::open(&args.data.data_dir)?;
     let secret_key_file = args.data.secret_key_file.as_deref();
-    let registry =
-        registry::open(&args.registry_place()?, &data_dir, secret_key_file, args.tenant_limits()).await?;
+    let place = match args.data.registry(args.queue) {
+        RegistryKind::Sqlite => RegistryPlace::DataDir,
+        RegistryKind::Redis => RegistryPlace::Redis(redis.clone()),
+    };
+    let registry = registry::open(&place, &data_dir, secret_key_file, args.tenant_limits()).await?;
     ensure_provider_key(&registry, &data_dir, args.data.new_provider_key).await?;
     let listener = bind(&args.http.hostname, args.http.port, "--port").await?;
     let shutdown = Shutdown::on_signals().context("install signal handlers")?;
 
     let clock = Clock::start();
     let metrics = Arc::new(Metrics::new());
-    let queue = queue::open(args.queue, args.queue_config(&policy), clock);
+    let backend = match args.queue {
+        QueueKind::Memory => Backend::Memory,
+        QueueKind::Redis => Backend::Redis(&redis),
+    };
+    let queue = queue::open(backend, args.queue_config(&policy), clock).await.context("--queue")?;
     let is_signed = direct_signer.is_some();
     let dispatcher = Dispatcher {
         queue: Arc::clone(&queue),
@@ -141,6 +148,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     });
     let address = address_of(&listener);
     warn_of_direct_mode(direct.is_some(), is_signed, address);
+    if matches!(args.queue, QueueKind::Redis) && matches!(place, RegistryPlace::DataDir) {
+        tracing::warn!(
+            "with --registry sqlite this must be the only server of its --redis-prefix: jobs to endpoints of another's tenants would be dropped"
+        );
+    }
     let publisher = Publisher {
         direct,
         registry: registry.clone(),
@@ -265,13 +277,6 @@ impl Args {
             extra_roots,
             // Endpoints of many tenants may share a host.
             idle_connections: self.delivery.in_flight,
-        })
-    }
-
-    fn registry_place(&self) -> anyhow::Result<RegistryPlace> {
-        Ok(match self.data.registry(self.queue) {
-            RegistryKind::Sqlite => RegistryPlace::DataDir,
-            RegistryKind::Redis => RegistryPlace::Redis(self.redis.config()?),
         })
     }
 

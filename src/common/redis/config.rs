@@ -94,6 +94,11 @@ impl RedisConfig {
         self.nodes.len() > 1
     }
 
+    /// Each node by itself.
+    pub fn nodes(&self) -> impl Iterator<Item = Self> {
+        self.nodes.iter().map(|node| Self { nodes: vec![node.clone()], ..self.clone() })
+    }
+
     /// A client of the one node.
     pub(super) fn client(&self) -> Result<Client, RedisError> {
         self.client_of(0)

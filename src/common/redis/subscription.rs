@@ -9,12 +9,12 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{BACKOFF, CONNECT_TIME, RedisConfig};
 
-/// Calls `heard` after each message on `channel`, and after each time the connection was made, since messages may
-/// have been missed before. It goes on for ever, until the handle is dropped.
+/// Calls `heard` with each message on `channel`, and with none after each time the connection was made, since messages
+/// may have been missed before. It goes on for ever, until the handle is dropped.
 pub fn subscribe(
     config: RedisConfig,
     channel: String,
-    heard: impl Fn() + Send + 'static,
+    heard: impl Fn(Option<&str>) + Send + 'static,
 ) -> AbortOnDropHandle<()> {
     AbortOnDropHandle::new(tokio::spawn(async move {
         let (shortest, longest) = BACKOFF;
@@ -24,10 +24,10 @@ pub fn subscribe(
             match listening(&config, turn, &channel).await {
                 Ok(mut pubsub) => {
                     wait = shortest;
-                    heard();
+                    heard(None);
                     let mut messages = pubsub.on_message();
-                    while messages.next().await.is_some() {
-                        heard();
+                    while let Some(message) = messages.next().await {
+                        heard(std::str::from_utf8(message.get_payload_bytes()).ok());
                     }
                     tracing::debug!(redis = %config, "the connection for wake-ups ended");
                 }

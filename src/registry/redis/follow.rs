@@ -54,7 +54,7 @@ impl Follower {
         let (store, wake) = (Arc::clone(store), Arc::clone(&heard));
         // Heard also when the connection was made again: who missed something looks then.
         let channel = format!("{}:changed", store.tag);
-        let listening = subscribe(config.clone(), channel, move || wake.notify_one());
+        let listening = subscribe(config.clone(), channel, move |_| wake.notify_one());
         let following = AbortOnDropHandle::new(tokio::spawn(async move {
             loop {
                 heard.notified().await;

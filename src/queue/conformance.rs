@@ -1,0 +1,201 @@
+//! What every queue promises, a test each, that every backend runs: `conformance!(name, Harness)` names them
+//! `name::promise`.
+//!
+//! Real time, since backends have clocks of their own; what is waited for is short, and nothing is taken for late.
+
+#![expect(
+    clippy::arithmetic_side_effects,
+    clippy::print_stdout,
+    reason = "tests, though in functions of their own"
+)]
+
+pub(super) mod claims;
+pub(super) mod dead;
+pub(super) mod limits;
+pub(super) mod model;
+pub(super) mod order;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use super::dead::DeadFilter;
+use super::{Lease, Queue, QueueConfig, Settlement, tests};
+use crate::common::attempt::Attempt;
+use crate::common::clock::{Clock, after};
+use crate::common::endpoint_url::EndpointUrl;
+use crate::common::id::{EndpointId, MessageId, TenantId};
+use crate::common::job::{Job, Target};
+use crate::common::retry::{EndpointState, RetryPolicy, Verdict};
+
+/// A backend under test: a queue of its own, empty at first.
+pub(super) trait Harness: Sized {
+    /// Whether what was pushed is there after [`Harness::reopen`].
+    const DURABLE: bool;
+
+    /// None where it can't be tested here, which it has said aloud.
+    async fn start(config: QueueConfig) -> Option<Self>;
+
+    /// The queue.
+    fn queue(&self) -> &Arc<dyn Queue>;
+
+    /// The clock it was opened with.
+    fn clock(&self) -> Clock;
+
+    /// Ends the process, as far as the queue can tell, and starts another.
+    async fn reopen(&mut self);
+}
+
+/// All promises as tests of one backend, in a module of that name.
+macro_rules! conformance {
+    ($name:ident, $harness:ty) => {
+        $crate::queue::conformance::cases! { $name, $harness:
+            claims::a_pushed_job_is_claimed_as_it_was,
+            claims::concurrent_claims_never_share_a_job,
+            claims::a_lease_that_runs_out_comes_back_and_counts,
+            claims::a_dropped_claim_loses_nothing,
+            claims::a_waiting_claim_is_woken_by_a_push,
+            claims::a_retry_is_hidden_until_due_and_wakes_a_claim,
+            claims::attempts_are_counted,
+            claims::release_makes_due_at_once,
+            claims::settling_twice_is_harmless,
+            claims::settling_a_lease_that_ran_out_is_harmless,
+            claims::what_is_pushed_survives_or_is_reported,
+            claims::close_refuses_pushes,
+            order::ordered_lanes_keep_their_order_under_retries,
+            order::jobs_ask_for_order_themselves,
+            order::only_the_lane_that_fails_waits,
+            order::a_lane_that_hangs_delays_no_other,
+            order::lanes_take_turns,
+            order::a_failing_lane_is_probed,
+            order::a_paused_lane_is_left_alone,
+            dead::the_dead_are_listed_and_filtered,
+            dead::the_dead_are_paged,
+            dead::a_dead_letter_has_its_body_and_attempts,
+            dead::replay_starts_over_in_order,
+            dead::replay_has_room_or_changes_nothing,
+            dead::purged_is_gone,
+            dead::the_dead_survive,
+            dead::messages_tell_where_they_stand,
+            dead::history_is_bounded,
+            limits::a_full_queue_refuses_all_and_takes_again,
+            limits::bytes_are_bounded,
+            limits::a_queued_job_is_not_queued_twice,
+            limits::tenants_are_counted,
+            limits::depth_counts_every_state,
+            limits::large_pushes_are_whole,
+            model::agrees_with_a_simple_model,
+        }
+    };
+}
+
+macro_rules! cases {
+    ($name:ident, $harness:ty: $($module:ident::$case:ident,)*) => {
+        mod $name {
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    $crate::queue::conformance::$module::$case::<$harness>().await;
+                }
+            )*
+        }
+    };
+}
+
+pub(super) use {cases, conformance};
+
+/// Longer than anything takes that is waited for.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// What a claim is given before it is said to wait.
+const MOMENT: Duration = Duration::from_millis(60);
+
+fn config() -> QueueConfig {
+    let retry = RetryPolicy::try_list(vec![Duration::from_millis(200)], None, 0.0).unwrap();
+    QueueConfig { retry, max_bytes: 1_000_000, ..tests::config(false) }
+}
+
+fn ordered() -> QueueConfig {
+    QueueConfig { ordered: true, ..config() }
+}
+
+fn job(lane: &str) -> Job {
+    let target = Target::Url(EndpointUrl::parse(&format!("https://{lane}.example/?token=secret")).unwrap());
+    Job { lane: target.lane(), target, ..tests::job(lane) }
+}
+
+fn job_of(tenant: TenantId, endpoint: EndpointId) -> Job {
+    let target = Target::Endpoint(tenant, endpoint);
+    Job { lane: target.lane(), target, tenant: tenant.to_string().into(), ..tests::job("") }
+}
+
+fn ids(jobs: &[Job]) -> Vec<MessageId> {
+    jobs.iter().map(|job| job.id).collect()
+}
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.expect("it should have ended long ago")
+}
+
+/// What a claim gives, as soon as it gives anything.
+async fn claim(queue: &Arc<dyn Queue>, max: usize) -> Vec<Lease> {
+    within(queue.claim(max)).await.unwrap()
+}
+
+async fn claim_one(queue: &Arc<dyn Queue>) -> Lease {
+    let mut claimed = claim(queue, 1).await;
+    assert_eq!(claimed.len(), 1);
+    claimed.remove(0)
+}
+
+/// What a claim gives now; nothing where it waits.
+async fn claim_now(queue: &Arc<dyn Queue>, max: usize) -> Vec<Lease> {
+    tokio::time::timeout(MOMENT, queue.claim(max)).await.map(Result::unwrap).unwrap_or_default()
+}
+
+fn attempt(status: u16) -> Attempt {
+    Attempt {
+        at: Timestamp::from_microsecond(1_700_000_000_123_456).unwrap(),
+        latency_ms: 12,
+        status: Some(status),
+        error: None,
+    }
+}
+
+async fn settle(queue: &Arc<dyn Queue>, lease: Lease, verdict: Verdict) {
+    within(queue.settle(&[Settlement { lease, verdict, attempt: Some(attempt(500)) }])).await.unwrap();
+}
+
+async fn done(queue: &Arc<dyn Queue>, lease: Lease) {
+    settle(queue, lease, Verdict::Done).await;
+}
+
+fn retry(clock: Clock, delay: Duration, endpoint: EndpointState) -> Verdict {
+    Verdict::Retry { at: after(clock.now(), delay), endpoint }
+}
+
+fn milliseconds(count: u64) -> Duration {
+    Duration::from_millis(count)
+}
+
+/// Pushes jobs and gives them up, in that order.
+async fn bury(queue: &Arc<dyn Queue>, jobs: Vec<Job>) {
+    for job in jobs {
+        let id = job.id;
+        queue.push(vec![job]).await.unwrap();
+        let lease = claim_one(queue).await;
+        assert_eq!(lease.job.id, id);
+        let cause = crate::common::retry::Cause::Disabled;
+        settle(queue, lease, Verdict::Dead { cause }).await;
+    }
+}
+
+fn all_dead() -> DeadFilter {
+    DeadFilter::default()
+}
+
+fn body(size: usize) -> Bytes {
+    (0..size).map(|at| u8::try_from(at % 256).unwrap()).collect::<Vec<_>>().into()
+}

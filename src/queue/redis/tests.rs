@@ -1,0 +1,51 @@
+//! Against a real server: the promises of every queue, and what is Redis' own.
+
+use std::sync::Arc;
+
+use super::RedisQueue;
+use crate::common::clock::Clock;
+use crate::common::redis::RedisConfig;
+use crate::queue::conformance::{Harness, conformance};
+use crate::queue::{Queue, QueueConfig};
+
+/// The server that `scripts/services.sh start redis` started, with a prefix that nobody else has.
+#[expect(clippy::print_stderr, reason = "said aloud")]
+fn redis() -> Option<RedisConfig> {
+    let Ok(url) = std::env::var("WHK_TEST_REDIS") else {
+        assert!(std::env::var_os("CI").is_none(), "WHK_TEST_REDIS isn't set; scripts/test.sh sets it");
+        eprintln!("passed over: WHK_TEST_REDIS isn't set, `scripts/services.sh start redis` prints it");
+        return None;
+    };
+    Some(RedisConfig::parse(&url, &format!("test:{}", uuid::Uuid::now_v7().simple())).unwrap())
+}
+
+struct Redis {
+    redis: RedisConfig,
+    config: QueueConfig,
+    queue: Arc<dyn Queue>,
+    clock: Clock,
+}
+
+impl Harness for Redis {
+    const DURABLE: bool = true;
+
+    async fn start(config: QueueConfig) -> Option<Self> {
+        let (redis, clock) = (redis()?, Clock::start());
+        let queue = Arc::new(RedisQueue::open(&redis, config.clone(), clock).await.unwrap());
+        Some(Self { redis, config, queue, clock })
+    }
+
+    fn queue(&self) -> &Arc<dyn Queue> {
+        &self.queue
+    }
+
+    fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    async fn reopen(&mut self) {
+        self.queue = Arc::new(RedisQueue::open(&self.redis, self.config.clone(), self.clock).await.unwrap());
+    }
+}
+
+conformance!(redis, super::Redis);
