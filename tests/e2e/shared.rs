@@ -43,14 +43,18 @@ impl Shared {
         self.folder.path().join("secret.key")
     }
 
-    fn flags(&self) -> [&str; 6] {
-        ["--registry", "redis", "--redis-url", &self.url, "--redis-prefix", &self.prefix]
+    fn flags<'a>(&'a self, what: &'a str) -> [&'a str; 6] {
+        [what, "redis", "--redis-url", &self.url, "--redis-prefix", &self.prefix]
     }
 
-    /// A server with a folder of its own.
+    /// A server with a folder of its own that keeps its registry in Redis, and its jobs to itself.
     fn serve(&self) -> Server {
+        self.serve_with("--registry")
+    }
+
+    fn serve_with(&self, what: &str) -> Server {
         let key = self.secret_key();
-        Server::tenants(&[&self.flags()[..], &["--secret-key-file", key.to_str().unwrap()]].concat())
+        Server::tenants(&[&self.flags(what)[..], &["--secret-key-file", key.to_str().unwrap()]].concat())
     }
 }
 
@@ -100,6 +104,31 @@ fn servers_that_start_at_once_make_one_key_and_know_the_same_tenants() {
 }
 
 #[test]
+fn either_server_delivers_what_was_published_to_endpoints_made_at_the_other() {
+    let Some(shared) = Shared::new() else { return };
+    let servers = [shared.serve_with("--queue"), shared.serve_with("--queue")];
+    let key = servers.iter().find_map(|server| provider_key_in(server.data_dir())).unwrap();
+    let apis = servers.each_ref().map(|server| Api { port: server.port, key: key.clone() });
+    let customer = RawCustomer::answering(OK);
+    let mut expected = Vec::new();
+    for round in 0..20 {
+        let (here, there) = (&apis[round % 2], &apis[(round + 1) % 2]);
+        here.subscribe(&format!("t{round}"), &customer.url(), &["invoice.*"]);
+        let event = json!({"type": "invoice.paid", "payload": round, "tenant": format!("t{round}")});
+        expected.extend(message_ids(&there.post("/publish", event)));
+    }
+    assert_eq!(expected.len(), 20);
+    let mut received: Vec<String> =
+        (0..20).map(|_| customer.request().headers["webhook-id"].clone()).collect();
+    expected.sort();
+    received.sort();
+    assert_eq!(received, expected);
+    let sum = |name: &str| servers.iter().map(|server| server.metric(name)).sum::<u64>();
+    wait_until("delivered", || sum("whk_jobs_delivered_total") == 20);
+    assert_eq!((sum("whk_jobs_dropped_total"), sum("whk_jobs_dead_total")), (0, 0));
+}
+
+#[test]
 fn a_key_that_one_server_revoked_the_other_refuses() {
     let Some(shared) = Shared::new() else { return };
     let (one, other) = (shared.serve(), shared.serve());
@@ -123,12 +152,13 @@ fn a_redis_or_a_key_that_does_not_fit_is_told_with_what_to_do() {
         let folder = ["publish-server", "--port", "0", "--data-dir", elsewhere.path().to_str().unwrap()];
         run(&[&folder[..], flags].concat())
     };
-    let missing = start(&shared.flags());
+    let missing = start(&shared.flags("--registry"));
     assert_eq!(missing.status.code(), Some(66), "{missing:?}");
     assert!(stderr(&missing).contains("copy secret.key"), "{}", stderr(&missing));
     let wrong = elsewhere.path().join("wrong.key");
     std::fs::write(&wrong, "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").unwrap();
-    let wrong = start(&[&shared.flags()[..], &["--secret-key-file", wrong.to_str().unwrap()]].concat());
+    let wrong =
+        start(&[&shared.flags("--registry")[..], &["--secret-key-file", wrong.to_str().unwrap()]].concat());
     assert_eq!(wrong.status.code(), Some(64), "{wrong:?}");
     assert!(stderr(&wrong).contains("--secret-key-file"), "{}", stderr(&wrong));
     let away = start(&["--registry", "redis", "--redis-url", "redis://user:s3cret@127.0.0.1:9"]);

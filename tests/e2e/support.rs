@@ -94,7 +94,9 @@ impl Server {
         let written = Arc::clone(&log);
         let log_reader = thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                if let Some((_, after)) = line.split_once("127.0.0.1:") {
+                // What it says of its Redis names another port.
+                let of_itself = Some(&line).filter(|line| !line.to_lowercase().contains("redis"));
+                if let Some((_, after)) = of_itself.and_then(|line| line.split_once("127.0.0.1:")) {
                     let digits: String = after.chars().take_while(char::is_ascii_digit).collect();
                     drop(found.send(digits.parse()));
                 }
