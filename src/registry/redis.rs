@@ -57,7 +57,7 @@ pub(super) struct RedisStore {
     server: String,
     /// Changes that this server tried to write.
     tried: AtomicU64,
-    vault: Vault,
+    vault: Arc<Vault>,
     limits: Limits,
     state: Arc<RwLock<State>>,
     news: Shared,
@@ -126,7 +126,7 @@ impl RedisStore {
             id,
             server,
             tried: AtomicU64::new(0),
-            vault,
+            vault: Arc::new(vault),
             limits,
             state: Arc::new(RwLock::new(State::new(limits))),
             news: Shared::new(Duration::ZERO),

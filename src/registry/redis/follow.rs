@@ -166,10 +166,7 @@ impl RedisStore {
     pub(super) async fn load(&self) -> Result<(), StoreError> {
         for _ in 0..MOST_LOADS {
             let Some((records, at)) = self.all_records().await? else { continue };
-            let changes =
-                record::read_all(records.into_iter().map(|(key, value)| (key, Some(value))), &self.vault)?;
-            let mut state = State::new(self.limits);
-            changes.into_iter().for_each(|change| state.apply(change));
+            let mut state = self.state_of(records).await?;
             let mut current = self.locked();
             let own = self.own_of(&at.mark).unwrap_or(current.at.own);
             let (was, is) = (current.at.version, at.version);
@@ -188,6 +185,19 @@ impl RedisStore {
             return Ok(());
         }
         Err(StoreError::Contended)
+    }
+
+    /// Reads records away from the threads that serve: the secrets of thousands of endpoints take a while to open.
+    async fn state_of(&self, records: HashMap<String, String>) -> Result<State, StoreError> {
+        let (vault, limits) = (Arc::clone(&self.vault), self.limits);
+        let reading = tokio::task::spawn_blocking(move || {
+            let writes = records.into_iter().map(|(key, value)| (key, Some(value)));
+            let mut state = State::new(limits);
+            record::read_all(writes, &vault)?.into_iter().for_each(|change| state.apply(change));
+            Ok(state)
+        });
+        let broken = |_| StoreError::Damaged { record: "it".into(), reason: "its reader broke down".into() };
+        reading.await.map_err(broken)?
     }
 
     /// All records as they were at one moment: read page by page, and then what was changed meanwhile on top.

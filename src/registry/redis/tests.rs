@@ -460,6 +460,28 @@ async fn servers_go_on_when_redis_is_back() {
     assert_eq!(wants(&home.server().await, "x", None), 1, "nothing that was answered is lost");
 }
 
+/// Where Redis takes nothing more, what is revoked or deleted still is.
+#[tokio::test]
+async fn a_full_redis_refuses_what_is_new_and_revokes() {
+    if Home::in_redis().is_none() {
+        return;
+    }
+    let redis = OwnRedis::start().await;
+    let home = Home::at(&redis.url());
+    let (one, other) = (home.server().await, home.deaf_server().await);
+    let tenant = tenant_with_key(&one, "Acme").await;
+    let (record, key) = one.create_api_key(Some(tenant), None).await.unwrap();
+    home.redis::<String>(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let refused = one.create_tenant(name("Other"), LimitOverrides::default()).await;
+    assert!(matches!(&refused, Err(RegistryError::Store(StoreError::Redis { .. }))), "{refused:?}");
+    assert_eq!(one.count(), (1, 0));
+    one.revoke_api_key(Some(tenant), record.id).await.unwrap();
+    other.refreshed().await.unwrap();
+    assert_eq!(other.authenticate(&key.hash()), None);
+    home.redis::<String>(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    one.create_tenant(name("Other"), LimitOverrides::default()).await.unwrap();
+}
+
 async fn until_made(registry: &Registry, text: &str) -> TenantId {
     let started = Instant::now();
     loop {
