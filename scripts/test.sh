@@ -43,6 +43,11 @@ step 'schemathesis'
 [[ -x target/schemathesis/bin/python ]] || python3 -m venv target/schemathesis
 target/schemathesis/bin/pip install --quiet --disable-pip-version-check -r tests/openapi/requirements.txt
 
+step 'Redis'
+trap 'scripts/services.sh stop redis' EXIT
+# Under its own name, as services.sh prints it.
+export "$(scripts/services.sh start redis)"
+
 step 'format'
 cargo fmt --check
 

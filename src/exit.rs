@@ -8,6 +8,7 @@ use crate::common::crypto::signature::SecretFileError;
 use crate::common::data_dir::DataDirError;
 use crate::common::shutdown::Interrupted;
 use crate::common::telemetry::LogFilterError;
+use crate::queue::redis::OpenRedisError;
 use crate::registry::{OpenError, StoreError};
 
 /// The command did what it was asked.
@@ -57,6 +58,12 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     }
     if let Some(error) = cause.downcast_ref::<ClientError>() {
         return of_client(error);
+    }
+    if let Some(error) = cause.downcast_ref::<OpenRedisError>() {
+        return Some(match error {
+            OpenRedisError::Unusable { .. } | OpenRedisError::Queue(_) => UNAVAILABLE,
+            _ => USAGE,
+        });
     }
     let bad_secret = cause
         .downcast_ref::<SecretFileError>()

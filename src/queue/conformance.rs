@@ -112,7 +112,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What a claim is given before it is said to wait.
 const MOMENT: Duration = Duration::from_millis(60);
 
-fn config() -> QueueConfig {
+pub(super) fn config() -> QueueConfig {
     let retry = RetryPolicy::try_list(vec![Duration::from_millis(200)], None, 0.0).unwrap();
     QueueConfig { retry, max_bytes: 1_000_000, ..tests::config(false) }
 }
@@ -121,7 +121,7 @@ fn ordered() -> QueueConfig {
     QueueConfig { ordered: true, ..config() }
 }
 
-fn job(lane: &str) -> Job {
+pub(super) fn job(lane: &str) -> Job {
     let target = Target::Url(EndpointUrl::parse(&format!("https://{lane}.example/?token=secret")).unwrap());
     Job { lane: target.lane(), target, ..tests::job(lane) }
 }
@@ -135,16 +135,16 @@ fn ids(jobs: &[Job]) -> Vec<MessageId> {
     jobs.iter().map(|job| job.id).collect()
 }
 
-async fn within<T>(future: impl Future<Output = T>) -> T {
+pub(super) async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.expect("it should have ended long ago")
 }
 
 /// What a claim gives, as soon as it gives anything.
-async fn claim(queue: &Arc<dyn Queue>, max: usize) -> Vec<Lease> {
+pub(super) async fn claim(queue: &Arc<dyn Queue>, max: usize) -> Vec<Lease> {
     within(queue.claim(max)).await.unwrap()
 }
 
-async fn claim_one(queue: &Arc<dyn Queue>) -> Lease {
+pub(super) async fn claim_one(queue: &Arc<dyn Queue>) -> Lease {
     let mut claimed = claim(queue, 1).await;
     assert_eq!(claimed.len(), 1);
     claimed.remove(0)
@@ -164,15 +164,15 @@ fn attempt(status: u16) -> Attempt {
     }
 }
 
-async fn settle(queue: &Arc<dyn Queue>, lease: Lease, verdict: Verdict) {
+pub(super) async fn settle(queue: &Arc<dyn Queue>, lease: Lease, verdict: Verdict) {
     within(queue.settle(&[Settlement { lease, verdict, attempt: Some(attempt(500)) }])).await.unwrap();
 }
 
-async fn done(queue: &Arc<dyn Queue>, lease: Lease) {
+pub(super) async fn done(queue: &Arc<dyn Queue>, lease: Lease) {
     settle(queue, lease, Verdict::Done).await;
 }
 
-fn retry(clock: Clock, delay: Duration, endpoint: EndpointState) -> Verdict {
+pub(super) fn retry(clock: Clock, delay: Duration, endpoint: EndpointState) -> Verdict {
     Verdict::Retry { at: after(clock.now(), delay), endpoint }
 }
 

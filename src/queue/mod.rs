@@ -195,7 +195,7 @@ pub enum Backend<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenQueueError {
     /// For what Redis says, or doesn't.
-    #[error(transparent)]
+    #[error("open the queue in Redis")]
     Redis(#[from] OpenRedisError),
 }
 

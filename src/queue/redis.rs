@@ -19,8 +19,8 @@
 //! lane:LANE        string  limit, failures in a row, whether one ever    all               an hour after the last
 //!                          succeeded, probes (-1: breaker closed),                         job
 //!                          closed until, ordered, leased, when its head
-//!                          and the first aside are due, its timer and
-//!                          ring
+//!                          and the first aside are due, its timer, how
+//!                          many are ready, its ring
 //! well new failing zset    lanes with something to lease, by their last  all               when there is nothing
 //!                          turn: the one that waited longest is first
 //! timers           zset    lanes by when to look at them again           all               claim
@@ -123,6 +123,7 @@ impl RedisQueue {
             closed: AtomicBool::new(false),
             turn: AtomicUsize::new(0),
         });
+        shared.meet().await.map_err(OpenRedisError::Queue)?;
         let woken = Arc::downgrade(&shared);
         let wake_ups = subscribe(redis.clone(), shared.channel.clone(), move |message| {
             if let Some(shared) = woken.upgrade() {

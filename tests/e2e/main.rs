@@ -17,6 +17,7 @@ mod drain;
 mod interop;
 mod isolation;
 mod publish;
+mod redis;
 mod registry;
 mod shared;
 mod support;

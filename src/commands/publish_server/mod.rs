@@ -57,8 +57,8 @@ Direct mode, as the Deno scripts publish, without tenants or API keys:
 The first start makes the provider's API key and writes it to provider_key.txt in the data dir.
 Deliveries go to public addresses over https. --allow-net opens a network of your own, over http as well.
 SIGTERM or SIGINT stops accepting and delivers what is queued within --drain-timeout; a second one ends at once.
-Exit status: 0 stopped with nothing left, 1 jobs were left, 64 usage, 66 a file is missing, 69 the port isn't free or
-the data dir is in use, 77 the data dir can't be written, 130 interrupted while draining.")]
+Exit status: 0 stopped with nothing left, 1 jobs were left, 64 usage, 66 a file is missing, 69 the port isn't free,
+Redis can't be used or the data dir is in use, 77 the data dir can't be written, 130 interrupted while draining.")]
 pub struct Args {
     /// Where jobs wait between publish and delivery
     #[arg(long, value_enum, default_value_t)]

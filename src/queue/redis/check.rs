@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::common::redis::{RedisConfig, RedisConnection, RedisFailure};
+use crate::queue::QueueError;
 
 /// Scripts that say what they may do are of this version; Valkey says that it is 7.2.
 const OLDEST: (u32, u32) = (7, 0);
@@ -18,6 +19,9 @@ pub enum OpenRedisError {
         /// What it said.
         source: RedisFailure,
     },
+    /// It can't be worked with.
+    #[error("the queue in Redis can't be opened")]
+    Queue(#[source] QueueError),
     /// It is too old.
     #[error("Redis at {at} is of version {version}, and 7.0 or newer is needed")]
     TooOld {

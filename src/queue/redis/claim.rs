@@ -18,8 +18,15 @@ use crate::common::retry::Cause;
 use crate::queue::throttle::Standing;
 use crate::queue::{Lease, LeaseId, QueueError, record};
 
+/// Jobs that one call leases: Redis does nothing else meanwhile.
+const MOST_IN_CALL: usize = 500;
+
 /// How long a shard that failed is left alone while others answer.
 const SHARD_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long after it was asked Redis may lease jobs: shorter than its answer is waited for, so that none are leased
+/// to nobody when it was away.
+const CLAIM_TIME: Duration = Duration::from_millis(2_500);
 
 /// Leases that are given back when nobody takes them.
 pub(super) struct Claimed {
@@ -75,7 +82,7 @@ impl Shared {
         let first = turn.checked_rem(self.shards.len()).unwrap_or(0);
         let mut failure = None;
         for shard in self.shards.iter().cycle().skip(first).take(self.shards.len()) {
-            let more = max.saturating_sub(claimed.leases.len());
+            let more = max.min(MOST_IN_CALL).saturating_sub(claimed.leases.len());
             if more == 0 || self.is_closed() {
                 break;
             }
@@ -101,17 +108,27 @@ impl Shared {
         }
     }
 
+    /// Asks what each shard holds and what time it is there, and leases nothing.
+    pub(super) async fn meet(&self) -> Result<(), QueueError> {
+        for shard in &self.shards {
+            self.claim_from(shard, 0, 0).await?;
+        }
+        Ok(())
+    }
+
     async fn claim_from(&self, shard: &Shard, max: usize, turn: usize) -> Result<Looked, QueueError> {
         let held = self.held.counts();
+        let deadline = shard.time().map_or(0, |now| now.saturating_add(microseconds(CLAIM_TIME)));
         let call = self.call::<Vec<Value>>(&self.scripts.claim, shard, |command| {
             command.arg(max).arg(microseconds(self.config.lease)).arg(self.config.in_flight);
             command.arg(held.all).arg(held.new).arg(held.failing).arg(turn);
-            self.wake_up(command, shard);
+            self.wake_up(command, shard).arg(deadline);
         });
         let mut answer = call.await?.into_iter();
         let mut number = || answer.next().and_then(number);
         let (wait, short, jobs, bytes) = (number(), number(), number(), number());
         shard.set_totals(unsigned(jobs), unsigned(bytes));
+        shard.set_time(unsigned(number()));
         for lost in answer.next().into_iter().flat_map(array).filter_map(text) {
             tracing::error!(
                 message_id = lost,

@@ -13,9 +13,10 @@ for at = 8, #ARGV, 6 do
     to_back(lane, id)
     lane.ordered = (ARGV[5] == '1' or ARGV[at + 2] == '1') and 1 or 0
     count(ARGV[at + 3], 1, #body)
-    touched[lane.id] = lane
+    touched[#touched + 1] = lane
   end
 end
-for _, lane in pairs(touched) do place(lane) end
+-- In the order of the push, which is the order of their turns; the second time changes nothing.
+for _, lane in ipairs(touched) do place(lane) end
 finish({ channel = ARGV[1], message = ARGV[2] })
 return { 1, jobs + counts.jobs, bytes + counts.bytes }

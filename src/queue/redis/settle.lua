@@ -94,6 +94,7 @@ local become = {
   end,
 }
 
+local settled = {}
 for at = 6, #ARGV, 7 do
   local id = ARGV[at]
   local found = call('HMGET', job_key(id), 'token', 'lane', 'tenant', 'bytes', 'failures', 'attempts', 'record')
@@ -102,13 +103,14 @@ for at = 6, #ARGV, 7 do
     local job = { id = id, tenant = found[3] or '', bytes = tonumber(found[4] or '0'),
       failures = tonumber(found[5] or '0'), record = found[7] or '',
       attempts = with_attempt(found[6] or '', ARGV[at + 5]) }
-    call('ZREM', leases_key, id)
+    settled[#settled + 1] = id
     lane.leased = math.max(lane.leased - 1, 0)
     learn[ARGV[at + 3]](lane, delay)
     become[ARGV[at + 2]](job, lane, delay, ARGV[at + 6])
     place(lane)
   end
 end
+if #settled > 0 then call('ZREM', leases_key, unpack(settled)) end
 finish({ channel = ARGV[1], message = ARGV[2] })
 local jobs, bytes = totals()
 return { jobs, bytes }

@@ -42,21 +42,27 @@ local function count(tenant, jobs, bytes)
 end
 
 local lanes, woken = {}, false
+local LANE_READ = '^' .. string.rep('(%-?%d+) ', 11) .. '(%S+)$'
+local LANE_WRITTEN = string.rep('%.0f ', 11) .. '%s'
 
 local function lane_of(id)
   local lane = lanes[id]
   if lane then return lane end
   lane = { id = id, limit = START, failures = 0, succeeded = 0, probes = -1, closed_until = 0, ordered = 0, leased = 0,
-           head_due = 0, aside_due = 0, timer = 0, ring = '-' }
+           head_due = 0, aside_due = 0, timer = 0, ready = 0, ring = '-' }
   local text = call('GET', tag .. ':lane:' .. id)
   if text then
-    local field = string.gmatch(text, '%S+')
-    local function number() return tonumber(field() or '0') or 0 end
-    lane.limit, lane.failures, lane.succeeded, lane.probes = number(), number(), number(), number()
-    lane.closed_until, lane.ordered, lane.leased = number(), number(), number()
-    lane.head_due, lane.aside_due, lane.timer, lane.ring = number(), number(), number(), field() or '-'
+    local limit, failures, succeeded, probes, closed_until, ordered, leased, head_due, aside_due, timer, ready, ring =
+      string.match(text, LANE_READ)
+    if limit then
+      lane.limit, lane.failures, lane.succeeded = tonumber(limit), tonumber(failures), tonumber(succeeded)
+      lane.probes, lane.closed_until, lane.ordered = tonumber(probes), tonumber(closed_until), tonumber(ordered)
+      lane.leased, lane.head_due, lane.aside_due = tonumber(leased), tonumber(head_due), tonumber(aside_due)
+      lane.timer, lane.ready, lane.ring = tonumber(timer), tonumber(ready), ring
+    end
+  else
+    lane.ready = call('LLEN', ready_key(lane))
   end
-  lane.ready = call('LLEN', ready_key(lane))
   lanes[id] = lane
   return lane
 end
@@ -124,9 +130,8 @@ end
 -- Writes back what has changed. `origin` rings nobody who published it, see subscription.rs.
 local function finish(origin)
   for id, lane in pairs(lanes) do
-    local text = table.concat({ whole(lane.limit), whole(lane.failures), whole(lane.succeeded), whole(lane.probes),
-      whole(lane.closed_until), whole(lane.ordered), whole(lane.leased), whole(lane.head_due),
-      whole(lane.aside_due), whole(lane.timer), lane.ring }, ' ')
+    local text = string.format(LANE_WRITTEN, lane.limit, lane.failures, lane.succeeded, lane.probes, lane.closed_until,
+      lane.ordered, lane.leased, lane.head_due, lane.aside_due, lane.timer, lane.ready, lane.ring)
     if lane.ready == 0 and lane.leased == 0 and lane.aside_due == 0 then
       call('SET', tag .. ':lane:' .. id, text, 'PX', IDLE)
     else

@@ -34,11 +34,13 @@ struct Known {
     short: bool,
     /// Jobs and bytes it held when it was last heard of.
     totals: (u64, u64),
+    /// What Redis' clock said last, in µs, and when that was.
+    time: Option<(u64, Instant)>,
 }
 
 impl Shard {
     fn new(prefix: &str, index: usize) -> Self {
-        let known = Mutex::new(Known { look: true, due: None, short: false, totals: (0, 0) });
+        let known = Mutex::new(Known { look: true, due: None, short: false, totals: (0, 0), time: None });
         Self { index, tag: format!("{{{prefix}:{index}}}"), known }
     }
 
@@ -77,6 +79,16 @@ impl Shard {
     pub(super) fn next_look(&self) -> Option<Instant> {
         let known = self.known();
         if known.look { Some(Instant::now()) } else { known.due }
+    }
+
+    pub(super) fn set_time(&self, microseconds: u64) {
+        self.known().time = Some((microseconds, Instant::now()));
+    }
+
+    /// What Redis' clock says now, in µs: a little less than it does, by the time that its answers take.
+    pub(super) fn time(&self) -> Option<u64> {
+        let (then, at) = self.known().time?;
+        Some(then.saturating_add(super::microseconds(at.elapsed())))
     }
 
     pub(super) fn set_totals(&self, jobs: u64, bytes: u64) {

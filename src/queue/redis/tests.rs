@@ -1,5 +1,9 @@
 //! Against a real server: the promises of every queue, and what is Redis' own.
 
+mod cluster;
+mod own_server;
+mod shared;
+
 use std::sync::Arc;
 
 use super::RedisQueue;
@@ -17,6 +21,18 @@ fn redis() -> Option<RedisConfig> {
         return None;
     };
     Some(RedisConfig::parse(&url, &format!("test:{}", uuid::Uuid::now_v7().simple())).unwrap())
+}
+
+fn config() -> QueueConfig {
+    crate::queue::conformance::config()
+}
+
+fn clock() -> Clock {
+    Clock::start()
+}
+
+async fn open(redis: &RedisConfig, config: QueueConfig) -> Arc<dyn Queue> {
+    Arc::new(RedisQueue::open(redis, config, clock()).await.unwrap())
 }
 
 struct Redis {

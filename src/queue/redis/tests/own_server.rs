@@ -1,0 +1,76 @@
+//! A redis-server of a test's own: to be killed, paused, filled up, or made a cluster of.
+
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::common::redis::{RedisConfig, RedisConnection};
+
+pub(super) struct OwnServer {
+    pub(super) port: u16,
+    options: Vec<String>,
+    child: Option<Child>,
+    folder: tempfile::TempDir,
+}
+
+impl OwnServer {
+    /// None where redis-server isn't installed, which `super::redis` tells of.
+    pub(super) async fn start(options: &[&str]) -> Option<Self> {
+        super::redis()?;
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let options = options.iter().map(|&option| option.to_owned()).collect();
+        let mut server = Self { port, options, child: None, folder: tempfile::tempdir().unwrap() };
+        server.run().await;
+        Some(server)
+    }
+
+    /// Starts it, with what it kept, and waits until it answers.
+    pub(super) async fn run(&mut self) {
+        let child = Command::new("redis-server")
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
+            .arg(self.folder.path())
+            .args(&self.options)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+        let answers =
+            async || matches!(self.say(&["PING"]).as_str(), "PONG" | "NOAUTH Authentication required.");
+        while !answers().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// `kill -9`.
+    pub(super) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// What redis-cli prints.
+    pub(super) fn say(&self, words: &[&str]) -> String {
+        let output =
+            Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(words).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    pub(super) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub(super) fn config(&self) -> RedisConfig {
+        RedisConfig::parse(&self.url(), "test").unwrap()
+    }
+
+    pub(super) async fn connection(&self) -> RedisConnection {
+        RedisConnection::open(&self.config()).await.unwrap()
+    }
+}
+
+impl Drop for OwnServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
