@@ -12,6 +12,9 @@
 //! Times are milliseconds since 1970; what isn't set is left out. What is deleted is written as its key without a
 //! value. A tenant that goes takes the keys of all that is its own with it.
 
+#[cfg(test)]
+mod tests;
+
 use std::num::NonZeroU32;
 use std::sync::Arc;
 

@@ -78,7 +78,7 @@ pub(super) fn open_database_at(home: &Home) -> Registry {
     home.open_database().unwrap()
 }
 
-fn database(registry: &Registry) -> std::sync::MutexGuard<'_, SqliteStore> {
+pub(super) fn database(registry: &Registry) -> std::sync::MutexGuard<'_, SqliteStore> {
     match &registry.0.store {
         Store::Sqlite(store) => store.lock().unwrap(),
         Store::Redis(..) => panic!("it is in Redis"),

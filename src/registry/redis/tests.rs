@@ -8,16 +8,14 @@ use redis::Cmd;
 use super::*;
 use crate::common::crypto::api_key::{ApiKey, KeyKind};
 use crate::common::crypto::signature::Secret;
-use crate::common::crypto::tests::{fixture, fixture_text, public_key};
+use crate::common::crypto::tests::public_key;
 use crate::common::data_dir::DataDir;
 use crate::common::endpoint_url::EndpointUrl;
 use crate::common::id::TenantId;
 use crate::registry::endpoint::{DisabledReason, Endpoint, EndpointPatch, EndpointSettings};
 use crate::registry::store::Store;
 use crate::registry::tenant::LimitOverrides;
-use crate::registry::tests::{
-    Home, LIMITS, add_endpoint, name, open_database_at, other_key, settings, tenant_with_key, wants,
-};
+use crate::registry::tests::{Home, LIMITS, add_endpoint, name, other_key, settings, tenant_with_key, wants};
 use crate::registry::{Principal, Registry, RegistryPlace, TenantRef};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -343,47 +341,6 @@ async fn nothing_secret_is_in_redis() {
         ["t-secret", "h-secret", &secret["whsec_".len()..], &key.reveal()["whk_tenant_".len() + 4..]]
     {
         assert!(!there.contains(hidden), "{hidden}");
-    }
-}
-
-/// The records that version 0.1 wrote: they open for ever.
-#[test]
-fn the_golden_records_of_version_1_are_read() {
-    let home = Home::new();
-    for file in ["registry.db", "secret.key"] {
-        std::fs::copy(fixture(&format!("registry/v1/{file}")), home.folder.path().join(file)).unwrap();
-    }
-    let vault = Vault::parse(&fixture_text("registry/v1/secret.key")).unwrap();
-    let golden: std::collections::BTreeMap<String, String> =
-        serde_json::from_str(&fixture_text("registry/records-v1.json")).unwrap();
-    let read = record::read_all(golden.into_iter().map(|(key, value)| (key, Some(value))), &vault).unwrap();
-    let mut state = State::new(LIMITS);
-    read.into_iter().for_each(|change| state.apply(change));
-    // It holds what the golden database does.
-    let database = open_database_at(&home);
-    let tenants = database.tenants(None, 9).items;
-    assert_eq!(state.tenants_after(None).count(), tenants.len());
-    for tenant in &tenants {
-        let entry = state.entry_of(tenant.id).unwrap();
-        assert_eq!(format!("{:?}", entry.tenant), format!("{tenant:?}"));
-        let endpoints = database.endpoints(tenant.id, None, 9).items;
-        assert_eq!(
-            format!("{:?}", entry.endpoints.values().collect::<Vec<_>>()),
-            format!("{:?}", endpoints.iter().collect::<Vec<_>>())
-        );
-        for (known, endpoint) in entry.endpoints.values().zip(&endpoints) {
-            assert!(known.settings == endpoint.settings);
-            let secrets =
-                |of: &Endpoint| of.secrets.iter().map(|live| live.secret.reveal()).collect::<Vec<_>>();
-            assert_eq!(secrets(known), secrets(endpoint));
-        }
-        assert_eq!(format!("{:?}", entry.public_keys), format!("{:?}", database.public_keys(tenant.id)));
-        let api_keys = database.api_keys(Some(tenant.id), None, 9).items;
-        assert_eq!(
-            format!("{:?}", entry.api_keys.values().collect::<Vec<_>>()),
-            format!("{:?}", api_keys.iter().collect::<Vec<_>>())
-        );
-        assert!(api_keys.iter().all(|key| state.api_key(&key.hash).is_some()));
     }
 }
 
