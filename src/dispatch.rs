@@ -3,6 +3,9 @@
 //! A permit is taken before a job is claimed and given back after it is settled, so what is in flight is bounded
 //! and a drain knows when it is done.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,15 +15,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use crate::common::attempt::Attempt;
-use crate::common::clock::Clock;
+use crate::common::clock::{Clock, after};
 use crate::common::crypto::signature::Signer;
+use crate::common::id::{EndpointId, TenantId};
 use crate::common::job::Target;
 use crate::common::metrics::Metrics;
 use crate::common::retry::{Cause, EndpointState, Failure, RetryPolicy, Verdict, judge, unblock};
 use crate::deliver::{Deliverer, Destination};
 use crate::queue::{Lease, Queue, QueueError, Settlement};
-use crate::registry::Registry;
 use crate::registry::endpoint::Endpoint;
+use crate::registry::{Registry, RegistryError};
 
 /// Jobs claimed and verdicts settled at a time: enough to make a lock, or a commit, cheap for each.
 const BATCH: usize = 64;
@@ -31,6 +35,9 @@ const MOST_BROKEN_OFF: u32 = 5;
 
 /// How long to wait before the queue is asked again after it failed.
 const QUEUE_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long a job waits at least, whose endpoint can't be looked up because the registry is away.
+const REGISTRY_PAUSE: Duration = Duration::from_secs(5);
 
 /// What attempts are made with and counted in.
 pub struct Dispatcher {
@@ -115,12 +122,18 @@ impl Dispatcher {
                     let secrets = self.direct_signer.iter().flat_map(Signer::secrets).collect();
                     self.attempt(lease, &Destination { url, headers: &[], secrets }).await
                 }
-                Target::Endpoint(tenant, id) => match self.registry.endpoint(*tenant, *id) {
-                    None => Judged::unsent(Verdict::Dropped),
-                    Some(endpoint) if endpoint.disabled.is_some() => {
+                Target::Endpoint(tenant, id) => match self.endpoint(*tenant, *id).await {
+                    Ok(None) => Judged::unsent(Verdict::Dropped),
+                    Ok(Some(endpoint)) if endpoint.disabled.is_some() => {
                         Judged::unsent(Verdict::Dead { cause: Cause::Disabled })
                     }
-                    Some(endpoint) => self.attempt_endpoint(lease, endpoint).await,
+                    Ok(Some(endpoint)) => self.attempt_endpoint(lease, endpoint).await,
+                    Err(error) => {
+                        tracing::debug!(message_id = %lease.job.id, %error, "its endpoint can't be looked up");
+                        let delay = self.policy.jittered_delay(lease.attempt, &mut rand::rng());
+                        let at = after(self.clock.now(), delay.max(REGISTRY_PAUSE));
+                        Judged::unsent(Verdict::Retry { at, endpoint: EndpointState::Unknown })
+                    }
                 },
             }
         };
@@ -132,6 +145,21 @@ impl Dispatcher {
         };
         log(lease, failure.as_ref(), &verdict);
         (verdict, attempt)
+    }
+
+    /// An endpoint as it is now. One that seems to be gone or disabled may have been made or enabled at another server a
+    /// moment ago.
+    async fn endpoint(
+        &self,
+        tenant: TenantId,
+        id: EndpointId,
+    ) -> Result<Option<Arc<Endpoint>>, RegistryError> {
+        let known = self.registry.endpoint(tenant, id);
+        if known.as_ref().is_some_and(|endpoint| endpoint.disabled.is_none()) {
+            return Ok(known);
+        }
+        self.registry.refreshed().await?;
+        Ok(self.registry.endpoint(tenant, id))
     }
 
     async fn attempt_endpoint(&self, lease: &Lease, endpoint: Arc<Endpoint>) -> Judged {

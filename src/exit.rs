@@ -51,7 +51,7 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     }
     if let Some(error) = cause.downcast_ref::<OpenError>() {
         return match error {
-            OpenError::DataDir(error) => of_data_dir(error),
+            OpenError::DataDir(error) | OpenError::SharedKey(error) => of_data_dir(error),
             OpenError::Store(error) => of_store(error),
         };
     }
@@ -132,7 +132,12 @@ fn of_sqlite(error: &rusqlite::Error) -> Option<u8> {
 
 fn of_store(error: &StoreError) -> Option<u8> {
     match error {
-        StoreError::Newer { .. } | StoreError::NotOurs(_) | StoreError::WrongKey { .. } => Some(USAGE),
+        StoreError::Newer { .. }
+        | StoreError::NotOurs(_)
+        | StoreError::WrongKey { .. }
+        | StoreError::NewerInRedis { .. }
+        | StoreError::WrongSharedKey(_) => Some(USAGE),
+        StoreError::Redis { .. } => Some(UNAVAILABLE),
         StoreError::Open { source, .. } => of_sqlite(source),
         _ => Some(FAILED),
     }

@@ -27,7 +27,7 @@ use whk::registry::endpoint::{EndpointSettings, EnvelopeKind};
 use whk::registry::headers::StaticHeaders;
 use whk::registry::name::Name;
 use whk::registry::tenant::LimitOverrides;
-use whk::registry::{self, Limits, Registry};
+use whk::registry::{self, Limits, Registry, RegistryPlace};
 
 use crate::process::{Process, own, whk};
 use crate::{sink_count, wait_for_sink};
@@ -45,7 +45,7 @@ pub(crate) async fn run(public_key: &Path, payload: &str, most: usize) -> anyhow
     let sizes: Vec<usize> = [1, 10, 1_000, 10_000].into_iter().filter(|size| *size <= most).collect();
     {
         let dir = DataDir::open(folder.path())?;
-        let registry = registry::open(&dir, None, LIMITS)?;
+        let registry = registry::open(&RegistryPlace::DataDir, &dir, None, LIMITS).await?;
         let started = Instant::now();
         subscribe(&registry, &key, &sizes, most, sink.port).await?;
         let rate = (most * 3) as f64 / started.elapsed().as_secs_f64();

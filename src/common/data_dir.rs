@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! lock              held by the server that uses the folder
-//! registry.db       tenants, keys, endpoints (SQLite; registry/sqlite.rs)
+//! registry.db       tenants, keys, endpoints (SQLite; registry/sqlite.rs), unless they are in Redis
 //! queue.db          jobs, dead letters, attempts (SQLite; queue/disk/store.rs), where the queue is on disk
 //! queue.reserve     room that is let go of when the disk is full
-//! secret.key        what the secrets in registry.db are sealed with, unless --secret-key-file names another
-//! provider_key.txt  the API key that the first start made
+//! secret.key        what the secrets of the registry are sealed with, unless --secret-key-file names another
+//! provider_key.txt  the API key that the first start made; of servers that share a registry one has it
 //! ```
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
@@ -161,5 +161,14 @@ impl DataDir {
         let written = write_over(&path, SECRET_MODE, key.reveal());
         written.map_err(|source| DataDirError::Io { doing: "write", path: path.clone(), source })?;
         Ok(path)
+    }
+
+    /// Removes the provider's key, which never came into force.
+    ///
+    /// # Errors
+    /// The file can't be removed.
+    pub fn forget_provider_key(&self) -> Result<(), DataDirError> {
+        let path = Self::provider_key_in(&self.path);
+        std::fs::remove_file(&path).map_err(|source| DataDirError::Io { doing: "remove", path, source })
     }
 }

@@ -29,7 +29,7 @@ use crate::common::job::{ContentType, Message, TraceContext};
 use crate::common::metrics::Metrics;
 use crate::deliver::egress::{EgressGuard, Refusal};
 use crate::queue::{Queue, QueueError};
-use crate::registry::{Principal, Recipient, Registry};
+use crate::registry::{Principal, Recipient, Registry, RegistryError};
 pub use direct::{DIRECT_TENANT, DIRECT_TYPE, DirectEvent};
 
 /// An event for those who subscribe to it.
@@ -187,6 +187,9 @@ pub enum PublishError {
     /// The queue refused it.
     #[error("queue the event")]
     Queue(#[from] QueueError),
+    /// Nobody is known who wants it, and what other servers know can't be asked.
+    #[error("look up who wants the event")]
+    Registry(#[from] RegistryError),
 }
 
 /// How payloads are sealed.
@@ -233,11 +236,12 @@ impl Publisher {
         if let Some(tenant) = to.tenant() {
             self.charge(tenant)?;
         }
-        let recipients = match to {
-            Audience::Everyone => self.registry.recipients(&event.kind, None),
-            Audience::Tenant(id) => self.registry.recipients(&event.kind, Some(id)),
-            Audience::Endpoint(tenant, id) => self.registry.recipient(tenant, id).into_iter().collect(),
-        };
+        let mut recipients = self.recipients(&event.kind, to);
+        if recipients.is_empty() {
+            // Who wants it may have come at another server a moment ago.
+            self.registry.refreshed().await?;
+            recipients = self.recipients(&event.kind, to);
+        }
         let event_id = event.repeat.as_ref().map_or_else(EventId::new, RepeatKey::event_id);
         let mut published = Published { event_id, messages: Vec::new(), refused: Vec::new() };
         let sealed_size = sealed_size(event.payload.get().len());
@@ -255,6 +259,14 @@ impl Publisher {
         self.queue.push(jobs).await?;
         self.metrics.published.inc_by(count);
         Ok(published)
+    }
+
+    fn recipients(&self, kind: &EventType, to: Audience) -> Vec<Recipient> {
+        match to {
+            Audience::Everyone => self.registry.recipients(kind, None),
+            Audience::Tenant(id) => self.registry.recipients(kind, Some(id)),
+            Audience::Endpoint(tenant, id) => self.registry.recipient(tenant, id).into_iter().collect(),
+        }
     }
 
     /// Takes one publish from what a tenant may make this second.

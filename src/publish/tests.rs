@@ -16,18 +16,18 @@ use crate::registry::endpoint::{EndpointSettings, EnvelopeKind};
 use crate::registry::headers::StaticHeaders;
 use crate::registry::name::Name;
 use crate::registry::tenant::LimitOverrides;
-use crate::registry::{self, Limits};
+use crate::registry::{self, Limits, RegistryPlace};
 
 struct Home {
     publisher: Publisher,
     _data: (DataDir, tempfile::TempDir),
 }
 
-fn home(max_bytes: usize) -> Home {
+async fn home(max_bytes: usize) -> Home {
     let folder = tempfile::tempdir().unwrap();
     let dir = DataDir::open(folder.path()).unwrap();
     let limits = Limits { queued_jobs: 1_000, publishes_per_second: 1_000, endpoints: 1_000 };
-    let registry = registry::open(&dir, None, limits).unwrap();
+    let registry = registry::open(&RegistryPlace::DataDir, &dir, None, limits).await.unwrap();
     let clock = Clock::start();
     let config = QueueConfig {
         ordered: false,
@@ -85,7 +85,7 @@ async fn publish(home: &Home, payload: &str, repeat: Option<&str>) -> Result<Pub
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_tenants_get_a_seal_each_of_their_own_key() {
-    let home = home(1 << 20);
+    let home = home(1 << 20).await;
     let mut with_other_key = HashSet::new();
     // Enough for more than one thread.
     for number in 0..300 {
@@ -117,7 +117,7 @@ async fn many_tenants_get_a_seal_each_of_their_own_key() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ids_of_a_repeat_are_made_from_its_key_and_the_endpoint() {
-    let home = home(1 << 20);
+    let home = home(1 << 20).await;
     subscribe(&home, "a", public_key()).await;
     let first = publish(&home, "1", Some("k")).await.unwrap();
     assert_eq!(publish(&home, "1", Some("k")).await.unwrap(), first);
@@ -133,7 +133,7 @@ async fn ids_of_a_repeat_are_made_from_its_key_and_the_endpoint() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_being_sealed_takes_no_more_memory_than_the_queue() {
-    let home = home(64 << 10);
+    let home = home(64 << 10).await;
     for number in 0..20 {
         subscribe(&home, &format!("t{number}"), public_key()).await;
     }

@@ -1,6 +1,7 @@
 //! Changes: each is durable, and in force, when it returns. Dropping the future doesn't undo one that was begun.
 
-use std::sync::{Arc, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -28,25 +29,6 @@ const NO_ENDPOINT: RegistryError = RegistryError::NoSuch("endpoint");
 const NO_PUBLIC_KEY: RegistryError = RegistryError::NoSuch("public key");
 
 impl Registry {
-    /// Decides on changes by what there is, writes them down and follows them in memory, one caller at a time.
-    async fn change<T: Send + 'static>(
-        &self,
-        decide: impl FnOnce(&State) -> Result<(Vec<Change>, T), RegistryError> + Send + 'static,
-    ) -> Result<T, RegistryError> {
-        let shared = Arc::clone(&self.0);
-        let turn = Arc::clone(&shared.turn).acquire_owned().await.map_err(|_| RegistryError::Stopped)?;
-        let changed = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            let mut store = shared.store.lock().unwrap_or_else(PoisonError::into_inner);
-            let (changes, result) = decide(&shared.state.read().unwrap_or_else(PoisonError::into_inner))?;
-            store.apply(&changes)?;
-            let mut state = shared.state.write().unwrap_or_else(PoisonError::into_inner);
-            changes.into_iter().for_each(|change| state.apply(change));
-            Ok(result)
-        });
-        changed.await.unwrap_or(Err(RegistryError::Stopped))
-    }
-
     /// Makes a tenant.
     ///
     /// # Errors
@@ -130,16 +112,33 @@ impl Registry {
         .await
     }
 
+    /// Puts a key of the provider's into force, unless there is one already. Says whether it did.
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub async fn first_provider_key(&self, key: &ApiKey) -> Result<bool, RegistryError> {
+        let made = record_of(key, None, None);
+        self.change(move |state| {
+            let none = state.api_keys_of(None).is_none_or(BTreeMap::is_empty);
+            Ok((none.then_some(Change::PutApiKey(made)).into_iter().collect(), none))
+        })
+        .await
+    }
+
     /// Puts a key of the provider's into force, and revokes the one of hash `old`, if there is one.
     ///
     /// # Errors
     /// It can't be written.
-    pub async fn replace_provider_key(&self, key: ApiKey, old: Option<KeyHash>) -> Result<(), RegistryError> {
+    pub async fn replace_provider_key(
+        &self,
+        key: &ApiKey,
+        old: Option<KeyHash>,
+    ) -> Result<(), RegistryError> {
+        let made = record_of(key, None, None);
         self.change(move |state| {
             let old = old.and_then(|hash| state.api_key(&hash)).filter(|old| old.tenant.is_none());
             let revoked = old.map(|old| Change::DeleteApiKey(None, old.id));
-            let made = Change::PutApiKey(record_of(&key, None, None));
-            Ok(([Some(made), revoked].into_iter().flatten().collect(), ()))
+            Ok(([Some(Change::PutApiKey(made)), revoked].into_iter().flatten().collect(), ()))
         })
         .await
     }
@@ -188,7 +187,7 @@ impl Registry {
                     what: "public keys that aren't retired",
                     most: u64::try_from(MOST_PUBLIC_KEYS).unwrap_or(u64::MAX),
                 })?;
-                changes.push(Change::DeletePublicKey(tenant, Arc::clone(oldest)));
+                changes.push(Change::DeletePublicKey(tenant, oldest.kid.clone()));
             }
             // First, since a tenant has one active key at most, at any time.
             changes.extend(entry.active_key().map(|active| {

@@ -68,7 +68,7 @@ pub struct Endpoint {
 }
 
 /// What is to change of an endpoint; what is `None` stays.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct EndpointPatch {
     /// Where deliveries go: also those that are queued already.
     pub url: Option<EndpointUrl>,

@@ -1,15 +1,20 @@
 //! The registry: tenants, their API keys, public keys and endpoints. [`open`] is the only place that picks a backend.
 //!
-//! Look-ups are answered from memory (`state`); a change is written down first (`sqlite`) and then followed in
-//! memory, before it is answered, so a publish that comes after it sees it.
+//! Look-ups are answered from memory (`state`); a change is written down first (`sqlite`, or `redis`, which several
+//! servers share) and then followed in memory, before it is answered, so a publish that comes after it sees it.
 
 mod changes;
 pub mod endpoint;
 pub mod headers;
 mod lookups;
 pub mod name;
+mod record;
+mod redis;
+mod refresh;
+mod sealed;
 mod sqlite;
 mod state;
+mod store;
 mod subscriptions;
 pub mod tenant;
 #[cfg(test)]
@@ -18,16 +23,22 @@ mod tests;
 use std::path::Path;
 use std::sync::{Arc, Mutex, RwLock};
 
+use clap::ValueEnum;
 use tokio::sync::Semaphore;
 
-use self::sqlite::Store;
-pub use self::sqlite::StoreError;
+#[cfg(test)]
+pub(crate) use self::redis::tests as two_servers;
+use self::redis::{Follower, RedisStore};
+use self::sqlite::SqliteStore;
 pub use self::state::Recipient;
 use self::state::State;
+use self::store::Store;
+pub use self::store::StoreError;
 use self::tenant::LimitOverrides;
 use crate::common::crypto::keys::KeyError;
 use crate::common::data_dir::{DataDir, DataDirError};
 use crate::common::id::TenantId;
+use crate::common::redis::RedisConfig;
 
 /// What each tenant may use, unless it has limits of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,9 +100,32 @@ pub enum OpenError {
     /// The folder or the secret key.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
-    /// The database.
+    /// The database, or Redis.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// There is no secret key here, and the registry was made with one.
+    #[error(
+        "the registry in Redis is there already, and its servers share one secret key: copy secret.key from the data dir of one of them, or name it with --secret-key-file"
+    )]
+    SharedKey(#[source] DataDirError),
+}
+
+/// What a registry is kept in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RegistryKind {
+    /// A database in the data dir, for one server
+    Sqlite,
+    /// Redis, for all servers with the same --redis-prefix
+    Redis,
+}
+
+/// Where a registry is.
+#[derive(Debug, Clone)]
+pub enum RegistryPlace {
+    /// In the data dir, for this server alone.
+    DataDir,
+    /// In Redis, for all servers that share it.
+    Redis(RedisConfig),
 }
 
 /// Why the registry didn't do what it was asked.
@@ -117,6 +151,12 @@ pub enum RegistryError {
     /// It couldn't be written down; nothing has changed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// It was being written down when the connection broke, and whether it was can't be found out now.
+    #[error("it isn't known whether the change was made")]
+    Unsure(#[source] StoreError),
+    /// What other servers changed can't be found out now.
+    #[error("what other servers changed isn't known")]
+    Behind(#[source] Arc<StoreError>),
     /// The system's random generator failed.
     #[error("read the system's random generator")]
     Random(#[from] rand::rngs::SysError),
@@ -136,24 +176,45 @@ struct Shared {
     /// One change at a time, the others waiting here: each would otherwise hold one of the threads that name look-ups
     /// of deliveries need as well.
     turn: Arc<Semaphore>,
-    /// Held by the one change that is being made, also while it is followed in memory.
-    store: Mutex<Store>,
-    state: RwLock<State>,
+    store: Store,
+    state: Arc<RwLock<State>>,
 }
 
-/// Opens the registry in `dir`, and makes it where there is none. Secrets are sealed with the key in
+/// Opens the registry in `place`, and makes it where there is none. Secrets are sealed with the key in
 /// `secret_key_file`, or one in `dir`.
 ///
 /// # Errors
-/// The database or the key can't be read, don't belong together, or are of a newer version.
-pub fn open(dir: &DataDir, secret_key_file: Option<&Path>, limits: Limits) -> Result<Registry, OpenError> {
-    let store = Store::open(&dir.registry()?, |may_make| {
+/// The database, Redis or the key can't be read, don't belong together, or are of a newer version.
+pub async fn open(
+    place: &RegistryPlace,
+    dir: &DataDir,
+    secret_key_file: Option<&Path>,
+    limits: Limits,
+) -> Result<Registry, OpenError> {
+    match place {
+        RegistryPlace::DataDir => open_in(dir, secret_key_file, limits),
+        RegistryPlace::Redis(config) => {
+            let vault = |may_make| dir.vault(secret_key_file, may_make);
+            let store = RedisStore::open(config, limits, vault).await?;
+            let (state, follower) = (store.state(), Follower::start(&store, config));
+            Ok(Registry::new(Store::Redis(store, follower), state))
+        }
+    }
+}
+
+fn open_in(dir: &DataDir, secret_key_file: Option<&Path>, limits: Limits) -> Result<Registry, OpenError> {
+    let store = SqliteStore::open(&dir.registry()?, |may_make| {
         dir.vault(secret_key_file, may_make).map_err(OpenError::DataDir)
     })?;
     let mut state = State::new(limits);
     store.load()?.into_iter().for_each(|change| state.apply(change));
-    let turn = Arc::new(Semaphore::new(1));
-    Ok(Registry(Arc::new(Shared { turn, store: Mutex::new(store), state: RwLock::new(state) })))
+    Ok(Registry::new(Store::Sqlite(Box::new(Mutex::new(store))), Arc::new(RwLock::new(state))))
+}
+
+impl Registry {
+    fn new(store: Store, state: Arc<RwLock<State>>) -> Self {
+        Self(Arc::new(Shared { turn: Arc::new(Semaphore::new(1)), store, state }))
+    }
 }
 
 /// A page of a list.

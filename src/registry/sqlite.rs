@@ -6,21 +6,22 @@
 //! tenant         a row a tenant; its limits are null where they are the server's
 //! api_key        SHA-256 of each live key; tenant is null for the provider's
 //! public_key     SPKI as PEM, its state and since when
-//! endpoint       a row an endpoint; `sealed` holds its URL, headers and signing secrets (see Sealed), since all
-//!                three may be secret
+//! endpoint       a row an endpoint; `sealed` holds what may be secret (sealed.rs)
 //! ```
 //!
 //! Times are milliseconds since 1970. Rows of a tenant go with it.
 
 mod rows;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
+use super::sealed;
 use super::state::Change;
-use crate::common::crypto::vault::{Vault, VaultError};
+use super::store::StoreError;
+use crate::common::crypto::vault::Vault;
 
 /// What brings a database from each version to the next. Never changed once released, only added to.
 const MIGRATIONS: [&str; 1] = [include_str!("sqlite/v1.sql")];
@@ -29,65 +30,14 @@ const MIGRATIONS: [&str; 1] = [include_str!("sqlite/v1.sql")];
 const APPLICATION_ID: i64 = 0x7768_6b72;
 
 const VAULT_CHECK: &str = "vault_check";
-const VAULT_CHECK_TEXT: &[u8] = b"whk";
-
-/// Why the database can't be used.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// It can't be opened or brought up to date.
-    #[error("open registry {path}")]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// What SQLite said.
-        source: rusqlite::Error,
-    },
-    /// A newer whk wrote it.
-    #[error(
-        "registry {path} was written by a newer whk (schema {found}, this one knows up to {known}); upgrade, or use another --data-dir"
-    )]
-    Newer {
-        /// The file.
-        path: PathBuf,
-        /// Its version.
-        found: usize,
-        /// The newest that is known here.
-        known: usize,
-    },
-    /// It is some other program's database.
-    #[error("{0} is a database of another program; use another --data-dir")]
-    NotOurs(PathBuf),
-    /// The secret key doesn't fit.
-    #[error("the secret key isn't the one that registry {path} was written with; see --secret-key-file")]
-    WrongKey {
-        /// The file.
-        path: PathBuf,
-        /// What the vault said.
-        source: VaultError,
-    },
-    /// A row can't be understood.
-    #[error("registry: {record} is damaged: {reason}")]
-    Damaged {
-        /// Which.
-        record: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// A change can't be written; nothing has changed.
-    #[error("write registry")]
-    Write(#[source] rusqlite::Error),
-    /// A secret can't be sealed.
-    #[error("seal a secret")]
-    Seal(#[from] VaultError),
-}
 
 /// The database, open for this process alone.
-pub(super) struct Store {
+pub(super) struct SqliteStore {
     connection: Connection,
     vault: Vault,
 }
 
-impl Store {
+impl SqliteStore {
     /// Opens or makes the database and brings it up to date. `vault` gets whether a new secret key may be made.
     pub(super) fn open<E: From<StoreError>>(
         path: &Path,
@@ -104,13 +54,10 @@ impl Store {
             .map_err(failed)?;
         let vault = vault(check.is_none())?;
         match check {
-            Some(sealed) => drop(
-                vault
-                    .open(VAULT_CHECK, &sealed)
-                    .map_err(|source| StoreError::WrongKey { path: path.to_owned(), source })?,
-            ),
+            Some(sealed) => sealed::check(&vault, &sealed)
+                .map_err(|source| StoreError::WrongKey { path: path.to_owned(), source })?,
             None => {
-                let sealed = vault.seal(VAULT_CHECK, VAULT_CHECK_TEXT).map_err(StoreError::Seal)?;
+                let sealed = sealed::check_value(&vault).map_err(StoreError::Seal)?;
                 connection
                     .execute("INSERT INTO meta (key, value) VALUES (?, ?)", params![VAULT_CHECK, sealed])
                     .map_err(failed)?;

@@ -37,15 +37,28 @@ pub(super) enum Change {
     /// A public key is new or has changed.
     PutPublicKey(TenantId, Arc<TenantKey>),
     /// A public key is forgotten.
-    DeletePublicKey(TenantId, Arc<TenantKey>),
+    DeletePublicKey(TenantId, Box<str>),
     /// An endpoint is new or has changed.
     PutEndpoint(Arc<Endpoint>),
     /// An endpoint is gone.
     DeleteEndpoint(TenantId, EndpointId),
 }
 
+/// How far a registry that others change as well was followed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Position {
+    /// The number of the last change.
+    pub(super) version: u64,
+    /// Its mark, which no other change has: a number alone comes again where the store lost changes.
+    pub(super) mark: String,
+    /// The number of this server's own last change that was followed.
+    pub(super) own: u64,
+}
+
 /// See the module's page.
 pub(super) struct State {
+    /// Stays as it is where nobody else changes the registry.
+    pub(super) at: Position,
     limits: Limits,
     tenants: BTreeMap<TenantId, Entry>,
     names: HashMap<Name, TenantId>,
@@ -84,6 +97,7 @@ pub struct Recipient {
 impl State {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
+            at: Position::default(),
             limits,
             tenants: BTreeMap::new(),
             names: HashMap::new(),
@@ -107,9 +121,9 @@ impl State {
                     }
                 }
             }
-            Change::DeletePublicKey(id, key) => {
+            Change::DeletePublicKey(id, kid) => {
                 if let Some(entry) = self.tenants.get_mut(&id) {
-                    entry.public_keys.retain(|known| known.kid != key.kid);
+                    entry.public_keys.retain(|known| known.kid != kid);
                 }
             }
             Change::PutEndpoint(endpoint) => self.put_endpoint(endpoint),
@@ -118,6 +132,18 @@ impl State {
                 {
                     self.subscriptions.remove(&old);
                 }
+            }
+        }
+    }
+
+    /// Takes over what is known of publishes that were just made, from a state that this one takes the place of.
+    pub(super) fn inherit_rates(&mut self, old: &Self) {
+        for (id, entry) in &mut self.tenants {
+            let same = |old: &&Entry| {
+                old.tenant.limits.publishes_per_second == entry.tenant.limits.publishes_per_second
+            };
+            if let Some(old) = old.tenants.get(id).filter(same) {
+                entry.rate = Arc::clone(&old.rate);
             }
         }
     }

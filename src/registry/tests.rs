@@ -6,14 +6,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use proptest::prelude::*;
 
-use super::endpoint::{
-    DisabledReason, Endpoint, EndpointPatch, EndpointSettings, EnvelopeKind, MOST_SECRETS,
-};
+use super::endpoint::{DisabledReason, Endpoint, EndpointSettings, EnvelopeKind};
 use super::headers::StaticHeaders;
 use super::name::Name;
 use super::tenant::KeyState;
 use super::*;
-use crate::common::clock::after;
 use crate::common::crypto::api_key::{ApiKey, KeyHash, KeyKind};
 use crate::common::crypto::keys::PublicKey;
 use crate::common::crypto::signature::Secret;
@@ -23,43 +20,80 @@ use crate::common::event_type::{EventFilter, EventType};
 use crate::common::id::EndpointId;
 use crate::common::job::ContentType;
 
-const LIMITS: Limits = Limits { queued_jobs: 100, publishes_per_second: 100, endpoints: 3 };
+mod both;
 
-/// A registry in a folder of its own.
-struct Home {
-    folder: tempfile::TempDir,
+pub(super) const LIMITS: Limits = Limits { queued_jobs: 100, publishes_per_second: 100, endpoints: 3 };
+
+/// Where a registry of a test's own is, with a folder for its secret key.
+pub(super) struct Home {
+    pub(super) folder: tempfile::TempDir,
+    pub(super) place: RegistryPlace,
 }
 
 impl Home {
-    fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
+    pub(super) fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), place: RegistryPlace::DataDir }
+    }
+
+    /// In the Redis that WHK_TEST_REDIS names, under a prefix of its own; none where it names none.
+    #[expect(clippy::print_stderr, reason = "a test that is passed over says so")]
+    pub(super) fn in_redis() -> Option<Self> {
+        let Ok(url) = std::env::var("WHK_TEST_REDIS") else {
+            assert!(std::env::var_os("CI").is_none(), "WHK_TEST_REDIS isn't set; scripts/test.sh sets it");
+            eprintln!(
+                "passed over: WHK_TEST_REDIS isn't set, scripts/services.sh starts a Redis and says where"
+            );
+            return None;
+        };
+        Some(Self::at(&url))
+    }
+
+    pub(super) fn at(url: &str) -> Self {
+        let prefix = format!("test-{}", uuid::Uuid::new_v4().simple());
+        let config = RedisConfig::parse(url, &prefix).unwrap();
+        Self { folder: tempfile::tempdir().unwrap(), place: RegistryPlace::Redis(config) }
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn open(&self) -> Result<Registry, OpenError> {
-        open(&DataDir::open(self.folder.path())?, None, LIMITS)
+    pub(super) async fn open(&self) -> Result<Registry, OpenError> {
+        open(&self.place, &DataDir::open(self.folder.path())?, None, LIMITS).await
+    }
+
+    fn open_database(&self) -> Result<Registry, OpenError> {
+        open_in(&DataDir::open(self.folder.path())?, None, LIMITS)
     }
 
     fn refusal(&self) -> String {
-        match self.open() {
+        match self.open_database() {
             Ok(_) => panic!("it opens"),
             Err(error) => format!("{:#}", anyhow::Error::from(error)),
         }
     }
 }
 
-fn name(text: &str) -> Name {
+pub(super) fn open_database_at(home: &Home) -> Registry {
+    home.open_database().unwrap()
+}
+
+pub(super) fn database(registry: &Registry) -> std::sync::MutexGuard<'_, SqliteStore> {
+    match &registry.0.store {
+        Store::Sqlite(store) => store.lock().unwrap(),
+        Store::Redis(..) => panic!("it is in Redis"),
+    }
+}
+
+pub(super) fn name(text: &str) -> Name {
     Name::of_tenant(text).unwrap()
 }
 
-fn other_key() -> PublicKey {
+pub(super) fn other_key() -> PublicKey {
     PublicKey::parse(&fixture_text("keys/other_public_key.pem")).unwrap()
 }
 
-fn settings(events: &[&str]) -> EndpointSettings {
+pub(super) fn settings(events: &[&str]) -> EndpointSettings {
     EndpointSettings {
         url: EndpointUrl::parse("https://example.com/webhook?token=t-secret").unwrap(),
         description: Some(Name::parse("a note").unwrap()),
@@ -71,73 +105,28 @@ fn settings(events: &[&str]) -> EndpointSettings {
     }
 }
 
-async fn tenant_with_key(registry: &Registry, text: &str) -> TenantId {
+pub(super) async fn tenant_with_key(registry: &Registry, text: &str) -> TenantId {
     let tenant = registry.create_tenant(name(text), LimitOverrides::default()).await.unwrap();
     registry.add_public_key(tenant.id, public_key()).await.unwrap();
     tenant.id
 }
 
-async fn add_endpoint(registry: &Registry, tenant: TenantId, events: &[&str]) -> Arc<Endpoint> {
+pub(super) async fn add_endpoint(registry: &Registry, tenant: TenantId, events: &[&str]) -> Arc<Endpoint> {
     registry.add_endpoint(tenant, settings(events), Secret::generate().unwrap()).await.unwrap()
 }
 
-fn kind(text: &str) -> EventType {
+pub(super) fn kind(text: &str) -> EventType {
     EventType::parse(text).unwrap()
 }
 
-fn wants(registry: &Registry, text: &str, of: Option<TenantId>) -> usize {
+pub(super) fn wants(registry: &Registry, text: &str, of: Option<TenantId>) -> usize {
     registry.recipients(&kind(text), of).iter().map(|recipient| recipient.endpoints.len()).sum()
-}
-
-#[tokio::test]
-async fn everything_is_there_again_after_a_restart() {
-    let home = Home::new();
-    let registry = home.open().unwrap();
-    let limits = LimitOverrides { queued_jobs: std::num::NonZeroU32::new(7), ..LimitOverrides::default() };
-    let tenant = registry.create_tenant(name("Ünïcode"), limits).await.unwrap();
-    let gone = tenant_with_key(&registry, "gone").await;
-    add_endpoint(&registry, gone, &["*"]).await;
-    registry.create_api_key(Some(gone), None).await.unwrap();
-    registry.delete_tenant(gone, None).await.unwrap();
-    registry.add_public_key(tenant.id, public_key()).await.unwrap();
-    registry.add_public_key(tenant.id, other_key()).await.unwrap();
-    let endpoint = add_endpoint(&registry, tenant.id, &["invoice.*", "user.created"]).await;
-    let secret = Secret::generate().unwrap();
-    let day = Duration::from_secs(86_400);
-    let endpoint = registry.rotate_secret(tenant.id, endpoint.id, secret, day).await.unwrap();
-    let disabled = add_endpoint(&registry, tenant.id, &["*"]).await;
-    assert!(registry.disable_gone(Arc::clone(&disabled)).await.unwrap());
-    let (_, key) = registry.create_api_key(Some(tenant.id), Some(name("a note"))).await.unwrap();
-    let (provider_record, provider_key) = registry.create_api_key(None, None).await.unwrap();
-    drop(registry);
-
-    let registry = home.open().unwrap();
-    let again = registry.tenant(&TenantRef::Name("Ünïcode".into())).unwrap();
-    assert_eq!((again.id, again.limits, again.created_at), (tenant.id, tenant.limits, tenant.created_at));
-    assert!(registry.tenant(&gone.into()).is_none() && registry.endpoints(gone, None, 9).items.is_empty());
-    assert_eq!(registry.count(), (1, 2));
-    assert_eq!(registry.authenticate(&key.hash()), Some(Principal::Tenant(tenant.id)));
-    assert_eq!(registry.authenticate(&provider_key.hash()), Some(Principal::Provider));
-    assert_eq!(registry.api_keys(None, None, 9).items[0].id, provider_record.id);
-    let states: Vec<_> = registry.public_keys(tenant.id).iter().map(|key| key.state).collect();
-    assert_eq!(states, [KeyState::Retiring, KeyState::Active]);
-    let again = registry.endpoint(tenant.id, endpoint.id).unwrap();
-    assert_eq!(format!("{again:?}"), format!("{endpoint:?}"));
-    assert_eq!(again.settings.url, endpoint.settings.url);
-    assert_eq!(again.settings.headers, endpoint.settings.headers);
-    let secrets = |of: &Endpoint| of.secrets.iter().map(|live| live.secret.reveal()).collect::<Vec<_>>();
-    assert_eq!(secrets(&again), secrets(&endpoint));
-    assert_eq!(
-        registry.endpoint(tenant.id, disabled.id).unwrap().disabled.as_ref().unwrap().reason,
-        DisabledReason::Gone
-    );
-    assert_eq!((wants(&registry, "invoice.paid", None), wants(&registry, "other", None)), (1, 0));
 }
 
 #[tokio::test]
 async fn nothing_secret_is_in_the_files_or_in_a_debug() {
     let home = Home::new();
-    let registry = home.open().unwrap();
+    let registry = home.open_database().unwrap();
     let tenant = tenant_with_key(&registry, "Acme").await;
     let secret = Secret::generate().unwrap();
     let endpoint = registry.add_endpoint(tenant, settings(&["*"]), secret.clone()).await.unwrap();
@@ -165,7 +154,7 @@ fn the_folder_is_its_owners_alone() {
     let inner = home.path("a/b");
     let dir = DataDir::open(&inner).unwrap();
     let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    drop(open(&dir, None, LIMITS).unwrap());
+    drop(open_in(&dir, None, LIMITS).unwrap());
     dir.write_provider_key(&ApiKey::generate(KeyKind::Provider).unwrap()).unwrap();
     assert_eq!(mode(inner.clone()), 0o700);
     for file in ["registry.db", "secret.key", "provider_key.txt", "lock"] {
@@ -182,7 +171,7 @@ async fn the_golden_database_of_version_1_opens() {
     for file in ["registry.db", "secret.key"] {
         fs::copy(fixture(&format!("registry/v1/{file}")), home.path(file)).unwrap();
     }
-    let registry = home.open().unwrap();
+    let registry = home.open_database().unwrap();
     let tenants: Vec<String> =
         registry.tenants(None, 9).items.iter().map(|tenant| tenant.name.to_string()).collect();
     assert_eq!(tenants, ["Acme", "株式会社"]);
@@ -213,7 +202,7 @@ fn a_newer_another_and_a_damaged_database_are_refused_and_left_alone() {
         rusqlite::Connection::open(home.path("registry.db")).unwrap().execute_batch(sql).unwrap();
     };
     let newer = Home::new();
-    drop(newer.open().unwrap());
+    drop(newer.open_database().unwrap());
     change(&newer, "PRAGMA user_version = 99");
     assert!(newer.refusal().contains("written by a newer whk (schema 99"), "{}", newer.refusal());
 
@@ -229,7 +218,7 @@ fn a_newer_another_and_a_damaged_database_are_refused_and_left_alone() {
     assert!(text.refusal().contains("not a database"), "{}", text.refusal());
 
     let damaged = Home::new();
-    drop(damaged.open().unwrap());
+    drop(damaged.open_database().unwrap());
     change(
         &damaged,
         "INSERT INTO tenant (id, name, created_at, version) VALUES ('ten_0198f0a0000070008000000000000000', 'a\nb', 0, 1)",
@@ -241,7 +230,7 @@ fn a_newer_another_and_a_damaged_database_are_refused_and_left_alone() {
 #[test]
 fn the_secret_key_must_be_there_and_the_right_one() {
     let home = Home::new();
-    drop(home.open().unwrap());
+    drop(home.open_database().unwrap());
     let key = fs::read_to_string(home.path("secret.key")).unwrap();
     fs::write(home.path("secret.key"), &*crate::common::crypto::vault::Vault::generate_key().unwrap())
         .unwrap();
@@ -254,18 +243,17 @@ fn the_secret_key_must_be_there_and_the_right_one() {
     let elsewhere = tempfile::tempdir().unwrap();
     let path = elsewhere.path().join("key");
     fs::write(&path, key).unwrap();
-    open(&DataDir::open(home.folder.path()).unwrap(), Some(&path), LIMITS).unwrap();
+    open_in(&DataDir::open(home.folder.path()).unwrap(), Some(&path), LIMITS).unwrap();
 }
 
 #[tokio::test]
 async fn a_change_that_can_not_be_written_is_not_made() {
     let home = Home::new();
-    let registry = home.open().unwrap();
+    let registry = home.open_database().unwrap();
     let tenant = tenant_with_key(&registry, "Acme").await;
     // As SQLite meets a full disk: no page more than there are.
     let limit_pages = |pages: i64| {
-        let store = registry.0.store.lock().unwrap();
-        store.connection().pragma_update(None, "max_page_count", pages).unwrap();
+        database(&registry).connection().pragma_update(None, "max_page_count", pages).unwrap();
     };
     limit_pages(1);
     let mut refused = None;
@@ -286,134 +274,7 @@ async fn a_change_that_can_not_be_written_is_not_made() {
     add_endpoint(&registry, tenant, &["*"]).await;
     let count = registry.count();
     drop(registry);
-    assert_eq!(home.open().unwrap().count(), count);
-}
-
-#[tokio::test]
-async fn public_keys_rotate_with_one_active_at_any_time() {
-    let home = Home::new();
-    let registry = home.open().unwrap();
-    let tenant = registry.create_tenant(name("Acme"), LimitOverrides::default()).await.unwrap().id;
-    let refused = registry.add_endpoint(tenant, settings(&["*"]), Secret::generate().unwrap()).await;
-    assert!(matches!(refused, Err(RegistryError::Conflict(_))), "no key, no endpoint");
-    let (first, second) = (public_key(), other_key());
-    let kids = [first.kid().to_owned(), second.kid().to_owned()];
-    let states = || registry.public_keys(tenant).iter().map(|key| key.state).collect::<Vec<_>>();
-    assert!(registry.add_public_key(tenant, first.clone()).await.unwrap().1);
-    assert!(!registry.add_public_key(tenant, first.clone()).await.unwrap().1, "the same again");
-    assert!(registry.add_public_key(tenant, second).await.unwrap().1);
-    assert_eq!(states(), [KeyState::Retiring, KeyState::Active]);
-    let refused = registry.retire_public_key(tenant, kids[1].clone()).await;
-    assert!(matches!(refused, Err(RegistryError::Conflict(_))), "the active one");
-    registry.retire_public_key(tenant, kids[0].clone()).await.unwrap();
-    assert_eq!(registry.retire_public_key(tenant, kids[0].clone()).await.unwrap().state, KeyState::Retired);
-    assert!(!registry.add_public_key(tenant, first).await.unwrap().1, "it comes back");
-    assert_eq!(states(), [KeyState::Active, KeyState::Retiring]);
-    let unknown = registry.retire_public_key(tenant, "x".into()).await;
-    assert!(matches!(unknown, Err(RegistryError::NoSuch("public key"))));
-}
-
-#[tokio::test]
-async fn old_secrets_sign_until_their_overlap_is_over() {
-    let home = Home::new();
-    let registry = home.open().unwrap();
-    let tenant = tenant_with_key(&registry, "Acme").await;
-    let endpoint = add_endpoint(&registry, tenant, &["*"]).await;
-    let rotate = |overlap| {
-        registry.rotate_secret(tenant, endpoint.id, Secret::generate().unwrap(), Duration::from_secs(overlap))
-    };
-    let rotated = rotate(3_600).await.unwrap();
-    let live = |seconds| {
-        let at = after(Timestamp::now(), Duration::from_secs(seconds));
-        rotated.live_secrets(at).map(|live| live.secret.reveal()).collect::<Vec<_>>()
-    };
-    assert_eq!(live(3_500), [rotated.secrets[0].secret.reveal(), endpoint.secrets[0].secret.reveal()]);
-    assert_eq!(live(3_700), [rotated.secrets[0].secret.reveal()]);
-    assert_eq!(rotate(0).await.unwrap().secrets.len(), 1, "at once");
-    for _ in 1..MOST_SECRETS {
-        rotate(3_600).await.unwrap();
-    }
-    assert!(matches!(rotate(3_600).await, Err(RegistryError::Limit { .. })));
-    rotate(0).await.unwrap();
-}
-
-#[tokio::test]
-async fn limits_versions_and_names_are_kept() {
-    let home = Home::new();
-    let registry = home.open().unwrap();
-    let tenant = tenant_with_key(&registry, "Acme").await;
-    let other = tenant_with_key(&registry, "Other").await;
-    let endpoint = add_endpoint(&registry, tenant, &["*"]).await;
-    add_endpoint(&registry, tenant, &["*"]).await;
-    add_endpoint(&registry, tenant, &["*"]).await;
-    let fourth = registry.add_endpoint(tenant, settings(&["*"]), Secret::generate().unwrap()).await;
-    assert!(matches!(fourth, Err(RegistryError::Limit { most: 3, .. })));
-    let taken = registry.update_tenant(other, None, Some(name("Acme")), None).await;
-    assert!(matches!(taken, Err(RegistryError::Conflict(_))));
-    registry.update_tenant(tenant, Some(1), Some(name("New")), None).await.unwrap();
-    assert!(matches!(registry.update_tenant(tenant, Some(1), None, None).await, Err(RegistryError::Changed)));
-    registry.update_tenant(other, None, Some(name("Acme")), None).await.unwrap();
-    assert_eq!(registry.tenant(&TenantRef::Name("Acme".into())).unwrap().id, other);
-    let stale = registry.delete_endpoint(tenant, endpoint.id, Some(9)).await;
-    assert!(matches!(stale, Err(RegistryError::Changed)));
-    let of_other = registry.delete_endpoint(other, endpoint.id, None).await;
-    assert!(matches!(of_other, Err(RegistryError::NoSuch("endpoint"))));
-    registry.delete_endpoint(tenant, endpoint.id, Some(1)).await.unwrap();
-    assert_eq!(wants(&registry, "x", None), 2);
-}
-
-#[tokio::test]
-async fn a_revoked_key_is_nobodys_and_the_provider_keeps_one() {
-    let home = Home::new();
-    let registry = home.open().unwrap();
-    let tenant = tenant_with_key(&registry, "Acme").await;
-    let (record, key) = registry.create_api_key(Some(tenant), None).await.unwrap();
-    let of_another = registry.revoke_api_key(None, record.id).await;
-    assert!(matches!(of_another, Err(RegistryError::NoSuch(_))));
-    registry.revoke_api_key(Some(tenant), record.id).await.unwrap();
-    assert_eq!(registry.authenticate(&key.hash()), None);
-    let (first, _) = registry.create_api_key(None, None).await.unwrap();
-    assert!(matches!(registry.revoke_api_key(None, first.id).await, Err(RegistryError::Conflict(_))));
-    let (_, second) = registry.create_api_key(None, None).await.unwrap();
-    registry.revoke_api_key(None, first.id).await.unwrap();
-    assert_eq!(registry.authenticate(&second.hash()), Some(Principal::Provider));
-    let (_, of_tenant) = registry.create_api_key(Some(tenant), None).await.unwrap();
-    registry.delete_tenant(tenant, None).await.unwrap();
-    assert_eq!(registry.authenticate(&of_tenant.hash()), None, "a deleted tenant's");
-}
-
-#[tokio::test]
-async fn an_endpoint_that_moved_is_not_disabled_for_its_old_urls_answer() {
-    let home = Home::new();
-    let registry = home.open().unwrap();
-    let tenant = tenant_with_key(&registry, "Acme").await;
-    let before = add_endpoint(&registry, tenant, &["*"]).await;
-    let url = EndpointUrl::parse("https://example.com/moved").unwrap();
-    let patch = EndpointPatch { url: Some(url), ..EndpointPatch::default() };
-    registry.update_endpoint(tenant, before.id, None, patch, DisabledReason::ByTenant).await.unwrap();
-    assert!(!registry.disable_gone(before).await.unwrap());
-    assert_eq!(wants(&registry, "x", None), 1);
-}
-
-#[tokio::test]
-async fn lists_come_in_pages_that_miss_nothing() {
-    let home = Home::new();
-    let registry = home.open().unwrap();
-    let mut made = BTreeSet::new();
-    for number in 0..5 {
-        let tenant = registry.create_tenant(name(&format!("t{number}")), LimitOverrides::default()).await;
-        made.insert(tenant.unwrap().id);
-    }
-    let (mut seen, mut after) = (Vec::new(), None);
-    loop {
-        let page = registry.tenants(after, 2);
-        seen.extend(page.items.iter().map(|tenant| tenant.id));
-        after = seen.last().copied();
-        if !page.more {
-            break;
-        }
-    }
-    assert_eq!(seen, made.into_iter().collect::<Vec<_>>());
+    assert_eq!(home.open_database().unwrap().count(), count);
 }
 
 #[test]
@@ -421,8 +282,8 @@ fn changes_that_wait_leave_threads_for_others() {
     let runtime =
         tokio::runtime::Builder::new_current_thread().max_blocking_threads(2).enable_time().build().unwrap();
     let home = Home::new();
-    let registry = home.open().unwrap();
-    let store = registry.0.store.lock().unwrap();
+    let registry = home.open_database().unwrap();
+    let store = database(&registry);
     let changes: Vec<_> = (0..10)
         .map(|number| {
             let registry = registry.clone();

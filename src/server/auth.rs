@@ -24,12 +24,15 @@ impl FromRequestParts<Arc<Server>> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, server: &Arc<Server>) -> Result<Self, Problem> {
-        authenticate(server, parts).map(Self)
+        authenticate(server, parts).await?;
+        // What was changed at another server a moment ago holds here as well; without Redis, what is known does.
+        drop(server.registry.refreshed().await);
+        authenticate(server, parts).await.map(Self)
     }
 }
 
 /// Who makes the request.
-pub(super) fn authenticate(server: &Server, parts: &Parts) -> Result<Principal, Problem> {
+pub(super) async fn authenticate(server: &Server, parts: &Parts) -> Result<Principal, Problem> {
     refuse_key_in_url(parts)?;
     let unauthorized = |detail| Problem::new(StatusCode::UNAUTHORIZED, detail);
     let header = parts
@@ -39,8 +42,16 @@ pub(super) fn authenticate(server: &Server, parts: &Parts) -> Result<Principal, 
     let key = header.to_str().ok().and_then(|header| header.split_once(' ')).and_then(|(scheme, key)| {
         scheme.eq_ignore_ascii_case("bearer").then(|| key.trim()).filter(|key| key.len() <= MOST_KEY_BYTES)
     });
-    key.and_then(|key| server.registry.authenticate(&KeyHash::of(key)))
-        .ok_or_else(|| unauthorized("this API key isn't known: it may have been revoked"))
+    let principal = match key {
+        // Not for the log, which strangers would fill; what is wrong stands there already.
+        Some(key) => server.registry.identify(&KeyHash::of(key)).await.map_err(|_| {
+            let detail =
+                "this API key isn't known here, and other servers' can't be asked for now: try again";
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+        })?,
+        None => None,
+    };
+    principal.ok_or_else(|| unauthorized("this API key isn't known: it may have been revoked"))
 }
 
 /// Logs keep URLs, whoever makes the request.

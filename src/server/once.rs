@@ -179,7 +179,7 @@ pub(super) async fn layer(
     }
     let Some(key) = key_of(request.headers())? else { return Ok(next.run(request).await) };
     let (parts, body) = request.into_parts();
-    let principal = authenticate(&server, &parts)?;
+    let principal = authenticate(&server, &parts).await?;
     let (body, room) = receive_managing(&server, body).await?;
     drop(room);
     let content_type = parts.headers.get(CONTENT_TYPE).map_or(&b""[..], http::HeaderValue::as_bytes);

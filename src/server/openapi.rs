@@ -114,7 +114,7 @@ fn add_problems(path: &str, method: &Method, operation: &mut Operation) {
     if matches!(*method, Method::POST | Method::PATCH) || path == "/api-keys/{key_id}" {
         statuses.push(409);
     }
-    if path == "/readyz" || (is_secured && *method != Method::GET) || path.starts_with("/tenants") {
+    if path == "/readyz" || is_secured {
         statuses.push(503);
     }
     if is_secured && *method != Method::GET {

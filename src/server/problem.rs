@@ -113,6 +113,7 @@ impl From<PublishError> for Problem {
             PublishError::Queue(error) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("{error}; try again"))
             }
+            PublishError::Registry(error) => error.into(),
             PublishError::Legacy(_)
             | PublishError::Seal(_)
             | PublishError::Key(_)
@@ -140,6 +141,13 @@ impl From<RegistryError> for Problem {
                 Self::new(
                     StatusCode::SERVICE_UNAVAILABLE,
                     "the change can't be written down, and wasn't made; see the server's log",
+                )
+            }
+            RegistryError::Unsure(_) | RegistryError::Behind(_) => {
+                tracing::error!(error = %format!("{:#}", anyhow::Error::from(error)), "registry");
+                Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    format!("{detail}; try again, and see the server's log"),
                 )
             }
             RegistryError::Random(_) | RegistryError::Key(_) => {

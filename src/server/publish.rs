@@ -97,7 +97,7 @@ pub(super) async fn publish(
     let (parts, body) = request.into_parts();
     let mode = cloud_event::mode(media_type(&parts.headers), &parts.headers)?;
     refuse_key_in_url(&parts)?;
-    let caller = authenticate(&server, &parts);
+    let caller = authenticate(&server, &parts).await;
     // Only direct mode reads what strangers send.
     if server.publisher.direct.is_none() || mode != Mode::Own {
         caller.as_ref().map_err(Problem::clone)?;
@@ -143,7 +143,13 @@ async fn publish_subscribed(
     let kind = given.kind.as_deref().ok_or_else(|| Problem::bad_request("'type' is required"))?;
     let kind = EventType::parse(kind).map_err(|error| field("type", &error))?;
     let to = match (given.tenant.as_deref(), caller.0) {
-        (Some(named), _) => Audience::Tenant(caller.tenant(server, named)?.id),
+        (Some(named), _) => {
+            if caller.tenant(server, named).is_err() {
+                // It may have been made at another server a moment ago.
+                server.registry.refreshed().await?;
+            }
+            Audience::Tenant(caller.tenant(server, named)?.id)
+        }
         (None, Principal::Tenant(id)) => Audience::Tenant(id),
         (None, Principal::Provider) => Audience::Everyone,
     };

@@ -20,6 +20,7 @@ mod isolation;
 mod publish;
 mod redis;
 mod registry;
+mod shared;
 mod support;
 mod tenant_cli;
 mod tenants;

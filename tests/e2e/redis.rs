@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::net::TcpListener;
 
-use crate::support::{RawCustomer, Server, publish_to, run, stderr};
+use crate::support::{RawCustomer, Server, fixture, publish_to, run, stderr};
 
 /// By name, since a server is known by the first address it logs. None where there is none to test with.
 fn redis() -> Option<String> {
@@ -15,6 +15,11 @@ fn redis() -> Option<String> {
     found.map(|url| url.replace("127.0.0.1", "localhost"))
 }
 
+/// The one that servers with the same registry share.
+fn secret_key() -> String {
+    fixture("registry/v1/secret.key").to_str().unwrap().to_owned()
+}
+
 fn prefix() -> String {
     format!("e2e-{}", std::process::id())
 }
@@ -23,7 +28,9 @@ fn prefix() -> String {
 fn what_a_killed_server_took_another_delivers() {
     let Some(url) = redis() else { return };
     let prefix = format!("{}-killed", prefix());
-    let flags = ["--queue", "redis", "--redis-url", &url, "--redis-prefix", &prefix];
+    let key = secret_key();
+    let flags =
+        ["--queue", "redis", "--redis-url", &url, "--redis-prefix", &prefix, "--secret-key-file", &key];
     let server = Server::publish_locally(&flags);
     // Nobody is there yet.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -43,7 +50,9 @@ fn what_a_killed_server_took_another_delivers() {
 fn two_servers_deliver_what_one_of_them_took() {
     let Some(url) = redis() else { return };
     let prefix = format!("{}-shared", prefix());
-    let flags = ["--queue", "redis", "--redis-url", &url, "--redis-prefix", &prefix];
+    let key = secret_key();
+    let flags =
+        ["--queue", "redis", "--redis-url", &url, "--redis-prefix", &prefix, "--secret-key-file", &key];
     let (one, _other) = (Server::publish_locally(&flags), Server::publish_locally(&flags));
     let customer =
         RawCustomer::answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");

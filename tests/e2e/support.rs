@@ -26,6 +26,7 @@ pub(crate) fn whk(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_whk"));
     command.args(arguments).stdin(Stdio::null());
     for name in [
+        "REDIS_URL",
         "SERVER_PORT",
         "SERVER_HOSTNAME",
         "MAX_QUEUE_SIZE",

@@ -10,20 +10,35 @@ use crate::commands::{DATA_DIR, at_least_one, count, duration};
 use crate::common::redis::{RedisConfig, RedisConfigError};
 use crate::exit::UsageError;
 use crate::queue::QueueKind;
+use crate::registry::RegistryKind;
 use crate::registry::endpoint::EnvelopeKind;
 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Tenants")]
 pub(super) struct DataArgs {
+    /// Where tenants, keys and endpoints are kept: sqlite, or redis where --queue is redis, unless it is given
+    #[arg(long, value_enum)]
+    pub(super) registry: Option<RegistryKind>,
     /// Folder for tenants, keys, endpoints and the queue on disk; it is made where it doesn't exist
     #[arg(long, env = "WHK_DATA_DIR", default_value = DATA_DIR, value_name = "DIR")]
     pub(super) data_dir: PathBuf,
-    /// What the secrets in the data dir are encrypted with: base64 of 32 bytes; secret.key in the data dir without it
+    /// What the secrets of the registry are encrypted with: base64 of 32 bytes; secret.key in the data dir without it.
+    /// Servers that share a registry share it too
     #[arg(long, value_name = "FILE")]
     pub(super) secret_key_file: Option<PathBuf>,
     /// Make an API key for the provider that replaces the one in the data dir's provider_key.txt, which is revoked
     #[arg(long)]
     pub(super) new_provider_key: bool,
+}
+
+impl DataArgs {
+    /// Where the registry is: jobs that servers share go to endpoints that all of them know.
+    pub(super) fn registry(&self, queue: QueueKind) -> RegistryKind {
+        self.registry.unwrap_or(match queue {
+            QueueKind::Disk | QueueKind::Memory => RegistryKind::Sqlite,
+            QueueKind::Redis => RegistryKind::Redis,
+        })
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -147,7 +162,7 @@ pub(super) struct DeliveryArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Redis")]
 pub(super) struct RedisArgs {
-    /// Where --queue redis keeps jobs: redis://[user:password@]host[:port][/database], rediss:// for TLS; several
+    /// Where --queue redis and --registry redis keep theirs: redis://[user:password@]host[:port][/database], rediss:// for TLS; several
     /// URLs with commas between them are the nodes of a Redis Cluster
     #[arg(
         long,
@@ -157,7 +172,7 @@ pub(super) struct RedisArgs {
         value_name = "URL"
     )]
     redis_url: RedisUrls,
-    /// What all keys begin with: servers that share it share their jobs
+    /// What all keys begin with: servers that share it share their jobs and tenants
     #[arg(long, default_value = "whk", value_name = "TEXT")]
     redis_prefix: String,
     /// Certificates (PEM) that Redis' own is checked against, instead of the public ones

@@ -31,7 +31,7 @@ use crate::exit::UsageError;
 use crate::publish::{Envelope, Publisher};
 use crate::queue::{self, Backend, Queue, QueueConfig, QueueKind};
 use crate::registry::endpoint::EnvelopeKind;
-use crate::registry::{self, Limits, Registry};
+use crate::registry::{self, Limits, Registry, RegistryKind, RegistryPlace};
 use crate::server::{Once, Server};
 
 /// A lease outlasts an attempt by this: time enough to settle it.
@@ -115,16 +115,24 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     }
     // Held until the end: no other server uses the folder meanwhile.
     let data_dir = DataDir::open(&args.data.data_dir)?;
-    let registry = registry::open(&data_dir, args.data.secret_key_file.as_deref(), args.tenant_limits())?;
+    let secret_key_file = args.data.secret_key_file.as_deref();
+    let place = match args.data.registry(args.queue) {
+        RegistryKind::Sqlite => RegistryPlace::DataDir,
+        RegistryKind::Redis => RegistryPlace::Redis(redis.clone()),
+    };
+    let registry = registry::open(&place, &data_dir, secret_key_file, args.tenant_limits()).await?;
     ensure_provider_key(&registry, &data_dir, args.data.new_provider_key).await?;
     let listener = bind(&args.http.hostname, args.http.port, "--port").await?;
     let shutdown = Shutdown::on_signals().context("install signal handlers")?;
 
     let clock = Clock::start();
     let metrics = Arc::new(Metrics::new());
-    let queue_file = data_dir.queue()?;
+    let queue_file;
     let backend = match args.queue {
-        QueueKind::Disk => Backend::Disk(&queue_file),
+        QueueKind::Disk => {
+            queue_file = data_dir.queue()?;
+            Backend::Disk(&queue_file)
+        }
         QueueKind::Memory => Backend::Memory,
         QueueKind::Redis => Backend::Redis(&redis),
     };
@@ -150,6 +158,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let address = address_of(&listener);
     warn_of_direct_mode(direct.is_some(), is_signed, address);
     let sealing_bytes = args.limits.of_queue(args.queue).1.min(SEALING_BYTES);
+    if matches!(args.queue, QueueKind::Redis) && matches!(place, RegistryPlace::DataDir) {
+        tracing::warn!(
+            "with --registry sqlite this must be the only server of its --redis-prefix: jobs to endpoints of another's tenants would be dropped"
+        );
+    }
     let publisher = Publisher {
         direct,
         registry: registry.clone(),
@@ -191,7 +204,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 /// Makes the provider's API key where there is none, or another is to replace the one in the folder. It is in its file
-/// before it is in force: a key that nobody knows would keep the next start from making one.
+/// before it is in force: a key that nobody knows would keep the next start from making one. Of servers that share a
+/// registry and start at the same moment one makes it.
 async fn ensure_provider_key(registry: &Registry, dir: &DataDir, replace: bool) -> anyhow::Result<()> {
     if !replace && !registry.api_keys(None, None, 1).items.is_empty() {
         return Ok(());
@@ -199,7 +213,12 @@ async fn ensure_provider_key(registry: &Registry, dir: &DataDir, replace: bool) 
     let old = dir.provider_key()?;
     let key = ApiKey::generate(KeyKind::Provider).context("make an API key")?;
     let path = dir.write_provider_key(&key)?;
-    registry.replace_provider_key(key, old).await?;
+    if replace {
+        registry.replace_provider_key(&key, old).await?;
+    } else if !registry.first_provider_key(&key).await? {
+        dir.forget_provider_key()?;
+        return Ok(());
+    }
     tracing::info!(path = %path.display(), "wrote a new API key of the provider; `whk tenant` finds it there");
     Ok(())
 }

@@ -6,45 +6,18 @@ use jiff::Timestamp;
 use rusqlite::types::FromSql;
 use rusqlite::{Row, Transaction, params};
 use serde::{Deserialize, Serialize};
-use zeroize::{Zeroize as _, Zeroizing};
 
 use super::StoreError;
 use crate::common::crypto::api_key::KeyHash;
-use crate::common::crypto::signature::Secret;
 use crate::common::crypto::vault::Vault;
-use crate::common::endpoint_url::EndpointUrl;
 use crate::common::event_type::EventFilter;
-use crate::common::id::{EndpointId, TenantId};
+use crate::common::id::TenantId;
 use crate::common::job::ContentType;
-use crate::registry::endpoint::{
-    Disabled, DisabledReason, Endpoint, EndpointSettings, EnvelopeKind, SigningSecret,
-};
-use crate::registry::headers::StaticHeaders;
+use crate::registry::endpoint::{Disabled, DisabledReason, Endpoint, EndpointSettings, EnvelopeKind};
 use crate::registry::name::Name;
+use crate::registry::sealed;
 use crate::registry::state::Change;
 use crate::registry::tenant::{ApiKeyRecord, KeyState, LimitOverrides, Tenant, TenantKey};
-
-/// What is sealed of an endpoint.
-#[derive(Serialize, Deserialize)]
-struct Sealed {
-    url: String,
-    headers: Vec<(String, String)>,
-    secrets: Vec<SealedSecret>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct SealedSecret {
-    secret: String,
-    expires_at: Option<i64>,
-}
-
-impl Drop for Sealed {
-    fn drop(&mut self) {
-        self.url.zeroize();
-        self.headers.iter_mut().for_each(|(_, value)| value.zeroize());
-        self.secrets.iter_mut().for_each(|secret| secret.secret.zeroize());
-    }
-}
 
 pub(super) fn write(transaction: &Transaction<'_>, vault: &Vault, change: &Change) -> Result<(), StoreError> {
     let written = match change {
@@ -96,10 +69,8 @@ pub(super) fn write(transaction: &Transaction<'_>, vault: &Vault, change: &Chang
                 key.changed_at.as_millisecond(),
             ],
         ),
-        Change::DeletePublicKey(tenant, key) => transaction.execute(
-            "DELETE FROM public_key WHERE tenant = ? AND kid = ?",
-            params![tenant.to_string(), key.kid],
-        ),
+        Change::DeletePublicKey(tenant, kid) => transaction
+            .execute("DELETE FROM public_key WHERE tenant = ? AND kid = ?", params![tenant.to_string(), kid]),
         Change::PutEndpoint(endpoint) => {
             let settings = &endpoint.settings;
             let events: Vec<String> = settings.events.iter().map(EventFilter::to_string).collect();
@@ -120,7 +91,7 @@ pub(super) fn write(transaction: &Transaction<'_>, vault: &Vault, change: &Chang
                     settings.ordered,
                     endpoint.disabled.as_ref().map(|disabled| to_name(&disabled.reason)),
                     endpoint.disabled.as_ref().map(|disabled| disabled.since.as_millisecond()),
-                    seal(endpoint, vault)?,
+                    sealed::seal(endpoint, vault)?,
                     endpoint.created_at.as_millisecond(),
                     endpoint.version,
                 ],
@@ -131,32 +102,6 @@ pub(super) fn write(transaction: &Transaction<'_>, vault: &Vault, change: &Chang
         }
     };
     written.map(drop).map_err(StoreError::Write)
-}
-
-/// The name under which a blob is sealed: it opens for this endpoint of this tenant alone.
-fn sealed_name(tenant: TenantId, id: EndpointId) -> String {
-    format!("{tenant}/{id}")
-}
-
-fn seal(endpoint: &Endpoint, vault: &Vault) -> Result<Vec<u8>, StoreError> {
-    let settings = &endpoint.settings;
-    let text = |value: &http::HeaderValue| value.to_str().unwrap_or_default().to_owned();
-    let secrets = endpoint.secrets.iter().map(|live| SealedSecret {
-        secret: live.secret.reveal().to_string(),
-        expires_at: live.expires_at.map(Timestamp::as_millisecond),
-    });
-    let sealed = Sealed {
-        url: settings.url.uri().to_string(),
-        headers: settings
-            .headers
-            .as_slice()
-            .iter()
-            .map(|(name, value)| (name.to_string(), text(value)))
-            .collect(),
-        secrets: secrets.collect(),
-    };
-    let json = Zeroizing::new(serde_json::to_vec(&sealed).unwrap_or_default());
-    Ok(vault.seal(&sealed_name(endpoint.tenant, endpoint.id), &json)?)
 }
 
 pub(super) fn tenant(row: &Row<'_>) -> Result<Tenant, String> {
@@ -198,10 +143,7 @@ pub(super) fn public_key(row: &Row<'_>) -> Result<(TenantId, TenantKey), String>
 
 pub(super) fn endpoint(row: &Row<'_>, vault: &Vault) -> Result<Endpoint, String> {
     let (id, tenant) = (parsed(row, "id", str::parse)?, parsed(row, "tenant", str::parse)?);
-    let opened = vault.open(&sealed_name(tenant, id), &get::<Vec<u8>>(row, "sealed")?);
-    let json = opened.map_err(|error| error.to_string())?;
-    let sealed: Sealed = serde_json::from_slice(&json).map_err(|_| "sealed part isn't JSON")?;
-    let headers = sealed.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let sealed = sealed::open(tenant, id, &get::<Vec<u8>>(row, "sealed")?, vault)?;
     let events = parsed(row, "events", |text| text.split(' ').map(EventFilter::parse).collect())?;
     let disabled = optional(row, "disabled_reason", from_name::<DisabledReason>)?;
     let disabled = disabled.map(|reason| time(row, "disabled_since").map(|since| Disabled { reason, since }));
@@ -209,26 +151,18 @@ pub(super) fn endpoint(row: &Row<'_>, vault: &Vault) -> Result<Endpoint, String>
         id,
         tenant,
         settings: EndpointSettings {
-            url: EndpointUrl::parse(&sealed.url).map_err(|error| format!("url {error}"))?,
+            url: sealed.url,
             description: optional(row, "description", Name::parse)?,
             events,
-            headers: StaticHeaders::parse(headers).map_err(|error| error.to_string())?,
+            headers: sealed.headers,
             content_type: parsed(row, "content_type", |text| ContentType::parse(text).ok_or("isn't known"))?,
             envelope: parsed(row, "envelope", from_name::<EnvelopeKind>)?,
             ordered: get(row, "ordered")?,
         },
-        secrets: sealed.secrets.iter().map(secret).collect::<Result<_, String>>()?,
+        secrets: sealed.secrets,
         disabled: disabled.transpose()?,
         created_at: time(row, "created_at")?,
         version: get(row, "version")?,
-    })
-}
-
-fn secret(sealed: &SealedSecret) -> Result<SigningSecret, String> {
-    let expires_at = sealed.expires_at.map(Timestamp::from_millisecond).transpose();
-    Ok(SigningSecret {
-        secret: Secret::parse(&sealed.secret).map_err(|_| "signing secret isn't one")?,
-        expires_at: expires_at.map_err(|_| "expiry isn't a time")?,
     })
 }
 

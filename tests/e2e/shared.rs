@@ -1,0 +1,177 @@
+//! Servers that share tenants through Redis: the one that WHK_TEST_REDIS names.
+
+use std::path::Path;
+use std::sync::{Arc, Barrier};
+use std::thread;
+
+use serde_json::json;
+
+use crate::support::{Api, RawCustomer, Server, fixture, message_ids, run, stderr, wait_until, whk};
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+const NOWHERE: &str = "http://127.0.0.1:9/webhook";
+
+/// Where Redis is; none where there is none to test with.
+fn redis() -> Option<String> {
+    let found = std::env::var("WHK_TEST_REDIS").ok();
+    if found.is_none() {
+        assert!(std::env::var_os("CI").is_none(), "WHK_TEST_REDIS isn't set; scripts/test.sh sets it");
+        eprintln!("passed over: WHK_TEST_REDIS isn't set, scripts/services.sh starts a Redis and says where");
+    }
+    found
+}
+
+/// A registry of the test's own.
+struct Shared {
+    url: String,
+    prefix: String,
+    folder: tempfile::TempDir,
+}
+
+impl Shared {
+    fn new() -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        // Nobody else has it at the moment, and nobody has it twice.
+        let name = folder.path().file_name().unwrap().to_str().unwrap();
+        let prefix = format!("e2e-{}-{}", std::process::id(), name.trim_start_matches('.'));
+        let shared = Self { url: redis()?, prefix, folder };
+        std::fs::copy(fixture("registry/v1/secret.key"), shared.secret_key()).unwrap();
+        Some(shared)
+    }
+
+    fn secret_key(&self) -> std::path::PathBuf {
+        self.folder.path().join("secret.key")
+    }
+
+    fn flags<'a>(&'a self, what: &'a str) -> [&'a str; 6] {
+        [what, "redis", "--redis-url", &self.url, "--redis-prefix", &self.prefix]
+    }
+
+    /// A server with a folder of its own that keeps its registry in Redis, and its jobs to itself.
+    fn serve(&self) -> Server {
+        self.serve_with("--registry")
+    }
+
+    fn serve_with(&self, what: &str) -> Server {
+        let key = self.secret_key();
+        Server::tenants(&[&self.flags(what)[..], &["--secret-key-file", key.to_str().unwrap()]].concat())
+    }
+}
+
+fn provider_key_in(folder: &Path) -> Option<String> {
+    std::fs::read_to_string(folder.join("provider_key.txt")).ok()
+}
+
+#[test]
+fn servers_that_start_at_once_make_one_key_and_know_the_same_tenants() {
+    let Some(shared) = Shared::new() else { return };
+    let begin = Arc::new(Barrier::new(3));
+    let servers: Vec<Server> = thread::scope(|scope| {
+        let starting: Vec<_> = (0..3)
+            .map(|_| {
+                scope.spawn(|| {
+                    begin.wait();
+                    shared.serve()
+                })
+            })
+            .collect();
+        starting.into_iter().map(|server| server.join().unwrap()).collect()
+    });
+    let keys: Vec<String> = servers.iter().filter_map(|server| provider_key_in(server.data_dir())).collect();
+    assert_eq!(keys.len(), 1, "one server has it");
+    let apis: Vec<Api> =
+        servers.iter().map(|server| Api { port: server.port, key: keys[0].clone() }).collect();
+    for api in &apis {
+        assert_eq!(api.get("/api-keys").json()["data"].as_array().unwrap().len(), 1);
+    }
+    let later = shared.serve();
+    assert!(provider_key_in(later.data_dir()).is_none(), "there is one");
+
+    // What one answered, the others know at once.
+    let customer = RawCustomer::answering(OK);
+    for round in 0..10 {
+        let (here, there) = (&apis[round % 3], &apis[(round + 1) % 3]);
+        let tenant = here.subscribe(&format!("t{round}"), &customer.url(), &["invoice.*"]);
+        let event = json!({"type": "invoice.paid", "payload": round, "tenant": format!("t{round}")});
+        let published = there.post("/publish", event);
+        assert_eq!((published.status, message_ids(&published).len()), (202, 1), "{published:?}");
+        assert_eq!(customer.request().headers["webhook-id"], message_ids(&published)[0]);
+        let own = Api { port: there.port, key: tenant.api.key.clone() };
+        assert_eq!(own.get("/tenants/me").json()["id"], *tenant.id);
+        let taken = there.post("/tenants", json!({"name": format!("t{round}")}));
+        assert_eq!(taken.status, 409, "{taken:?}");
+    }
+}
+
+#[test]
+fn either_server_delivers_what_was_published_to_endpoints_made_at_the_other() {
+    let Some(shared) = Shared::new() else { return };
+    let servers = [shared.serve_with("--queue"), shared.serve_with("--queue")];
+    let key = servers.iter().find_map(|server| provider_key_in(server.data_dir())).unwrap();
+    let apis = servers.each_ref().map(|server| Api { port: server.port, key: key.clone() });
+    let customer = RawCustomer::answering(OK);
+    let mut expected = Vec::new();
+    for round in 0..20 {
+        let (here, there) = (&apis[round % 2], &apis[(round + 1) % 2]);
+        here.subscribe(&format!("t{round}"), &customer.url(), &["invoice.*"]);
+        let event = json!({"type": "invoice.paid", "payload": round, "tenant": format!("t{round}")});
+        expected.extend(message_ids(&there.post("/publish", event)));
+    }
+    assert_eq!(expected.len(), 20);
+    let mut received: Vec<String> =
+        (0..20).map(|_| customer.request().headers["webhook-id"].clone()).collect();
+    expected.sort();
+    received.sort();
+    assert_eq!(received, expected);
+    let sum = |name: &str| servers.iter().map(|server| server.metric(name)).sum::<u64>();
+    wait_until("delivered", || sum("whk_jobs_delivered_total") == 20);
+    assert_eq!((sum("whk_jobs_dropped_total"), sum("whk_jobs_dead_total")), (0, 0));
+}
+
+#[test]
+fn a_key_that_one_server_revoked_the_other_refuses() {
+    let Some(shared) = Shared::new() else { return };
+    let (one, other) = (shared.serve(), shared.serve());
+    let provider = one.api();
+    let tenant = provider.subscribe("Acme", NOWHERE, &["never"]);
+    let own = Api { port: other.port, key: tenant.api.key.clone() };
+    assert_eq!(own.publish("x", json!(1)).status, 202);
+    let keys = provider.get(&format!("/tenants/{}/api-keys", tenant.id)).json();
+    let key = keys["data"][0]["id"].as_str().unwrap();
+    assert_eq!(provider.delete(&format!("/tenants/{}/api-keys/{key}", tenant.id)).status, 204);
+    assert_eq!(own.get("/tenants/me").status, 401, "at once where something is managed");
+    wait_until("refused", || own.publish("x", json!(1)).status == 401);
+}
+
+#[test]
+fn a_redis_or_a_key_that_does_not_fit_is_told_with_what_to_do() {
+    let Some(shared) = Shared::new() else { return };
+    let server = shared.serve();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let start = |flags: &[&str]| {
+        let folder = ["publish-server", "--port", "0", "--data-dir", elsewhere.path().to_str().unwrap()];
+        run(&[&folder[..], flags].concat())
+    };
+    let missing = start(&shared.flags("--registry"));
+    assert_eq!(missing.status.code(), Some(66), "{missing:?}");
+    assert!(stderr(&missing).contains("copy secret.key"), "{}", stderr(&missing));
+    let wrong = elsewhere.path().join("wrong.key");
+    std::fs::write(&wrong, "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").unwrap();
+    let wrong =
+        start(&[&shared.flags("--registry")[..], &["--secret-key-file", wrong.to_str().unwrap()]].concat());
+    assert_eq!(wrong.status.code(), Some(64), "{wrong:?}");
+    assert!(stderr(&wrong).contains("--secret-key-file"), "{}", stderr(&wrong));
+    let away = start(&["--registry", "redis", "--redis-url", "redis://user:s3cret@127.0.0.1:9"]);
+    assert_eq!(away.status.code(), Some(69), "{away:?}");
+    assert!(stderr(&away).contains("--redis-url") && !stderr(&away).contains("s3cret"), "{}", stderr(&away));
+    drop(server);
+}
+
+#[test]
+fn without_being_told_a_server_keeps_its_tenants_to_itself() {
+    let server = Server::tenants(&[]);
+    assert!(server.data_dir().join("registry.db").exists());
+    let mut command = whk(&["publish-server", "--help"]);
+    let help = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    assert!(help.contains("--registry <REGISTRY>"), "{help}");
+}
