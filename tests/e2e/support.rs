@@ -33,6 +33,7 @@ pub(crate) fn whk(arguments: &[&str]) -> Command {
         "MAX_PAYLOAD_SIZE",
         "MAX_RETRIES",
         "RETRY_DELAYS",
+        "REDIS_URL",
         "WHK_API_KEY",
         "WHK_DATA_DIR",
         "WHK_SERVER",
@@ -253,6 +254,53 @@ impl Server {
 }
 
 impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// A Redis of the test's own, which writes down each command before it answers.
+pub(crate) struct Redis {
+    child: Child,
+    port: u16,
+    folder: tempfile::TempDir,
+}
+
+impl Redis {
+    /// `None` where it isn't installed, which is said aloud.
+    pub(crate) fn start() -> Option<Self> {
+        if Command::new("redis-server").arg("--version").output().is_err() {
+            assert!(std::env::var_os("CI").is_none(), "redis-server is missing; scripts/test.sh installs it");
+            eprintln!("passed over: redis-server isn't installed");
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        Some(Self { child: Self::spawn(folder.path(), port), port, folder })
+    }
+
+    fn spawn(folder: &Path, port: u16) -> Child {
+        let mut command = Command::new("redis-server");
+        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
+        command.args(["--appendonly", "yes", "--appendfsync", "always", "--dir"]).arg(folder);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        wait_until("Redis to listen", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        child
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn kill_and_restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.child = Self::spawn(self.folder.path(), self.port);
+    }
+}
+
+impl Drop for Redis {
     fn drop(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());

@@ -3,6 +3,7 @@
 //!
 //! `scripts/torture.sh --rounds 100` does it for longer.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -11,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Server, fixture, wait_until, whk};
+use crate::support::{Redis, Server, fixture, wait_until, whk};
 
 /// Attempts at once, so that no kill can bring more duplicates.
 const IN_FLIGHT: usize = 16;
@@ -170,7 +171,7 @@ fn start(data_dir: &std::path::Path, port: u16, flags: &[&str]) -> Server {
     let mut command = whk(&["publish-server", "--log-format", "json", "--port", &port.to_string()]);
     command.arg("--data-dir").arg(data_dir).arg("--public-key").arg(fixture("keys/public_key.pem"));
     command.args(["--allow-net", "127.0.0.0/8", "--retry-delays", "20", "--max-retries", "1000"]);
-    command.args(["--delivery-timeout", "5s", "--in-flight", &IN_FLIGHT.to_string()]).args(flags);
+    command.args(["--delivery-timeout", "2s", "--in-flight", &IN_FLIGHT.to_string()]).args(flags);
     Server::start(command)
 }
 
@@ -180,22 +181,36 @@ fn deduped(ids: &[String]) -> Vec<&String> {
     ids.iter().filter(|id| seen.insert(*id)).collect()
 }
 
-/// Ends the server in each of `rounds` with `signal`, and looks at what arrived in the end.
-fn torture(flags: &[&str], ordered: bool, signal: &str, rounds: usize) {
+/// What happens at a random moment of each round.
+#[derive(Clone, Copy)]
+enum Blow<'a> {
+    /// The server is sent this signal, and started again.
+    Server(&'a str),
+    /// Its Redis is killed and started again.
+    Redis(&'a RefCell<Redis>),
+}
+
+/// Deals a blow in each of `rounds`, and looks at what arrived in the end.
+fn torture(flags: &[&str], ordered: bool, blow: Blow<'_>, rounds: usize) {
     let customer = Flaky::start();
     let folder = tempfile::tempdir().unwrap();
     let flags: Vec<&str> = flags.iter().copied().chain(ordered.then_some("--ordered")).collect();
     let port = own_port();
     let publishers = Publishers::start(customer.port, port);
     let mut dice = Dice(0xd1ce);
-    for _ in 0..rounds {
-        let mut server = start(folder.path(), port, &flags);
-        thread::sleep(Duration::from_millis(20 + dice.roll(300)));
-        server.signal(signal);
-        let status = server.wait();
-        assert!(signal == "KILL" || status.code() == Some(0), "{status}: {}", server.log());
-    }
     let mut server = start(folder.path(), port, &flags);
+    for _ in 0..rounds {
+        thread::sleep(Duration::from_millis(20 + dice.roll(300)));
+        match blow {
+            Blow::Server(signal) => {
+                server.signal(signal);
+                let status = server.wait();
+                assert!(signal == "KILL" || status.code() == Some(0), "{status}: {}", server.log());
+                server = start(folder.path(), port, &flags);
+            }
+            Blow::Redis(redis) => redis.borrow_mut().kill_and_restart(),
+        }
+    }
     let began = Instant::now();
     while began.elapsed() < Duration::from_millis(200) {
         thread::sleep(Duration::from_millis(20));
@@ -236,15 +251,50 @@ fn torture(flags: &[&str], ordered: bool, signal: &str, rounds: usize) {
 
 #[test]
 fn disk_survives_being_killed() {
-    torture(&["--queue", "disk"], false, "KILL", rounds());
+    torture(&["--queue", "disk"], false, Blow::Server("KILL"), rounds());
 }
 
 #[test]
 fn disk_survives_being_killed_and_keeps_order() {
-    torture(&["--queue", "disk"], true, "KILL", rounds());
+    torture(&["--queue", "disk"], true, Blow::Server("KILL"), rounds());
 }
 
 #[test]
 fn disk_goes_on_after_being_stopped_under_load() {
-    torture(&["--queue", "disk"], true, "TERM", 5);
+    torture(&["--queue", "disk"], true, Blow::Server("TERM"), 5);
+}
+
+/// Flags for a queue in that Redis, which no other test uses.
+fn in_redis(redis: &Redis) -> Vec<String> {
+    ["--queue", "redis", "--registry", "sqlite", "--redis-url", &redis.url()].map(str::to_owned).into()
+}
+
+fn torture_in_redis(ordered: bool, signal: &str, rounds: usize) {
+    let Some(redis) = Redis::start() else { return };
+    let flags = in_redis(&redis);
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    torture(&flags, ordered, Blow::Server(signal), rounds);
+}
+
+#[test]
+fn redis_survives_a_server_being_killed() {
+    torture_in_redis(false, "KILL", rounds());
+}
+
+#[test]
+fn redis_survives_a_server_being_killed_and_keeps_order() {
+    torture_in_redis(true, "KILL", rounds());
+}
+
+#[test]
+fn redis_goes_on_after_its_server_was_stopped_under_load() {
+    torture_in_redis(true, "TERM", 5);
+}
+
+#[test]
+fn a_redis_that_is_killed_under_load_loses_nothing() {
+    let Some(redis) = Redis::start() else { return };
+    let flags = in_redis(&redis);
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    torture(&flags, true, Blow::Redis(&RefCell::new(redis)), (rounds() / 4).max(1));
 }
