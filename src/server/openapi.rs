@@ -114,7 +114,7 @@ fn add_problems(path: &str, method: &Method, operation: &mut Operation) {
     if matches!(*method, Method::POST | Method::PATCH) || path == "/api-keys/{key_id}" {
         statuses.push(409);
     }
-    if path == "/readyz" || (is_secured && *method != Method::GET) || path.starts_with("/tenants") {
+    if path == "/readyz" || (is_secured && *method != Method::GET) || asks_the_queue(path) {
         statuses.push(503);
     }
     if is_secured && *method != Method::GET {
@@ -124,6 +124,11 @@ fn add_problems(path: &str, method: &Method, operation: &mut Operation) {
         let responses = &mut operation.responses.responses;
         responses.entry(status.to_string()).or_insert_with(|| problem(status).into());
     }
+}
+
+/// Whether an answer may need what only the queue knows.
+fn asks_the_queue(path: &str) -> bool {
+    ["/tenants", "/dead-letters", "/messages"].iter().any(|prefix| path.starts_with(prefix))
 }
 
 /// When a status is answered, for whoever reads the description.
@@ -139,7 +144,9 @@ fn meaning(status: u16) -> &'static str {
         413 => "The body is too large, or makes more jobs than the queue holds",
         415 => "The body isn't JSON by its content-type",
         429 => "A limit of the tenant's is reached",
-        503 => "The queue is full, or a change can't be written down: nothing was changed",
+        503 => {
+            "The queue is full or can't be reached, or a change can't be written down: nothing was changed"
+        }
         _ => "A fault of the server's: its log says which",
     }
 }
