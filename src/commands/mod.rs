@@ -1,8 +1,12 @@
 //! The subcommands, a file each: `Args`, and `run(args)`.
 
 mod api_key_args;
+mod confirm;
+mod connection;
 pub mod customer;
+pub mod dlq;
 pub mod keygen;
+pub mod message;
 pub mod publish_server;
 mod retry_args;
 pub mod send;
@@ -22,6 +26,14 @@ fn duration(text: &str) -> Result<Duration, String> {
     let span = Span::from_str(text).map_err(problem)?;
     let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(problem)?;
     Duration::try_from(duration).map_err(problem)
+}
+
+/// Parses a flag that says how many a second.
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(rate) if (0.001..=1e9).contains(&rate) => Ok(rate),
+        _ => Err("a number a second, 0.001 at least, is needed".into()),
+    }
 }
 
 /// Parses a flag that counts something of which at least one is needed, and at most a million makes sense.
