@@ -99,7 +99,8 @@ fn add_problems(path: &str, method: &Method, operation: &mut Operation) {
     if is_secured {
         statuses.extend([400, 401, 403]);
     }
-    if path.contains('{') || path == "/publish" {
+    // Events and dead letters may name a tenant in the body or the query.
+    if path.contains('{') || path == "/publish" || path.starts_with("/dead-letters") {
         statuses.push(404);
     }
     if parameters.contains(&"if-match") {
