@@ -14,10 +14,10 @@ Examples:
   whk message msg_01a20a3c5d8b7c11a0b1c2d3e4f50617
   WHK_API_KEY=whk_tenant_… whk message --tenant me msg_01a20a3c5d8b7c11a0b1c2d3e4f50617
 
-What is queued or dead is known, and the latest that were delivered (the server's --message-history). The last
-attempts of each are kept.
-Exit status: 0 done, 1 there is no such message, 64 usage, 66 a file is missing, 69 the server isn't reachable,
-77 the API key isn't permitted.")]
+What is queued or dead is known, and the latest that were delivered (the server's
+--message-history). The last attempts of each are kept.
+Exit status: 0 done, 1 there is no such message, 64 usage, 66 a file is missing, 69 the server isn't
+reachable, 77 the API key isn't permitted.")]
 pub struct Args {
     /// The message's id, as its publisher was answered and its customer sees it as webhook-id
     #[arg(value_name = "MESSAGE-ID")]
@@ -67,7 +67,7 @@ fn as_text(message: &MessageView) -> String {
         ("tenant", whose(message.tenant, message.target.as_deref())),
         ("endpoint", place(message.endpoint, message.origin.as_deref())),
         ("state", state),
-        ("published", message.published_at.to_string()),
+        ("published", format!("{:.3}", message.published_at)),
     ]);
     about + &attempts_as_text(&message.attempts)
 }
@@ -97,7 +97,7 @@ pub(super) fn attempts_as_text(attempts: &[Attempt]) -> String {
             (Some(error), _) => one_line(error),
             (None, status) => status.map(|status| format!("answered {status}")).unwrap_or_default(),
         };
-        [attempt.at.to_string(), format!("{} ms", attempt.latency_ms), result]
+        [format!("{:.3}", attempt.at), format!("{} ms", attempt.latency_ms), result]
     });
     format!("\n{}", table(["attempt at", "took", "result"], rows))
 }

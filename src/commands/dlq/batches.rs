@@ -193,6 +193,11 @@ impl<'a> Plan<'a> {
     }
 }
 
+/// So many, for people.
+pub(super) fn dead_letters(count: u64) -> String {
+    format!("{count} dead {}", if count == 1 { "letter" } else { "letters" })
+}
+
 /// Whether it may be tried again, once more is delivered.
 fn is_full(error: &ClientError) -> bool {
     let full = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE];

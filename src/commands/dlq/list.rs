@@ -53,7 +53,7 @@ fn as_text(listed: &Page<DeadLetterView>) -> String {
             place(letter.endpoint, letter.origin.as_deref()),
             letter.cause.as_str().to_owned(),
             letter.attempt_count.to_string(),
-            letter.died_at.to_string(),
+            format!("{:.3}", letter.died_at),
             one_line(&letter.detail),
         ]
     });

@@ -32,8 +32,8 @@ Examples:
 
 The server deletes what has been dead for longer than its --dead-letter-retention (30 days).
 The API key comes from WHK_API_KEY, or --api-key-file, or provider_key.txt in the server's --data-dir.
-Exit status: 0 done, 1 the server refused, or only some were replayed or purged, 64 usage, 66 a file is missing,
-69 the server isn't reachable, 77 the API key isn't permitted, 130 interrupted.")]
+Exit status: 0 done, 1 the server refused, or only some were replayed or purged, 64 usage, 66 a file
+is missing, 69 the server isn't reachable, 77 the API key isn't permitted, 130 interrupted.")]
 pub struct Args {
     #[command(flatten)]
     connection: ConnectionArgs,

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::Connection;
-use super::batches::{Act, Plan};
+use super::batches::{Act, Plan, dead_letters};
 use super::select::SelectArgs;
 use crate::commands::confirm::confirm;
 
@@ -18,7 +18,7 @@ pub(super) struct Args {
     #[command(flatten)]
     select: SelectArgs,
     /// Don't ask
-    #[arg(long)]
+    #[arg(long, help_heading = "How")]
     yes: bool,
 }
 
@@ -26,15 +26,15 @@ pub(super) async fn run(connection: &Connection, args: Args) -> anyhow::Result<(
     let plan = Plan::make(Act::Purge, connection, &args.select).await?;
     let matched = plan.matched;
     if args.select.dry_run {
-        let text = format!("{matched} dead letters would be purged");
+        let text = format!("{} would be purged", dead_letters(matched));
         connection.print(&text, &json!({"matched": matched, "purged": 0}))?;
         return plan.complete();
     }
-    if matched > 0 && !args.yes && !confirm(&format!("Delete {matched} dead letters for good?"))? {
+    if matched > 0 && !args.yes && !confirm(&format!("Delete {} for good?", dead_letters(matched)))? {
         anyhow::bail!("nothing is purged");
     }
     let outcome = plan.carry_out(None).await?;
-    let text = format!("{} of {matched} dead letters are purged", outcome.done);
+    let text = format!("purged {} of {matched}", outcome.done);
     connection.print(&text, &json!({"matched": matched, "purged": outcome.done}))?;
     plan.result(outcome)
 }

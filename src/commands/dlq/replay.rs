@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::Connection;
-use super::batches::{Act, Plan};
+use super::batches::{Act, Plan, dead_letters};
 use super::select::SelectArgs;
 
 /// Queue dead letters again: with the same ids, and all their attempts before them
@@ -15,13 +15,13 @@ Examples:
   whk dlq replay --tenant Acme --since 2h --rate 50
   whk dlq replay --all --fault system
 
-What dies again after the start isn't replayed again. Where the queue is full, it waits. Customers dedupe by
-webhook-id, which stays the same.")]
+What dies again after the start isn't replayed again. Where the queue is full, it waits. Customers
+dedupe by webhook-id, which stays the same.")]
 pub(super) struct Args {
     #[command(flatten)]
     select: SelectArgs,
     /// How many a second; as fast as the queue takes them without it
-    #[arg(long, value_name = "PER_SECOND", value_parser = crate::commands::rate)]
+    #[arg(long, help_heading = "How", value_name = "PER_SECOND", value_parser = crate::commands::rate)]
     rate: Option<f64>,
 }
 
@@ -29,12 +29,12 @@ pub(super) async fn run(connection: &Connection, args: Args) -> anyhow::Result<(
     let plan = Plan::make(Act::Replay, connection, &args.select).await?;
     let matched = plan.matched;
     if args.select.dry_run {
-        let text = format!("{matched} dead letters would be replayed");
+        let text = format!("{} would be replayed", dead_letters(matched));
         connection.print(&text, &json!({"matched": matched, "replayed": 0}))?;
         return plan.complete();
     }
     let outcome = plan.carry_out(args.rate).await?;
-    let text = format!("{} of {matched} dead letters are replayed", outcome.done);
+    let text = format!("replayed {} of {matched}", outcome.done);
     connection.print(&text, &json!({"matched": matched, "replayed": outcome.done}))?;
     plan.result(outcome)
 }

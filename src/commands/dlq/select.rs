@@ -96,10 +96,10 @@ pub(super) struct SelectArgs {
     #[arg(long, help_heading = "Which")]
     all: bool,
     /// Do nothing, and say how many there are
-    #[arg(long)]
+    #[arg(long, help_heading = "How")]
     pub(super) dry_run: bool,
     /// How many at most, the longest dead first; all that match without it
-    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "ids")]
+    #[arg(long, help_heading = "How", value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "ids")]
     pub(super) limit: Option<u64>,
 }
 

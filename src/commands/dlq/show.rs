@@ -44,8 +44,8 @@ fn as_text(dead: &DeadLetterBody) -> String {
         ("cause", format!("{}, {fault}", letter.cause.as_str())),
         ("detail", one_line(&letter.detail)),
         ("attempts", letter.attempt_count.to_string()),
-        ("published", letter.published_at.to_string()),
-        ("dead since", letter.died_at.to_string()),
+        ("published", format!("{:.3}", letter.published_at)),
+        ("dead since", format!("{:.3}", letter.died_at)),
         ("body", body),
     ]);
     about + &attempts_as_text(&dead.attempts)
