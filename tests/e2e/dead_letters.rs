@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::process::{Command, Output, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -429,6 +429,47 @@ fn on_the_command_line_for_people_and_programs() {
     assert_eq!(received, published);
     wait_until("its delivery", || text(&server, &["message", id]).contains("delivered"));
     assert_eq!(json_of(&server, &["dlq", "replay", "--all"]), json!({"matched": 0, "replayed": 0}));
+}
+
+/// What a customer does, as it is told.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mood {
+    Fails,
+    Holds,
+    Takes,
+}
+
+#[test]
+fn a_replay_waits_for_room_and_goes_on() {
+    let mood = Arc::new((Mutex::new(Mood::Fails), Condvar::new()));
+    let set = |to| {
+        *mood.0.lock().unwrap() = to;
+        mood.1.notify_all();
+    };
+    let customer = {
+        let mood = Arc::clone(&mood);
+        RawCustomer::start(move |stream, _| {
+            let now = mood.1.wait_while(mood.0.lock().unwrap(), |now| *now == Mood::Holds).unwrap();
+            let answer = if *now == Mood::Takes { OK } else { FAILS };
+            drop(stream.write_all(answer.as_bytes()));
+        })
+    };
+    let server = Server::tenants(&["--max-retries", "0", "--max-queue-size", "2"]);
+    let acme = server.api().subscribe("Acme", &customer.url(), &["*"]);
+    let published: BTreeSet<String> = (0..5).flat_map(|_| die(&acme, 1)).collect();
+    (0..5).for_each(|_| drop(customer.request()));
+    set(Mood::Holds);
+    let mut replay = command(&server, &["dlq", "replay", "--all"]);
+    let replaying = replay.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    server.wait_for_metric("whk_jobs_replayed_total", 2);
+    let full = server.api().post("/dead-letters/replay", json!({"all": true}));
+    assert_eq!(full.status, 503, "{full:?}");
+    set(Mood::Takes);
+    let output = replaying.wait_with_output().unwrap();
+    assert_eq!((out(&output).as_str(), output.status.code()), ("replayed 5 of 5\n", Some(0)), "{output:?}");
+    let received: BTreeSet<String> =
+        (0..5).map(|_| customer.request().headers["webhook-id"].clone()).collect();
+    assert_eq!(received, published);
 }
 
 #[test]
