@@ -24,23 +24,44 @@ run() {
     --checks all --continue-on-failure --max-examples 50 --seed "${SEED:-1}" --warnings off --no-color "${@:2}"
 }
 
+# of NAME PREFIX: a member of what onboarding printed.
+of() { sed -n "s/.*\"$1\":\"\($2[^\"]*\)\".*/\1/p" "$DIR/tenant.json"; }
+onboard() {
+  "$WHK" tenant onboard --server "$SERVER" --output json "$1" --public-key fixtures/keys/public_key.pem \
+    --url https://hooks.example.com/whk --events '*' >"$DIR/tenant.json"
+}
+# bury NAME: dead letters of the tenant that was onboarded last, since its endpoint is disabled; names one.
+bury() {
+  "$WHK" send --server "$SERVER" --tenant "$1" --type invoice.paid --count 200 --output json >"$DIR/sent.json"
+  "$WHK" tenant endpoint disable --server "$SERVER" --output json "$1" "$(of endpoint_id ep_)" >"$DIR/endpoint.json"
+  for _ in $(seq 100); do
+    "$WHK" dlq list --server "$SERVER" --tenant "$1" --limit 200 --output json >"$DIR/dead.json"
+    [[ $(grep -o '"died_at"' "$DIR/dead.json" | wc -l) -lt 200 ]] || break
+    sleep 0.1
+  done
+  WHK_MESSAGE=$(grep -o 'msg_[0-9a-f]*' "$DIR/dead.json" | tail -n 1)
+  export WHK_MESSAGE
+}
+
 echo 'As the provider:'
 WHK_API_KEY=$(<"$DIR/data/provider_key.txt")
 export WHK_API_KEY
+onboard 'Down'
+bury 'Down'
 run provider.toml "$@"
 
 echo 'As a tenant:'
-"$WHK" tenant onboard --server "$SERVER" --output json 'Own API' --public-key fixtures/keys/public_key.pem \
-  --url https://hooks.example.com/whk --events '*' >"$DIR/tenant.json"
-# of NAME PREFIX: a member of what onboarding printed.
-of() { sed -n "s/.*\"$1\":\"\($2[^\"]*\)\".*/\1/p" "$DIR/tenant.json"; }
+onboard 'Own API'
 WHK_ENDPOINT=$(of endpoint_id ep_)
 WHK_API_KEY=$(of api_key whk_tenant_)
 export WHK_ENDPOINT
+bury 'me'
+"$WHK" tenant endpoint enable --server "$SERVER" --output json me "$WHK_ENDPOINT" >"$DIR/endpoint.json"
 run tenant.toml "$@"
 
 # A run that met nothing but refusals would prove little.
 for done in 'tenant created' 'tenant changed' 'tenant deleted' 'API key created' 'public key is active' \
-  'endpoint added' 'endpoint changed' 'endpoint deleted' 'signing secret rotated'; do
+  'endpoint added' 'endpoint changed' 'endpoint deleted' 'signing secret rotated' \
+  'dead letters replayed' 'dead letters purged'; do
   grep -q "\"$done\"" "$DIR/server.log" || { echo "no request got as far as '$done'; see $DIR/server.log" >&2; exit 1; }
 done

@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{customer, keygen, publish_server, send, tenant};
+use crate::commands::{customer, dlq, keygen, message, publish_server, send, tenant};
 use crate::common::telemetry::LogArgs;
 
 /// Deliver webhooks: encrypted with each customer's own key, at least once, in order where asked
@@ -17,7 +17,8 @@ The steps, in order, servers in terminals of their own:
      whk tenant onboard Acme --public-key public_key.pem --secret-file signing_secret.txt \\
          --url http://127.0.0.1:9000/webhook --events '*'
                                                  the customer subscribes
-  4  whk send --subscribers --type invoice.paid  a hundred events to try it all")]
+  4  whk send --subscribers --type invoice.paid  a hundred events to try it all
+  5  whk dlq list                                what was given up; whk dlq replay sends it again")]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -36,6 +37,8 @@ pub enum Command {
     Customer(Box<customer::Args>),
     Send(Box<send::Args>),
     Tenant(Box<tenant::Args>),
+    Dlq(Box<dlq::Args>),
+    Message(Box<message::Args>),
 }
 
 impl Command {
@@ -50,6 +53,8 @@ impl Command {
             Self::Customer(args) => customer::run(*args).await,
             Self::Send(args) => send::run(*args).await,
             Self::Tenant(args) => tenant::run(*args).await,
+            Self::Dlq(args) => dlq::run(*args).await,
+            Self::Message(args) => message::run(*args).await,
         }
     }
 }

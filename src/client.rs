@@ -1,4 +1,4 @@
-//! A client of the HTTP API: what `whk tenant` speaks to a publish-server with.
+//! A client of the HTTP API: what `whk tenant` and `whk dlq` speak to a publish-server with.
 
 use std::fmt;
 use std::time::Duration;

@@ -138,11 +138,17 @@ impl Dispatcher {
             }
         };
         match &verdict {
-            Verdict::Done => self.metrics.delivered.inc(),
-            Verdict::Retry { .. } => self.metrics.retried.inc(),
-            Verdict::Dead { .. } => self.metrics.dead.inc(),
-            Verdict::Dropped => self.metrics.dropped.inc(),
-        };
+            Verdict::Done => {
+                self.metrics.delivered.inc();
+            }
+            Verdict::Retry { .. } => {
+                self.metrics.retried.inc();
+            }
+            Verdict::Dead { cause } => self.metrics.count_dead(cause.kind()),
+            Verdict::Dropped => {
+                self.metrics.dropped.inc();
+            }
+        }
         log(lease, failure.as_ref(), &verdict);
         (verdict, attempt)
     }

@@ -14,10 +14,11 @@
 //! 4. [`dispatch`] claims one, and asks the registry where its endpoint is now. Only here do queue and network meet.
 //! 5. [`deliver`] makes one attempt: egress guard, signature, POST.
 //! 6. [`common::retry`] judges the outcome: done, retry at a time, dead with a cause; the queue settles it.
+//!    [`retention`] deletes the dead when they are old.
 //! 7. [`customer`] is the other side: verify, decrypt, print or forward.
 //!
-//! [`api`] holds the bodies of the HTTP API, which [`client`] speaks for `whk tenant`. [`commands`] holds the
-//! subcommands that put these together, [`send`] the load sender.
+//! [`api`] holds the bodies of the HTTP API, which [`client`] speaks for `whk tenant`, `whk dlq` and `whk message`.
+//! [`commands`] holds the subcommands that put these together, [`send`] the load sender.
 
 pub mod api;
 pub mod cli;
@@ -31,5 +32,6 @@ pub mod exit;
 pub mod publish;
 pub mod queue;
 pub mod registry;
+pub mod retention;
 pub mod send;
 pub mod server;

@@ -1,8 +1,10 @@
-//! What the HTTP API carries: the bodies of requests and answers, for the server, for `whk tenant`, and for
-//! `/openapi.json`, which is made from these types.
+//! What the HTTP API carries: the bodies of requests and answers, for the server, for the commands that call
+//! it, and for `/openapi.json`, which is made from these types.
 
+mod dead_letter;
 mod endpoint;
 mod key;
+mod message;
 mod schema;
 mod tenant;
 
@@ -11,8 +13,10 @@ use utoipa::ToSchema;
 
 use crate::common::json;
 
+pub use dead_letter::{DeadLetterBody, DeadLetterView, DeadSelection, Purged, Replayed};
 pub use endpoint::{CreatedEndpoint, EndpointUpdate, EndpointView, NewEndpoint, RotateSecret, SecretView};
 pub use key::{ApiKeyView, CreatedApiKey, NewApiKey, NewPublicKey, PublicKeyView};
+pub use message::{MessageStateView, MessageView};
 pub use tenant::{DeletedTenant, LimitsView, NewTenant, TenantUpdate, TenantView, UsageView};
 
 /// A page of a list, in the order in which its items were made.

@@ -8,7 +8,7 @@ use http::Uri;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::api_key_args::ApiKeyArgs;
-use super::count;
+use super::{count, rate};
 use crate::client;
 use crate::common::endpoint_url::EndpointUrl;
 use crate::common::output::{self, OutputFormat};
@@ -173,11 +173,4 @@ fn publish_url(server: &Uri) -> Result<Uri, UsageError> {
     let url = format!("{scheme}://{authority}{base}/publish");
     url.parse()
         .map_err(|_| UsageError(format!("--server {server} isn't a URL that /publish can be added to")))
-}
-
-fn rate(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(rate) if (0.001..=1e9).contains(&rate) => Ok(rate),
-        _ => Err("a number of events a second, 0.001 at least, is needed".into()),
-    }
 }

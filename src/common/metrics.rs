@@ -8,6 +8,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::common::retry::CauseKind;
+
 /// Upper bounds in seconds: from a local customer's half millisecond to the time limit of 30 s.
 const SECONDS: [f64; 12] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0];
 
@@ -24,7 +26,13 @@ pub struct Metrics {
     /// Attempts that failed and are tried again.
     pub retried: Counter,
     /// Jobs that were dead-lettered.
-    pub dead: Counter,
+    dead: Counter,
+    /// The same by cause.
+    dead_by_cause: Family<CauseLabels, Counter>,
+    /// Dead letters that were queued again.
+    pub replayed: Counter,
+    /// Dead letters that were deleted, when asked for or for their age.
+    pub purged: Counter,
     /// Jobs whose endpoint or tenant was deleted.
     pub dropped: Counter,
     /// Seconds that attempts took.
@@ -40,6 +48,11 @@ struct DepthLabels {
     state: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CauseLabels {
+    cause: &'static str,
+}
+
 impl Metrics {
     /// Counters at zero.
     #[must_use]
@@ -51,6 +64,9 @@ impl Metrics {
             delivered: Counter::default(),
             retried: Counter::default(),
             dead: Counter::default(),
+            dead_by_cause: Family::default(),
+            replayed: Counter::default(),
+            purged: Counter::default(),
             dropped: Counter::default(),
             attempt_seconds: Histogram::new(SECONDS),
             delivery_seconds: Histogram::new(SECONDS),
@@ -62,6 +78,17 @@ impl Metrics {
         registry.register("jobs_delivered", "Jobs that a customer has", metrics.delivered.clone());
         registry.register("retries", "Failed attempts that are tried again", metrics.retried.clone());
         registry.register("jobs_dead", "Jobs that were dead-lettered", metrics.dead.clone());
+        registry.register(
+            "jobs_dead_by_cause",
+            "Jobs that were dead-lettered, by cause",
+            metrics.dead_by_cause.clone(),
+        );
+        registry.register("jobs_replayed", "Dead letters queued again", metrics.replayed.clone());
+        registry.register(
+            "dead_letters_purged",
+            "Dead letters deleted, when asked for or for their age",
+            metrics.purged.clone(),
+        );
         registry.register(
             "jobs_dropped",
             "Jobs whose endpoint or tenant was deleted",
@@ -75,6 +102,12 @@ impl Metrics {
         );
         registry.register("queue_jobs", "Jobs in the queue by state", metrics.depth.clone());
         metrics
+    }
+
+    /// Counts a job that was dead-lettered.
+    pub fn count_dead(&self, cause: CauseKind) {
+        self.dead.inc();
+        self.dead_by_cause.get_or_create(&CauseLabels { cause: cause.as_str() }).inc();
     }
 
     /// Sets the gauge of one state of the queue.

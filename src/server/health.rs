@@ -22,7 +22,10 @@ pub(super) async fn readyz(State(server): State<Arc<Server>>) -> Result<Response
     if server.dispatcher_ended.is_cancelled() {
         return Err(unavailable("the dispatcher has ended"));
     }
-    server.queue.depth().await.map_err(|_| unavailable("the queue can't be reached"))?;
+    server.queue.depth().await.map_err(|error| {
+        tracing::warn!(error = %format!("{:#}", anyhow::Error::from(error)), "not ready");
+        unavailable("the queue can't be reached; see the server's log")
+    })?;
     Ok(ok_json(r#"{"status":"ready"}"#))
 }
 

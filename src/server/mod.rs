@@ -1,15 +1,18 @@
 //! The HTTP API of `whk publish-server`: routes, authentication, limits, errors as JSON.
 //!
 //! `publish` takes events; `tenants`, `api_keys`, `public_keys` and `endpoints` manage those they go to;
-//! `openapi` describes all of them. `auth` says who asks, `once` knows a repeated request.
+//! `messages` tells what became of events, `dead_letters` does something about it; `openapi` describes all of them. `auth` says who asks, `once` knows a repeated request.
 
 mod answer;
 mod api_keys;
 mod auth;
 mod cloud_event;
+mod dead_filter;
+mod dead_letters;
 mod endpoints;
 mod extract;
 mod health;
+mod messages;
 mod once;
 mod openapi;
 mod problem;
@@ -74,6 +77,16 @@ impl Server {
             .routes(routes!(endpoints::show, endpoints::update, endpoints::delete))
             .routes(routes!(endpoints::rotate_secret))
             .routes(routes!(endpoints::test))
+            .routes(routes!(dead_letters::list_all))
+            .routes(routes!(dead_letters::show_any))
+            .routes(routes!(dead_letters::replay_any))
+            .routes(routes!(dead_letters::purge_any))
+            .routes(routes!(dead_letters::list))
+            .routes(routes!(dead_letters::show))
+            .routes(routes!(dead_letters::replay))
+            .routes(routes!(dead_letters::purge))
+            .routes(routes!(messages::show_any))
+            .routes(routes!(messages::show))
             .route_layer(axum::middleware::from_fn_with_state(Arc::clone(&server), once::layer));
         let (router, api) = OpenApiRouter::with_openapi(openapi::about())
             .merge(managing)

@@ -99,7 +99,8 @@ fn add_problems(path: &str, method: &Method, operation: &mut Operation) {
     if is_secured {
         statuses.extend([400, 401, 403]);
     }
-    if path.contains('{') || path == "/publish" {
+    // Events and dead letters may name a tenant in the body or the query.
+    if path.contains('{') || path == "/publish" || path.starts_with("/dead-letters") {
         statuses.push(404);
     }
     if parameters.contains(&"if-match") {
@@ -139,7 +140,9 @@ fn meaning(status: u16) -> &'static str {
         413 => "The body is too large, or makes more jobs than the queue holds",
         415 => "The body isn't JSON by its content-type",
         429 => "A limit of the tenant's is reached",
-        503 => "The queue is full, or a change can't be written down: nothing was changed",
+        503 => {
+            "The queue is full or can't be reached, or a change can't be written down: nothing was changed"
+        }
         _ => "A fault of the server's: its log says which",
     }
 }

@@ -106,13 +106,7 @@ impl From<PublishError> for Problem {
             error @ PublishError::TooLargeForEnvelope => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, error.to_string())
             }
-            PublishError::Queue(error @ QueueError::TooLarge) => Self::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                format!("{error}; see --max-queue-size and --max-queue-bytes"),
-            ),
-            PublishError::Queue(error) => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("{error}; try again"))
-            }
+            PublishError::Queue(error) => error.into(),
             PublishError::Registry(error) => error.into(),
             PublishError::Legacy(_)
             | PublishError::Seal(_)
@@ -122,6 +116,28 @@ impl From<PublishError> for Problem {
                 Self::new(
                     StatusCode::INTERNAL_SERVER_ERROR,
                     "the event couldn't be sealed; see the server's log",
+                )
+            }
+        }
+    }
+}
+
+impl From<QueueError> for Problem {
+    fn from(error: QueueError) -> Self {
+        let detail = error.to_string();
+        match error {
+            QueueError::TooLarge => Self::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("{detail}; see --max-queue-size and --max-queue-bytes"),
+            ),
+            QueueError::Full | QueueError::Closed => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("{detail}; try again"))
+            }
+            QueueError::Unavailable(..) => {
+                tracing::error!(error = %format!("{:#}", anyhow::Error::from(error)), "queue");
+                Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    format!("{detail}, and nothing was changed; try again, and see the server's log"),
                 )
             }
         }
@@ -161,4 +177,28 @@ impl From<RegistryError> for Problem {
 /// 400, about one member of a body.
 pub(super) fn field(name: &str, error: &impl Display) -> Problem {
     Problem::bad_request(format!("'{name}' {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_that_can_not_be_reached_says_when_to_come_back_and_nothing_of_its_inside() {
+        let inner = std::io::Error::other("redis://:secret@10.0.0.7 refused");
+        let unavailable = || {
+            QueueError::Unavailable(
+                "the queue can't be reached",
+                Box::new(std::io::Error::other(inner.to_string())),
+            )
+        };
+        for problem in [Problem::from(unavailable()), PublishError::Queue(unavailable()).into()] {
+            assert_eq!((problem.status, problem.retry_after), (StatusCode::SERVICE_UNAVAILABLE, Some(1)));
+            assert!(problem.detail.starts_with("the queue can't be reached"), "{problem:?}");
+            assert!(!problem.detail.contains("secret"), "{problem:?}");
+        }
+        let full = Problem::from(QueueError::Full);
+        assert_eq!((full.status, full.retry_after), (StatusCode::SERVICE_UNAVAILABLE, Some(1)));
+        assert_eq!(Problem::from(QueueError::TooLarge).status, StatusCode::PAYLOAD_TOO_LARGE);
+    }
 }

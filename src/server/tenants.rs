@@ -14,7 +14,6 @@ use super::problem::{Problem, field};
 use crate::api::{self, DeletedTenant, NewTenant, TenantUpdate, TenantView, UsageView};
 use crate::common::id::TenantId;
 use crate::common::job::Target;
-use crate::publish::PublishError;
 use crate::queue::Queued;
 use crate::registry;
 use crate::registry::name::Name;
@@ -152,7 +151,7 @@ async fn shown(server: &Server, status: StatusCode, tenant: Arc<Tenant>) -> Resu
 /// Tenants with their limits and what they have of them.
 async fn views(server: &Server, tenants: &[Arc<Tenant>]) -> Result<Vec<TenantView>, Problem> {
     let ids: Vec<String> = tenants.iter().map(|tenant| tenant.id.to_string()).collect();
-    let queued = server.queue.queued(&ids).await.map_err(PublishError::from)?;
+    let queued = server.queue.queued(&ids).await?;
     let view = |(tenant, queued): (&Arc<Tenant>, Queued)| {
         let queued_jobs = queued.jobs;
         let endpoints = server.registry.endpoint_count(tenant.id);

@@ -2,11 +2,12 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Api, RawCustomer, Server, fixture, get};
+use crate::support::{Answer, Api, RawCustomer, Server, Tenant, fixture, get, wait_until};
 
 const NOWHERE: &str = "http://127.0.0.1:9/webhook";
 const UNKNOWN_TENANT: &str = "ten_01980000000070008000000000000000";
 const UNKNOWN_ENDPOINT: &str = "ep_01980000000070008000000000000000";
+const UNKNOWN_MESSAGE: &str = "msg_01980000000070008000000000000000";
 
 /// Every route of the API: method and path.
 fn routes(server: &Server) -> Vec<(String, String)> {
@@ -26,9 +27,20 @@ fn body_for(method: &str, path: &str) -> Value {
         ("POST", "endpoints") => json!({"url": NOWHERE, "events": ["*"]}),
         ("POST", "tenants") => json!({"name": "new"}),
         ("POST", "publish") => json!({"type": "x", "payload": 1}),
+        ("POST", "replay" | "purge") => json!({"all": true}),
         ("POST" | "PATCH", _) => json!({}),
         _ => Value::Null,
     }
+}
+
+/// The id of a dead letter of that tenant's.
+fn dead_letter_of(tenant: &Tenant) -> String {
+    let id = tenant.api.published("x", json!(1)).remove(0);
+    assert_eq!(tenant.api.patch(&tenant.endpoint_path(), json!({"enabled": false})).status, 200);
+    let path = format!("/tenants/me/dead-letters/{id}");
+    wait_until("its death", || tenant.api.get(&path).status == 200);
+    assert_eq!(tenant.api.patch(&tenant.endpoint_path(), json!({"enabled": true})).status, 200);
+    id
 }
 
 #[test]
@@ -39,11 +51,14 @@ fn on_every_route_another_tenants_id_answers_as_an_unknown_one() {
     let other = api.subscribe_with("Other", "keys/other_public_key.pem", NOWHERE, &["*"]);
     let kid = api.get(&format!("/tenants/{}/public-keys", other.id)).json()["data"][0]["kid"].clone();
     let key = api.get(&format!("/tenants/{}/api-keys", other.id)).json()["data"][0]["id"].clone();
+    let dead = dead_letter_of(&other);
+    let published = server.metric("whk_jobs_published_total");
     let fill = |path: &str, tenant: &str, endpoint: &str| {
         path.replace("{tenant}", tenant)
             .replace("{endpoint}", endpoint)
             .replace("{kid}", kid.as_str().unwrap())
             .replace("{key_id}", key.as_str().unwrap())
+            .replace("{message_id}", &dead)
     };
     let call =
         |method: &str, path: &str, filled: &str| own.api.call(method, filled, &[], &body_for(method, path));
@@ -68,6 +83,13 @@ fn on_every_route_another_tenants_id_answers_as_an_unknown_one() {
             assert_eq!(said(&theirs), said(&unknown), "{method} {path}");
             assert_eq!(unknown.status, 404, "{method} {path}");
         }
+        if path.contains("{message_id}") {
+            let unknown =
+                call(method, path, &path.replace("{tenant}", "me").replace("{message_id}", UNKNOWN_MESSAGE));
+            let theirs = call(method, path, &fill(path, "me", ""));
+            assert_eq!(said(&theirs), said(&unknown), "{method} {path}");
+            assert_eq!(unknown.status, 404, "{method} {path}");
+        }
         if path.contains("{endpoint}") {
             // Another's endpoint under one's own name.
             let unknown = call(method, path, &fill(path, "me", UNKNOWN_ENDPOINT));
@@ -76,7 +98,9 @@ fn on_every_route_another_tenants_id_answers_as_an_unknown_one() {
             assert_eq!(unknown.status, 404, "{method} {path}");
         }
     }
-    assert_eq!(of_tenants, 16, "all of them were walked");
+    assert_eq!(of_tenants, 21, "all of them were walked");
+    let left = api.get(&format!("/tenants/{}/dead-letters", other.id)).json();
+    assert_eq!(left["data"][0]["id"], *dead, "neither replayed nor purged");
     let elsewhere = json!({"type": "x", "payload": 1, "tenant": "Other"});
     let to_other = own.api.post("/publish", elsewhere);
     let to_unknown = own.api.post("/publish", json!({"type": "x", "payload": 1, "tenant": "Nobody"}));
@@ -86,7 +110,7 @@ fn on_every_route_another_tenants_id_answers_as_an_unknown_one() {
         api.get(&format!("/tenants/{}/endpoints", other.id)).json()["data"].as_array().unwrap().len(),
         1
     );
-    assert_eq!(server.metric("whk_jobs_published_total"), 0);
+    assert_eq!(server.metric("whk_jobs_published_total"), published);
 }
 
 #[test]
@@ -166,6 +190,11 @@ fn what_is_the_providers_a_tenant_may_not() {
         ("POST", "/api-keys"),
         ("GET", "/tenants/me/api-keys"),
         ("POST", "/tenants/me/api-keys"),
+        ("GET", "/dead-letters"),
+        ("GET", &format!("/dead-letters/{UNKNOWN_MESSAGE}")),
+        ("POST", "/dead-letters/replay"),
+        ("POST", "/dead-letters/purge"),
+        ("GET", &format!("/messages/{UNKNOWN_MESSAGE}")),
     ] {
         let answer = tenant.api.call(method, path, &[], &body_for(method, path));
         assert_eq!(answer.status, 403, "{method} {path}: {answer:?}");

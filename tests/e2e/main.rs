@@ -12,6 +12,7 @@
 
 mod cli;
 mod customer;
+mod dead_letters;
 mod delivery;
 mod disk;
 mod drain;

@@ -154,6 +154,9 @@ pub(super) struct DeliveryArgs {
     /// How long a failing job of an ordered endpoint may hold up those behind it before it is dead-lettered
     #[arg(long, value_parser = duration, default_value = "1h", value_name = "DURATION")]
     pub(super) max_lane_block: Duration,
+    /// How long dead letters are kept
+    #[arg(long, value_parser = duration, default_value = "30d", value_name = "DURATION")]
+    pub(super) dead_letter_retention: Duration,
     /// How long to go on delivering after SIGTERM
     #[arg(long, value_parser = duration, default_value = "30s", value_name = "DURATION")]
     pub(super) drain_timeout: Duration,

@@ -32,6 +32,7 @@ use crate::publish::{Envelope, Publisher};
 use crate::queue::{self, Backend, Queue, QueueConfig, QueueKind};
 use crate::registry::endpoint::EnvelopeKind;
 use crate::registry::{self, Limits, Registry, RegistryKind, RegistryPlace};
+use crate::retention::Retention;
 use crate::server::{Once, Server};
 
 /// A lease outlasts an attempt by this: time enough to settle it.
@@ -175,6 +176,13 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         metrics: Arc::clone(&metrics),
         clock,
     };
+    let retention = Retention {
+        queue: Arc::clone(&queue),
+        kept: args.delivery.dead_letter_retention,
+        metrics: Arc::clone(&metrics),
+        clock,
+    };
+    tokio::spawn(retention.run(shutdown.drain.clone()));
     let (tenants, endpoints) = registry.count();
     let server = Server {
         publisher,

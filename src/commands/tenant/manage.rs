@@ -1,9 +1,8 @@
 //! `whk tenant create|list|show|update|delete`.
 
-use std::io::{self, IsTerminal as _, Write as _};
 use std::num::NonZeroU32;
 
-use super::{Connection, NamedTenantArg, TenantArg};
+use super::{Connection, NamedTenantArg, TenantArg, confirm};
 use crate::api::{DeletedTenant, NewTenant, TenantUpdate, TenantView};
 use crate::common::output::{fields, table};
 use crate::exit::UsageError;
@@ -117,27 +116,16 @@ pub(super) async fn update(connection: &Connection, args: UpdateArgs) -> anyhow:
 
 pub(super) async fn delete(connection: &Connection, args: DeleteArgs) -> anyhow::Result<()> {
     if !args.yes {
-        ask(&args.tenant.tenant)?;
+        let tenant = &args.tenant.tenant;
+        let question =
+            format!("Delete {tenant} with its keys and endpoints, and drop what is queued for it?");
+        if !confirm(&question)? {
+            anyhow::bail!("not deleted");
+        }
     }
     let deleted: DeletedTenant = connection.api.delete(&args.tenant.path("")).await?;
     let text = format!("{} is deleted; {} queued jobs are dropped", deleted.id, deleted.dropped_jobs);
     connection.print(&text, &deleted)
-}
-
-/// Asks before what can't be taken back.
-fn ask(tenant: &str) -> anyhow::Result<()> {
-    if !io::stdin().is_terminal() {
-        return Err(UsageError("this can't be taken back: pass --yes".into()).into());
-    }
-    let mut err = io::stderr().lock();
-    write!(err, "Delete {tenant} with its keys and endpoints, and drop what is queued for it? [y/N] ")?;
-    err.flush()?;
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer)?;
-    if matches!(answer.trim(), "y" | "Y" | "yes") {
-        return Ok(());
-    }
-    anyhow::bail!("not deleted")
 }
 
 fn as_text(tenant: &TenantView) -> String {

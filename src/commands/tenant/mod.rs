@@ -1,7 +1,6 @@
 //! `whk tenant`: who events are delivered to, and where, over the HTTP API.
 
 mod api_key;
-mod connection;
 mod endpoint;
 mod key;
 mod manage;
@@ -10,7 +9,8 @@ mod secret;
 
 use clap::Subcommand;
 
-use self::connection::{Connection, ConnectionArgs};
+use super::confirm::confirm;
+use super::connection::{Connection, ConnectionArgs};
 
 /// Manage tenants: subscribe customers, their API keys, public keys, endpoints and signing secrets
 #[derive(Debug, clap::Args)]

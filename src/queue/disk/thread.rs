@@ -2,7 +2,8 @@
 //! tells the scheduler. So what memory holds of a lane is always what the file has.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +18,7 @@ use super::{Shared, WINDOW};
 use crate::common::attempt::Attempt;
 use crate::common::job::{Job, Lane};
 use crate::common::retry::{Cause, Verdict};
+use crate::common::secret_file::SECRET_MODE;
 use crate::queue::dead::{DeadFilter, MOST_AT_ONCE};
 use crate::queue::lanes::Retry;
 use crate::queue::lanes::window::{Key, Waiting};
@@ -45,7 +47,7 @@ const VACUUM_PAUSE: Duration = Duration::from_millis(20);
 
 /// What is set aside so that settling goes on while the disk is full: it is let go of then, and taken again before
 /// more jobs are.
-const RESERVE_BYTES: usize = 8 << 20;
+const RESERVE_BYTES: u64 = 8 << 20;
 const RESERVE_PAUSE: Duration = Duration::from_secs(1);
 
 type Reply<T> = oneshot::Sender<Result<T, QueueError>>;
@@ -479,7 +481,7 @@ pub(super) struct Reserve {
 
 impl Reserve {
     /// Sets it aside.
-    pub(super) fn take(path: &Path) -> std::io::Result<Self> {
+    pub(super) fn take(path: &Path) -> io::Result<Self> {
         write_reserve(path)?;
         Ok(Self { path: path.to_owned(), is_there: true, tried_at: Instant::now() })
     }
@@ -518,15 +520,13 @@ impl Reserve {
 }
 
 /// Zeros that are written, not a hole: a hole takes no room.
-fn write_reserve(path: &Path) -> std::io::Result<()> {
-    if path.metadata().is_ok_and(|found| found.len() == u64::try_from(RESERVE_BYTES).unwrap_or(u64::MAX)) {
+fn write_reserve(path: &Path) -> io::Result<()> {
+    if path.metadata().is_ok_and(|found| found.len() == RESERVE_BYTES) {
         return Ok(());
     }
-    let mut file = File::create(path)?;
-    let zeros = vec![0; 1 << 16];
-    for _ in 0..RESERVE_BYTES / zeros.len() {
-        file.write_all(&zeros)?;
-    }
+    let mut options = File::options();
+    let mut file = options.create(true).truncate(true).write(true).mode(SECRET_MODE).open(path)?;
+    io::copy(&mut io::repeat(0).take(RESERVE_BYTES), &mut file)?;
     file.sync_all()
 }
 
@@ -538,7 +538,7 @@ pub(super) struct CheckpointSignal {
 
 impl CheckpointSignal {
     /// Starts that thread.
-    pub(super) fn start(checkpointer: Checkpointer) -> std::io::Result<Self> {
+    pub(super) fn start(checkpointer: Checkpointer) -> io::Result<Self> {
         let (wake, woken) = std::sync::mpsc::sync_channel(1);
         let is_log_long = Arc::new(AtomicBool::new(false));
         let says_long = Arc::clone(&is_log_long);

@@ -1,0 +1,194 @@
+//! Which dead letters a command is about.
+
+use std::fmt::Write as _;
+
+use jiff::Timestamp;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::api::DeadSelection;
+use crate::commands::duration;
+use crate::commands::message::OfTenantArg;
+use crate::common::id::{EndpointId, MessageId};
+use crate::common::retry::{CauseKind, Fault};
+use crate::exit::UsageError;
+
+/// Conditions; those that are given must all be fulfilled.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Which")]
+pub(super) struct FilterArgs {
+    #[command(flatten)]
+    pub(super) tenant: OfTenantArg,
+    /// For this endpoint
+    #[arg(long, value_name = "ENDPOINT-ID")]
+    endpoint: Option<EndpointId>,
+    /// Dead for this cause; repeat it or separate with commas
+    #[arg(long, value_enum, value_name = "CAUSE", value_delimiter = ',')]
+    cause: Vec<CauseKind>,
+    /// Dead by the customer's fault, or the system's
+    #[arg(long, value_enum, value_name = "WHOSE")]
+    fault: Option<Fault>,
+    /// Dead since then: a time such as 2026-11-23T09:00:00Z, or how long ago, such as 2h or 30d
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    since: Option<Timestamp>,
+    /// Dead before then, likewise
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    until: Option<Timestamp>,
+}
+
+impl FilterArgs {
+    /// As a query string, each parameter after an `&`.
+    pub(super) fn query(&self) -> String {
+        let mut query = String::new();
+        // Writing to a String can't fail.
+        let mut add = |name: &str, value: &str| {
+            let _ = write!(query, "&{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC));
+        };
+        if let Some(endpoint) = self.endpoint {
+            add("endpoint", &endpoint.to_string());
+        }
+        self.cause.iter().for_each(|cause| add("cause", cause.as_str()));
+        if let Some(fault) = self.fault {
+            add(
+                "fault",
+                match fault {
+                    Fault::Customer => "customer",
+                    Fault::System => "system",
+                },
+            );
+        }
+        if let Some(since) = self.since {
+            add("since", &since.to_string());
+        }
+        if let Some(until) = self.until {
+            add("until", &until.to_string());
+        }
+        query
+    }
+
+    /// Whether there is a condition, that of seeing nothing but what is one's own aside.
+    fn is_given(&self) -> bool {
+        let of_one =
+            self.tenant.tenant.as_deref().is_some_and(|tenant| tenant != crate::registry::tenant::ME);
+        of_one || !self.query().is_empty()
+    }
+
+    fn selection(&self) -> DeadSelection {
+        DeadSelection {
+            endpoint: self.endpoint,
+            cause: Some(self.cause.clone()).filter(|causes| !causes.is_empty()),
+            fault: self.fault,
+            since: self.since,
+            until: self.until,
+            ..DeadSelection::default()
+        }
+    }
+}
+
+/// The messages, or the conditions, or all.
+#[derive(Debug, clap::Args)]
+pub(super) struct SelectArgs {
+    /// These messages
+    #[arg(value_name = "MESSAGE-ID", conflicts_with_all = ["endpoint", "cause", "fault", "since", "until", "all"])]
+    ids: Vec<MessageId>,
+    #[command(flatten)]
+    pub(super) filter: FilterArgs,
+    /// All that the API key may see: has to be said where nothing else is
+    #[arg(long, help_heading = "Which")]
+    all: bool,
+    /// Do nothing, and say how many there are
+    #[arg(long, help_heading = "How")]
+    pub(super) dry_run: bool,
+    /// How many at most, the longest dead first; all that match without it
+    #[arg(long, help_heading = "How", value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "ids")]
+    pub(super) limit: Option<u64>,
+}
+
+impl SelectArgs {
+    /// What to ask the server for, one after the other: the messages, or what fulfils the conditions.
+    pub(super) fn selections(&self) -> Result<Vec<DeadSelection>, UsageError> {
+        if !self.ids.is_empty() {
+            let one = |id: &MessageId| DeadSelection { message: Some(*id), ..DeadSelection::default() };
+            return Ok(self.ids.iter().map(one).collect());
+        }
+        if !self.all && !self.filter.is_given() {
+            let needed = "which ones? Pass message ids, --tenant NAME, --endpoint, --cause, --fault, --since or --until; \
+                          or --all";
+            return Err(UsageError(needed.into()));
+        }
+        Ok(vec![DeadSelection { all: true, ..self.filter.selection() }])
+    }
+}
+
+/// A time, or how long ago it was.
+fn time(text: &str) -> Result<Timestamp, String> {
+    let problem =
+        || "a time such as 2026-11-23T09:00:00Z, or how long ago, such as 2h or 30d, is needed".to_owned();
+    if let Ok(time) = text.parse() {
+        return Ok(time);
+    }
+    let ago = duration(text).map_err(|_| problem())?;
+    Timestamp::now().checked_sub(ago).map_err(|_| problem())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        select: SelectArgs,
+    }
+
+    fn select(arguments: &[&str]) -> SelectArgs {
+        Line::try_parse_from([&["whk"], arguments].concat()).unwrap().select
+    }
+
+    #[test]
+    fn a_time_is_one_or_how_long_ago_it_was() {
+        assert_eq!(time("2026-11-23T09:00:00+01:00").unwrap(), "2026-11-23T08:00:00Z".parse().unwrap());
+        let then = time("30d").unwrap();
+        let days = Duration::from_secs(30 * 86_400);
+        let ago = Duration::try_from(Timestamp::now().duration_since(then)).unwrap();
+        assert!((days..days + Duration::from_secs(60)).contains(&ago), "{ago:?}");
+        for odd in ["yesterday", "2026-11-23", "-2h", "1 month", "9000000d"] {
+            assert!(time(odd).is_err(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn all_has_to_be_said_where_nothing_else_is() {
+        assert!(select(&[]).selections().is_err());
+        assert!(select(&["--tenant", "me"]).selections().is_err());
+        for given in
+            [vec!["--all"], vec!["--tenant", "Acme"], vec!["--tenant", "me", "--cause", "gone,damaged"]]
+        {
+            assert_eq!(select(&given).selections().unwrap().len(), 1, "{given:?}");
+        }
+        let id = MessageId::new().to_string();
+        let named = select(&[&id, &id]);
+        assert_eq!(named.selections().unwrap().len(), 2);
+        assert!(Line::try_parse_from(["whk", &id, "--all"]).is_err());
+    }
+
+    #[test]
+    fn a_query_holds_what_was_given() {
+        let id = EndpointId::new().to_string();
+        let given = select(&[
+            "--endpoint",
+            &id,
+            "--cause",
+            "gone",
+            "--fault",
+            "system",
+            "--since",
+            "2026-01-01T00:00:00Z",
+        ]);
+        let query = given.filter.query();
+        assert!(query.contains("&cause=gone&fault=system&since=2026%2D01%2D01T00%3A00%3A00Z"), "{query}");
+    }
+}

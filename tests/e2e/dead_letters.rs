@@ -1,0 +1,542 @@
+//! What was given up: seen, replayed, purged, over HTTP and with `whk dlq`; and what became of each message.
+
+use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use whk::publish::DIRECT_TENANT;
+
+use crate::support::{Api, RawCustomer, Server, Tenant, publish_to, stderr, wait_until, whk};
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+const FAILS: &str = "HTTP/1.1 500 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+const GONE: &str = "HTTP/1.1 410 Gone\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+const UNKNOWN: &str = "msg_01980000000070008000000000000000";
+const UNKNOWN_ENDPOINT: &str = "ep_01980000000070008000000000000000";
+
+/// A customer that is down until it is told otherwise.
+fn moody() -> (RawCustomer, Arc<AtomicBool>) {
+    let is_up = Arc::new(AtomicBool::new(false));
+    let says = Arc::clone(&is_up);
+    let customer = RawCustomer::start(move |stream, _| {
+        let answer = if says.load(Ordering::SeqCst) { OK } else { FAILS };
+        drop(stream.write_all(answer.as_bytes()));
+    });
+    (customer, is_up)
+}
+
+/// A customer that never answers.
+fn hanging() -> RawCustomer {
+    RawCustomer::start(|stream, _| drop(stream.read(&mut [0])))
+}
+
+/// What a list holds.
+fn listed(api: &Api, path: &str) -> Vec<Value> {
+    let answer = api.get(path);
+    assert_eq!(answer.status, 200, "{path}: {answer:?}");
+    answer.json()["data"].as_array().unwrap().clone()
+}
+
+fn ids(letters: &[Value]) -> BTreeSet<String> {
+    letters.iter().map(|letter| letter["id"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Publishes `count` events to a tenant whose customer is down, and waits until all are dead.
+fn die(tenant: &Tenant, count: usize) -> BTreeSet<String> {
+    let published = (0..count).flat_map(|n| tenant.api.published("invoice.paid", json!(n))).collect();
+    let dead = || ids(&listed(&tenant.api, "/tenants/me/dead-letters?limit=100"));
+    wait_until("their deaths", || dead().is_superset(&published));
+    published
+}
+
+fn state(api: &Api, id: &str) -> Value {
+    api.get(&format!("/messages/{id}")).json()["state"].clone()
+}
+
+#[test]
+fn what_a_customer_missed_is_listed_shown_and_replayed_with_the_same_id() {
+    let (customer, is_up) = moody();
+    let server = Server::tenants(&["--max-retries", "1"]);
+    let api = server.api();
+    let acme = api.subscribe("Acme", &customer.url(), &["*"]);
+    let id = die(&acme, 1).pop_first().unwrap();
+    let sealed = customer.request().body;
+    assert_eq!(customer.request().headers["webhook-id"], id);
+
+    for (api, root) in [(&api, ""), (&api, "/tenants/Acme"), (&acme.api, "/tenants/me")] {
+        let letters = listed(api, &format!("{root}/dead-letters"));
+        let [letter] = letters.as_slice() else { panic!("{letters:?}") };
+        assert_eq!((&letter["id"], &letter["tenant"]), (&json!(id), &json!(acme.id)));
+        assert_eq!((&letter["endpoint"], &letter["attempt_count"]), (&json!(acme.endpoint), &json!(2)));
+        assert_eq!((&letter["cause"], &letter["fault"]), (&json!("exhausted"), &json!("customer")));
+        assert_eq!(letter["detail"], "retries exhausted: answered 500");
+        assert_eq!(letter["bytes"], sealed.len());
+        let shown = api.get(&format!("{root}/dead-letters/{id}"));
+        assert!(shown.body.ends_with(&format!("\"body\":{sealed}}}")), "byte for byte: {shown:?}");
+        let shown = shown.json();
+        assert_eq!(shown["content_type"], "application/jose+json");
+        assert_eq!(
+            (shown["attempts"].as_array().unwrap().len(), &shown["attempts"][1]["status"]),
+            (2, &json!(500))
+        );
+        let message = api.get(&format!("{root}/messages/{id}")).json();
+        assert_eq!((&message["state"], &message["cause"]), (&json!("dead"), &json!("exhausted")));
+        assert_eq!(
+            (&message["attempts"], &message["published_at"]),
+            (&shown["attempts"], &shown["published_at"])
+        );
+    }
+    assert_eq!(server.metric("whk_jobs_dead_by_cause_total{cause=\"exhausted\"}"), 1);
+
+    is_up.store(true, Ordering::SeqCst);
+    let replayed = acme.api.make("/tenants/me/dead-letters/replay", json!({"message": id}));
+    assert_eq!(
+        (&replayed["matched"], &replayed["replayed"], &replayed["more"]),
+        (&json!(1), &json!(1), &json!(false))
+    );
+    let again = customer.request();
+    assert_eq!((&again.headers["webhook-id"], &again.body), (&id, &sealed));
+    wait_until("its delivery", || state(&api, &id) == "delivered");
+    let message = api.get(&format!("/messages/{id}")).json();
+    assert_eq!(message["attempts"].as_array().unwrap().len(), 1, "they begin anew: {message}");
+    assert_eq!(message["attempts"][0]["status"], 200);
+    assert_eq!((message.get("cause"), message.get("fault")), (None, None));
+    assert_eq!(listed(&api, "/dead-letters"), Vec::<Value>::new());
+    assert_eq!(api.get(&format!("/dead-letters/{id}")).status, 404);
+    assert_eq!(server.metric("whk_jobs_replayed_total"), 1);
+    assert_eq!(api.get(&format!("/messages/{UNKNOWN}")).status, 404);
+    assert_eq!(api.get("/messages/secret").problem(), "no such message");
+}
+
+#[test]
+fn conditions_are_all_fulfilled_and_pages_hold_each_once() {
+    let (down, gone) = (RawCustomer::answering(FAILS), RawCustomer::answering(GONE));
+    let server = Server::publish_locally(&["--max-retries", "0"]);
+    let api = server.api();
+    let (acme, other) =
+        (api.subscribe("Acme", &down.url(), &["*"]), api.subscribe("Other", &gone.url(), &["*"]));
+    let of_acme = die(&acme, 3);
+    let of_other = die(&other, 1);
+    let direct = publish_to(&server, &format!("{}?token=secret", down.url()), "1");
+    wait_until("its death", || state(&api, &direct) == "dead");
+    let everything = listed(&api, "/dead-letters");
+    let all = ids(&everything);
+    assert_eq!(all.len(), 5);
+    let died = |letter: &Value| letter["died_at"].as_str().unwrap().to_owned();
+    assert!(everything.is_sorted_by_key(died), "the longest dead first");
+    let last = died(&everything[4]);
+
+    let none = BTreeSet::new();
+    let of_direct = BTreeSet::from([direct.clone()]);
+    let of_endpoints = &of_acme | &of_other;
+    let not_gone = &of_acme | &of_direct;
+    for (query, found) in [
+        ("tenant=Acme".to_owned(), &of_acme),
+        (format!("tenant={}", other.id), &of_other),
+        (format!("endpoint={}", acme.endpoint), &of_acme),
+        (format!("tenant=Other&endpoint={}", acme.endpoint), &none),
+        ("cause=gone".into(), &of_other),
+        ("cause=exhausted".into(), &not_gone),
+        ("cause=exhausted&cause=gone,disabled".into(), &all),
+        ("fault=customer".into(), &all),
+        ("fault=system".into(), &none),
+        ("fault=system&cause=gone".into(), &none),
+        ("since=2020-01-01T00:00:00Z&until=2020-01-02T00:00:00Z".into(), &none),
+        (format!("since={last}"), &of_direct),
+        (format!("until={last}"), &of_endpoints),
+        // A tenant that was deleted, or never was.
+        ("tenant=ten_01980000000070008000000000000000".into(), &none),
+    ] {
+        assert_eq!(&ids(&listed(&api, &format!("/dead-letters?{query}"))), found, "{query}");
+        // What a dry run counts is what a list shows.
+        let conditions = query.split('&').filter_map(|pair| pair.split_once('='));
+        let mut body = json!({"dry_run": true});
+        for (name, value) in conditions {
+            match (name, body.get_mut("cause")) {
+                ("cause", Some(causes)) => {
+                    causes.as_array_mut().unwrap().extend(value.split(',').map(|cause| json!(cause)));
+                }
+                ("cause", None) => body["cause"] = value.split(',').collect(),
+                _ => body[name] = json!(value),
+            }
+        }
+        assert_eq!(api.make("/dead-letters/purge", body)["matched"], found.len(), "{query}");
+    }
+    assert_eq!(ids(&listed(&acme.api, "/tenants/me/dead-letters")), of_acme, "nothing of direct mode");
+
+    let mut paged = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let page = api.get(&format!("/dead-letters?limit=2{cursor}")).json();
+        paged.extend(page["data"].as_array().unwrap().clone());
+        let Some(next) = page["next_cursor"].as_str() else { break };
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!(paged, everything);
+
+    let shown = api.get(&format!("/dead-letters/{direct}")).body;
+    assert!(shown.contains(&format!("\"origin\":\"http://127.0.0.1:{}\"", down.port)), "{shown}");
+    assert!(shown.contains(&format!("\"target\":\"{DIRECT_TENANT}\"")), "{shown}");
+    let message = api.get(&format!("/messages/{direct}")).body;
+    assert!(![shown, message, server.log()].iter().any(|text| text.contains("secret")), "the URL's query");
+    for (query, told) in
+        [("cause=none", "'cause'"), ("tenant=Nobody", "no such tenant"), ("limit=0", "'limit'")]
+    {
+        let refused = api.get(&format!("/dead-letters?{query}"));
+        assert!(matches!(refused.status, 400 | 404) && refused.problem().contains(told), "{refused:?}");
+    }
+}
+
+#[test]
+fn nothing_is_done_by_mistake() {
+    let server = Server::tenants(&["--max-retries", "0"]);
+    let down = RawCustomer::answering(FAILS);
+    let api = server.api();
+    let acme = api.subscribe("Acme", &down.url(), &["*"]);
+    die(&acme, 5);
+    let dead = || listed(&api, "/dead-letters").len();
+    for (api, root) in [(&api, "/dead-letters"), (&acme.api, "/tenants/me/dead-letters")] {
+        for act in ["replay", "purge"] {
+            let path = format!("{root}/{act}");
+            for unconditional in [json!({}), json!({"limit": 1}), json!({"all": false})] {
+                let refused = api.post(&path, unconditional);
+                assert_eq!(
+                    (refused.status, refused.problem().contains("\"all\": true")),
+                    (400, true),
+                    "{path}"
+                );
+            }
+            for wrong in [
+                json!({"cause": []}),
+                json!({"all": true, "limit": 0}),
+                json!({"all": true, "limit": 1001}),
+                json!({"all": true, "causes": ["gone"]}),
+                json!({"all": null}),
+                json!({"since": "yesterday"}),
+            ] {
+                assert_eq!(api.post(&path, wrong.clone()).status, 400, "{path}: {wrong}");
+            }
+            let counted = api.make(&path, json!({"dry_run": true, "limit": 2}));
+            assert_eq!((&counted["matched"], &counted["more"]), (&json!(5), &json!(true)), "{path}");
+            let counted = api.make(&path, json!({"message": UNKNOWN}));
+            assert_eq!((&counted["matched"], &counted["more"]), (&json!(0), &json!(false)), "{path}");
+        }
+    }
+    assert_eq!((dead(), server.metric("whk_jobs_replayed_total")), (5, 0));
+
+    // A repeated request is done once.
+    let once = || {
+        api.call(
+            "POST",
+            "/dead-letters/purge",
+            &[("idempotency-key", "k")],
+            &json!({"all": true, "limit": 2}),
+        )
+    };
+    let purged = once().json();
+    assert_eq!((&purged["purged"], &purged["more"], dead()), (&json!(2), &json!(true), 3));
+    assert_eq!((once().json(), dead()), (purged, 3));
+    let rest = acme.api.make("/tenants/me/dead-letters/purge", json!({"fault": "customer"}));
+    assert_eq!((&rest["purged"], &rest["more"], dead()), (&json!(3), &json!(false), 0));
+    assert_eq!(server.metric("whk_dead_letters_purged_total"), 5);
+}
+
+#[test]
+fn what_there_is_no_room_for_stays_dead() {
+    let (down, hangs) = (RawCustomer::answering(FAILS), hanging());
+    let server = Server::tenants(&["--max-retries", "0", "--max-queue-size", "2"]);
+    let api = server.api();
+    let acme = api.subscribe("Acme", &down.url(), &["*"]);
+    for _ in 0..5 {
+        die(&acme, 1);
+    }
+    // From now on whatever is queued stays queued.
+    assert_eq!(acme.api.patch(&acme.endpoint_path(), json!({"url": hangs.url()})).status, 200);
+    assert_eq!(api.patch("/tenants/Acme", json!({"limits": {"queued_jobs": 1}})).status, 200);
+    let replay = || acme.api.post("/tenants/me/dead-letters/replay", json!({"all": true}));
+    let first = replay().json();
+    assert_eq!(
+        (&first["replayed"], &first["more"]),
+        (&json!(1), &json!(true)),
+        "what it may have in the queue"
+    );
+    let full = replay();
+    assert_eq!((full.status, full.problem().contains("jobs in the queue")), (429, true), "{full:?}");
+    let of_all = || api.post("/dead-letters/replay", json!({"all": true}));
+    let first = of_all().json();
+    assert_eq!(
+        (&first["replayed"], &first["more"]),
+        (&json!(1), &json!(true)),
+        "what the queue has room for"
+    );
+    let full = of_all();
+    assert_eq!((full.status, full.problem().contains("the queue is full")), (503, true), "{full:?}");
+    assert!(full.headers.contains_key("retry-after"));
+    assert_eq!(listed(&api, "/dead-letters").len(), 3);
+}
+
+#[test]
+fn a_tenant_does_nothing_with_anothers() {
+    let down = RawCustomer::answering(FAILS);
+    let server = Server::tenants(&["--max-retries", "0"]);
+    let api = server.api();
+    let (own, other) =
+        (api.subscribe("Own", &down.url(), &["*"]), api.subscribe("Other", &down.url(), &["*"]));
+    let (of_own, of_other) = (die(&own, 2), die(&other, 2));
+    let theirs = of_other.first().unwrap();
+    for act in ["replay", "purge"] {
+        let path = format!("/tenants/me/dead-letters/{act}");
+        for dry_run in [true, false] {
+            for (member, theirs, unknown) in
+                [("message", theirs.as_str(), UNKNOWN), ("endpoint", &other.endpoint, UNKNOWN_ENDPOINT)]
+            {
+                let said = |id: &str| {
+                    let mut said = own.api.make(&path, json!({member: id, "dry_run": dry_run}));
+                    said["until"].take();
+                    said
+                };
+                assert_eq!(said(theirs), said(unknown), "{path}: {member}");
+                assert_eq!(said(theirs)["matched"], 0, "{path}: {member}");
+            }
+        }
+        for named in ["Other", other.id.as_str(), "Nobody"] {
+            let refused = own.api.post(&path, json!({"tenant": named}));
+            assert_eq!((refused.status, refused.problem().as_str()), (404, "no such tenant"), "{named}");
+        }
+    }
+    for named in ["Other", other.id.as_str(), "Nobody"] {
+        let refused = own.api.get(&format!("/tenants/me/dead-letters?tenant={named}"));
+        assert_eq!((refused.status, refused.problem().as_str()), (404, "no such tenant"), "{named}");
+    }
+    assert_eq!(listed(&own.api, &format!("/tenants/me/dead-letters?endpoint={}", other.endpoint)).len(), 0);
+    assert_eq!(ids(&listed(&own.api, "/tenants/me/dead-letters?tenant=me")), of_own);
+    // The provider's key on a tenant's route reaches no further either.
+    let refused = api.post("/tenants/Own/dead-letters/purge", json!({"tenant": "Other"}));
+    assert_eq!(refused.status, 404, "{refused:?}");
+    let purged = own.api.make("/tenants/me/dead-letters/purge", json!({"all": true}));
+    assert_eq!(purged["purged"], 2);
+    assert_eq!(ids(&listed(&api, "/dead-letters")), of_other);
+}
+
+#[test]
+fn what_has_been_dead_for_too_long_goes() {
+    let down = RawCustomer::answering(FAILS);
+    let server = Server::tenants(&["--max-retries", "0", "--dead-letter-retention", "1s"]);
+    let acme = server.api().subscribe("Acme", &down.url(), &["*"]);
+    let id = acme.api.published("x", json!(1)).remove(0);
+    server.wait_for_metric("whk_jobs_dead_total", 1);
+    server.wait_for_metric("whk_dead_letters_purged_total", 1);
+    assert_eq!(acme.api.get(&format!("/tenants/me/dead-letters/{id}")).status, 404);
+    assert!(server.log().contains("--dead-letter-retention"));
+}
+
+/// `whk` with the provider's key.
+fn command(server: &Server, arguments: &[&str]) -> Command {
+    let mut command = whk(arguments);
+    command.args(["--server", &server.url(""), "--data-dir"]).arg(server.data_dir());
+    command
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// What it prints for people.
+fn text(server: &Server, arguments: &[&str]) -> String {
+    let output = command(server, arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+    out(&output)
+}
+
+/// What it prints for programs.
+fn json_of(server: &Server, arguments: &[&str]) -> Value {
+    serde_json::from_str(&text(server, &[arguments, &["--output", "json"]].concat())).unwrap()
+}
+
+/// Its exit code and what it says on stderr.
+fn failed(command: &mut Command) -> (i32, String) {
+    let output = command.output().unwrap();
+    (output.status.code().unwrap(), stderr(&output))
+}
+
+#[test]
+fn on_the_command_line_for_people_and_programs() {
+    let (customer, is_up) = moody();
+    let server = Server::tenants(&["--max-retries", "0"]);
+    let api = server.api();
+    let acme = api.subscribe("Acme & Söhne", &customer.url(), &["*"]);
+    let published = die(&acme, 3);
+    let id = published.first().unwrap().as_str();
+
+    let listed = text(&server, &["dlq", "list", "--tenant", "Acme & Söhne", "--since", "2h"]);
+    for part in ["message id", "dead since", id, &acme.endpoint, "exhausted", "answered 500"] {
+        assert!(listed.contains(part), "{part}: {listed}");
+    }
+    assert_eq!(listed.lines().count(), 4);
+    let some = text(&server, &["dlq", "list", "--limit", "2"]);
+    assert!(some.contains("more than these 2"), "{some}");
+    let some = json_of(&server, &["dlq", "list", "--limit", "2"]);
+    assert_eq!((some["data"].as_array().unwrap().len(), some["next_cursor"].is_string()), (2, true));
+    let all = json_of(&server, &["dlq", "list", "--cause", "exhausted,gone"]);
+    assert_eq!(
+        (ids(all["data"].as_array().unwrap()), &all["next_cursor"]),
+        (published.clone(), &Value::Null)
+    );
+    assert!(text(&server, &["dlq", "list", "--fault", "system"]).contains("no dead letters match"));
+
+    let shown = text(&server, &["dlq", "show", id]);
+    for part in [id, &acme.id, "exhausted, the customer's fault", "attempt at", "answered 500", "sealed"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    assert!(json_of(&server, &["dlq", "show", id])["body"]["ciphertext"].is_string());
+    assert!(text(&server, &["message", id]).contains("dead: exhausted"));
+
+    // A customer sees its own with its own key.
+    let of_customer = |arguments: &[&str]| {
+        let mut command = command(&server, arguments);
+        command.env("WHK_API_KEY", &acme.api.key);
+        command
+    };
+    let own = of_customer(&["message", id, "--tenant", "me", "--output", "json"]).output().unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&out(&own)).unwrap()["state"], "dead");
+    assert!(out(&of_customer(&["dlq", "list", "--tenant", "me"]).output().unwrap()).contains(id));
+    assert_eq!(failed(&mut of_customer(&["dlq", "list"])).0, 77);
+    assert_eq!(failed(&mut of_customer(&["message", id])).0, 77);
+
+    let counted = json_of(&server, &["dlq", "replay", "--all", "--dry-run"]);
+    assert_eq!(counted, json!({"matched": 3, "replayed": 0}));
+    assert!(text(&server, &["dlq", "replay", id, "--dry-run"]).contains("1 dead letter would be replayed"));
+
+    // What dies again isn't replayed again.
+    (0..3).for_each(|_| drop(customer.request()));
+    assert_eq!(json_of(&server, &["dlq", "replay", "--all"]), json!({"matched": 3, "replayed": 3}));
+    server.wait_for_metric("whk_jobs_dead_total", 6);
+    (0..3).for_each(|_| drop(customer.request()));
+    assert!(customer.got_nothing());
+    wait_until("their second deaths", || self::listed(&api, "/dead-letters").len() == 3);
+
+    is_up.store(true, Ordering::SeqCst);
+    let start = Instant::now();
+    let replayed = text(&server, &["dlq", "replay", "--tenant", "Acme & Söhne", "--rate", "5"]);
+    assert!(start.elapsed() >= Duration::from_millis(400), "the third is due 0.4 s after the first");
+    assert!(replayed.contains("replayed 3 of 3"), "{replayed}");
+    let received: BTreeSet<String> =
+        (0..3).map(|_| customer.request().headers["webhook-id"].clone()).collect();
+    assert_eq!(received, published);
+    wait_until("its delivery", || text(&server, &["message", id]).contains("delivered"));
+    assert_eq!(json_of(&server, &["dlq", "replay", "--all"]), json!({"matched": 0, "replayed": 0}));
+}
+
+/// What a customer does, as it is told.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mood {
+    Fails,
+    Holds,
+    Takes,
+}
+
+#[test]
+fn a_replay_waits_for_room_and_goes_on() {
+    let mood = Arc::new((Mutex::new(Mood::Fails), Condvar::new()));
+    let set = |to| {
+        *mood.0.lock().unwrap() = to;
+        mood.1.notify_all();
+    };
+    let customer = {
+        let mood = Arc::clone(&mood);
+        RawCustomer::start(move |stream, _| {
+            let now = mood.1.wait_while(mood.0.lock().unwrap(), |now| *now == Mood::Holds).unwrap();
+            let answer = if *now == Mood::Takes { OK } else { FAILS };
+            drop(stream.write_all(answer.as_bytes()));
+        })
+    };
+    let server = Server::tenants(&["--max-retries", "0", "--max-queue-size", "2"]);
+    let acme = server.api().subscribe("Acme", &customer.url(), &["*"]);
+    let published: BTreeSet<String> = (0..5).flat_map(|_| die(&acme, 1)).collect();
+    (0..5).for_each(|_| drop(customer.request()));
+    set(Mood::Holds);
+    let mut replay = command(&server, &["dlq", "replay", "--all"]);
+    let replaying = replay.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    server.wait_for_metric("whk_jobs_replayed_total", 2);
+    let full = server.api().post("/dead-letters/replay", json!({"all": true}));
+    assert_eq!(full.status, 503, "{full:?}");
+    set(Mood::Takes);
+    let output = replaying.wait_with_output().unwrap();
+    assert_eq!((out(&output).as_str(), output.status.code()), ("replayed 5 of 5\n", Some(0)), "{output:?}");
+    let received: BTreeSet<String> =
+        (0..5).map(|_| customer.request().headers["webhook-id"].clone()).collect();
+    assert_eq!(received, published);
+}
+
+#[test]
+fn purging_asks_first() {
+    let down = RawCustomer::answering(FAILS);
+    let server = Server::tenants(&["--max-retries", "0"]);
+    let acme = server.api().subscribe("Acme", &down.url(), &["*"]);
+    let published = die(&acme, 4);
+    let id = published.first().unwrap().as_str();
+    let (code, told) = failed(&mut command(&server, &["dlq", "purge", "--all"]));
+    assert_eq!(
+        (code, told.contains("Delete 4 dead letters") && told.contains("--yes")),
+        (64, true),
+        "{told}"
+    );
+    assert_eq!(json_of(&server, &["dlq", "purge", "--all", "--dry-run"]), json!({"matched": 4, "purged": 0}));
+    assert_eq!(text(&server, &["dlq", "purge", id, "--yes"]), "purged 1 of 1\n");
+    let limited = json_of(&server, &["dlq", "purge", "--endpoint", &acme.endpoint, "--limit", "2", "--yes"]);
+    assert_eq!(limited, json!({"matched": 2, "purged": 2}));
+    assert_eq!(
+        json_of(&server, &["dlq", "purge", "--until", "2h", "--yes"]),
+        json!({"matched": 0, "purged": 0})
+    );
+    assert_eq!(listed(&acme.api, "/tenants/me/dead-letters").len(), 1);
+}
+
+#[test]
+fn what_the_command_can_not_do_has_its_exit_code() {
+    let (customer, is_up) = moody();
+    let server = Server::tenants(&["--max-retries", "0"]);
+    let acme = server.api().subscribe("Acme", &customer.url(), &["*"]);
+    let published: Vec<String> = die(&acme, 3).into_iter().collect();
+    for (arguments, expected, part) in [
+        (vec!["dlq", "replay"], 64, "which ones?"),
+        (vec!["dlq", "purge", "--tenant", "me"], 64, "--all"),
+        (vec!["dlq", "replay", "--all", "--rate", "0"], 64, "--rate"),
+        (vec!["dlq", "list", "--cause", "none"], 64, "--cause"),
+        (vec!["dlq", "list", "--since", "yesterday"], 64, "--since"),
+        (vec!["dlq", "show", "secret"], 64, "msg_"),
+        (vec!["dlq", "show", UNKNOWN], 1, "no such dead letter"),
+        (vec!["dlq", "list", "--tenant", "Nobody"], 1, "no such tenant"),
+        (vec!["message", UNKNOWN], 1, "no such message"),
+    ] {
+        let (code, told) = failed(&mut command(&server, &arguments));
+        assert_eq!((code, told.contains(part)), (expected, true), "{arguments:?}: {told}");
+    }
+    let nowhere = ["--server", "http://127.0.0.1:9"];
+    for arguments in [["dlq", "list"].as_slice(), &["dlq", "replay", "--all"], &["message", UNKNOWN]] {
+        let mut unreachable = whk(&[arguments, &nowhere].concat());
+        assert_eq!(failed(unreachable.env("WHK_API_KEY", "k")).0, 69, "{arguments:?}");
+        let mut unknown_key = command(&server, arguments);
+        assert_eq!(failed(unknown_key.env("WHK_API_KEY", "k")).0, 77, "{arguments:?}");
+    }
+    // In part is not done: what is there is replayed all the same.
+    is_up.store(true, Ordering::SeqCst);
+    let output = command(&server, &["dlq", "replay", UNKNOWN, &published[0]]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains(UNKNOWN) && out(&output).contains("1 of 1"), "{output:?}");
+    server.wait_for_metric("whk_jobs_delivered_total", 1);
+
+    // A signal ends it after what is under way, and says what is left.
+    let mut slow = command(&server, &["dlq", "replay", "--all", "--rate", "0.001"]);
+    let running = slow.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    server.wait_for_metric("whk_jobs_replayed_total", 2);
+    let kill = Command::new("kill").args(["-INT", &running.id().to_string()]).status();
+    assert!(kill.unwrap().success());
+    let output = running.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+    assert!(stderr(&output).contains("1 of 2 weren't replayed"), "{output:?}");
+}
