@@ -35,8 +35,8 @@ pub enum RedisFailure {
     #[error("no answer from Redis within {} s", MOST_WAIT.as_secs())]
     TimedOut,
     /// It refused, or the connection broke.
-    #[error("{0}")]
-    Failed(#[source] RedisError),
+    #[error(transparent)]
+    Failed(RedisError),
     /// It answered something else than was asked for. What, isn't said: it may be a payload.
     #[error("Redis answered something unexpected")]
     Unexpected,

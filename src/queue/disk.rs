@@ -294,12 +294,13 @@ impl Queue for DiskQueue {
     }
 
     async fn settle(&self, settlements: &[Settlement]) -> Result<(), QueueError> {
-        let settled = |Settlement { lease, verdict, attempt }: &Settlement| Settled {
-            id: lease.id,
-            job: Arc::clone(&lease.job),
-            attempt: lease.attempt,
-            verdict: verdict.clone(),
-            made: attempt.clone(),
+        let settled = |settlement: &Settlement| Settled {
+            id: settlement.lease.id,
+            job: Arc::clone(&settlement.lease.job),
+            is_first: settlement.lease.attempt == 1,
+            attempts_made: settlement.attempts_made(),
+            verdict: settlement.verdict.clone(),
+            made: settlement.attempt.clone(),
         };
         let settled = settlements.iter().map(settled).collect();
         self.ask(|reply| Op::Settle { settled, reply }).await

@@ -88,7 +88,7 @@ impl State {
             Verdict::Retry { .. } => return,
             Verdict::Done => self.kept.deliver(id),
             Verdict::Dropped => self.kept.drop_job(id),
-            Verdict::Dead { cause } => self.kept.bury(id, cause, lease.attempt, now),
+            Verdict::Dead { cause } => self.kept.bury(id, cause, settlement.attempts_made(), now),
         }
         self.usage.remove(Share::of(&lease.job));
     }

@@ -124,6 +124,14 @@ pub struct Settlement {
     pub attempt: Option<Attempt>,
 }
 
+impl Settlement {
+    /// Attempts that were made in all.
+    #[must_use]
+    pub fn attempts_made(&self) -> u32 {
+        self.lease.attempt.saturating_sub(u32::from(self.attempt.is_none()))
+    }
+}
+
 /// Jobs by state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Depth {

@@ -345,7 +345,7 @@ impl Store {
         made: Option<&Attempt>,
         now: Timestamp,
     ) -> rusqlite::Result<i64> {
-        let attempts = self.attempts(seq, made, failures == 1)?;
+        let attempts = self.attempts(seq, made, false)?;
         let earlier = "DELETE FROM dead WHERE id = (SELECT id FROM job WHERE seq = ?) RETURNING seq";
         let earlier: Option<u64> =
             self.connection.prepare_cached(earlier)?.query_row([seq], |row| row.get(0)).optional()?;

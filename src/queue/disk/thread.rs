@@ -77,7 +77,8 @@ pub(super) enum Op {
 pub(super) struct Settled {
     pub(super) id: LeaseId,
     pub(super) job: Arc<Job>,
-    pub(super) attempt: u32,
+    pub(super) is_first: bool,
+    pub(super) attempts_made: u32,
     pub(super) verdict: Verdict,
     pub(super) made: Option<Attempt>,
 }
@@ -322,9 +323,9 @@ impl Writer {
             let made = settled.made.as_ref();
             match (&settled.verdict, retry) {
                 (Verdict::Retry { .. }, Some(retry)) => self.store.retry(&retry, made)?,
-                (Verdict::Done, _) => self.store.deliver(seq, &settled.job, made, settled.attempt == 1)?,
+                (Verdict::Done, _) => self.store.deliver(seq, &settled.job, made, settled.is_first)?,
                 (Verdict::Dead { cause }, _) => {
-                    let more = self.store.bury(seq, cause, settled.attempt, made, now)?;
+                    let more = self.store.bury(seq, cause, settled.attempts_made, made, now)?;
                     dead = dead.saturating_add(more);
                 }
                 (Verdict::Dropped, _) => self.store.remove(seq)?,
@@ -334,7 +335,8 @@ impl Writer {
             live.push(Settled {
                 id: settled.id,
                 job: Arc::clone(&settled.job),
-                attempt: settled.attempt,
+                is_first: settled.is_first,
+                attempts_made: settled.attempts_made,
                 verdict: settled.verdict.clone(),
                 made: None,
             });

@@ -131,7 +131,7 @@ impl Shared {
                     // No request was sent, so nothing was learnt of the endpoint.
                     Cause::Refused(_) | Cause::Disabled | Cause::Interrupted | Cause::Damaged(_) => "nothing",
                 };
-                ("dead", learnt, None, said(cause, lease.attempt))
+                ("dead", learnt, None, said(cause, settlement.attempts_made()))
             }
         };
         // From now on, since Redis has a clock of its own.
