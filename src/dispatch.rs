@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use crate::common::attempt::Attempt;
 use crate::common::clock::{Clock, after};
 use crate::common::crypto::signature::Signer;
+use crate::common::http::root_cause;
 use crate::common::id::{EndpointId, TenantId};
 use crate::common::job::Target;
 use crate::common::metrics::Metrics;
@@ -29,8 +30,8 @@ use crate::registry::{Registry, RegistryError};
 /// Jobs claimed and verdicts settled at a time: enough to make a lock, or a commit, cheap for each.
 const BATCH: usize = 64;
 
-/// Attempts beyond those of the policy that may be broken off before a job is given up: whatever ends the process
-/// each time may be the job itself.
+/// Attempts beyond those of the policy that may be broken off before a job is given up, as far as the queue knows of
+/// them: one in memory or on disk forgets them with the process.
 const MOST_BROKEN_OFF: u32 = 5;
 
 /// How long to wait before the queue is asked again after it failed.
@@ -132,7 +133,7 @@ impl Dispatcher {
                         tracing::debug!(message_id = %lease.job.id, %error, "its endpoint can't be looked up");
                         let delay = self.policy.jittered_delay(lease.attempt, &mut rand::rng());
                         let at = after(self.clock.now(), delay.max(REGISTRY_PAUSE));
-                        Judged::unsent(Verdict::Retry { at, endpoint: EndpointState::Unknown })
+                        Judged::unsent(Verdict::Retry { at, endpoint: EndpointState::NotAsked })
                     }
                 },
             }
@@ -231,22 +232,39 @@ impl Judged {
 
 async fn settle_verdicts(queue: Arc<dyn Queue>, mut verdicts: mpsc::Receiver<Verdicted>) {
     let mut batch = Vec::with_capacity(BATCH);
+    let mut repeating = JoinSet::new();
     while verdicts.recv_many(&mut batch, BATCH).await > 0 {
         let (permits, settlements): (Vec<_>, Vec<_>) =
             batch.drain(..).map(|done| (done.permit, done.settlement)).unzip();
-        // What waits behind keeps its permits, so nothing more is sent than the queue can be told of.
-        while let Err(error) = queue.settle(&settlements).await {
-            if matches!(error, QueueError::Closed) {
-                break;
+        match queue.settle(&settlements).await {
+            Ok(()) | Err(QueueError::Closed) => {}
+            // Beside those that come next: a part of the queue may be away, and the rest not. Their permits bound them.
+            Err(error) => {
+                let queue = Arc::clone(&queue);
+                repeating.spawn(async move {
+                    settle_at_last(&*queue, &settlements, error).await;
+                    drop(permits);
+                });
             }
-            pause_after(&error, "settle jobs").await;
         }
-        drop(permits);
+        while repeating.try_join_next().is_some() {}
+    }
+    while repeating.join_next().await.is_some() {}
+}
+
+/// Repeats what failed until the queue has it.
+async fn settle_at_last(queue: &dyn Queue, settlements: &[Settlement], mut error: QueueError) {
+    while !matches!(error, QueueError::Closed) {
+        pause_after(&error, "settle jobs").await;
+        match queue.settle(settlements).await {
+            Ok(()) => return,
+            Err(again) => error = again,
+        }
     }
 }
 
 async fn pause_after(error: &QueueError, doing: &str) {
-    tracing::error!(%error, "{doing}");
+    tracing::error!(%error, cause = %root_cause(error), "{doing}");
     tokio::time::sleep(QUEUE_PAUSE).await;
 }
 

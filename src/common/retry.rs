@@ -214,8 +214,10 @@ pub enum EndpointState {
     Failed,
     /// It asked to be left alone until the retry is due.
     Paused,
-    /// Nothing: the request never left this machine.
+    /// Nothing: its answer was to what it no longer is.
     Unknown,
+    /// Nothing: the request never left this machine. It uses up no retry.
+    NotAsked,
 }
 
 /// Why a job is dead, with what there is to say about it.
@@ -350,7 +352,7 @@ pub fn judge(outcome: &Outcome, attempt: u32, policy: &RetryPolicy, rng: &mut im
     let delay = policy.jittered_delay(attempt, rng);
     let (delay, endpoint) = match failure {
         // However often this machine fails, the customer's event isn't given up for it.
-        Failure::Local(_) => (delay, EndpointState::Unknown),
+        Failure::Local(_) => (delay, EndpointState::NotAsked),
         _ if attempt > policy.retries() => return Verdict::Dead { cause: Cause::Exhausted(failure.clone()) },
         Failure::Status { retry_after: Some(asked), .. } => {
             (delay.max((*asked).min(MOST_RETRY_AFTER)), EndpointState::Paused)
@@ -465,7 +467,7 @@ mod tests {
     fn what_this_machine_can_not_send_is_never_given_up_and_blames_nobody() {
         let outcome = failed(Failure::Local("too many open files".into()));
         let verdict = judge(&outcome, 100, &RetryPolicy::default(), &mut StdRng::seed_from_u64(1));
-        assert!(matches!(verdict, Verdict::Retry { endpoint: EndpointState::Unknown, .. }), "{verdict:?}");
+        assert!(matches!(verdict, Verdict::Retry { endpoint: EndpointState::NotAsked, .. }), "{verdict:?}");
     }
 
     #[test]
@@ -484,8 +486,8 @@ mod tests {
         assert_eq!(failed(50, retry(90, paused)), retry(90, paused), "it asked for it");
         assert_eq!(failed(90, retry(99, paused)), blocked);
         let local = || Failure::Local("no descriptors".into());
-        let unknown = EndpointState::Unknown;
-        assert_eq!(unblocked(99, local(), retry(100, unknown)), retry(100, unknown));
+        let not_asked = EndpointState::NotAsked;
+        assert_eq!(unblocked(99, local(), retry(100, not_asked)), retry(100, not_asked));
         assert_eq!(failed(99, Verdict::Done), Verdict::Done);
     }
 

@@ -89,5 +89,5 @@ async fn a_job_is_neither_dropped_nor_dead_while_the_registry_can_not_be_asked()
     let endpoint = TwoServers::endpoint(&servers.one).await;
     servers.lose().await;
     let verdict = verdict_on(&dispatcher, &endpoint).await;
-    assert!(matches!(verdict, Verdict::Retry { endpoint: EndpointState::Unknown, .. }), "{verdict:?}");
+    assert!(matches!(verdict, Verdict::Retry { endpoint: EndpointState::NotAsked, .. }), "{verdict:?}");
 }

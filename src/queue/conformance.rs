@@ -60,6 +60,7 @@ macro_rules! conformance {
             claims::a_waiting_claim_is_woken_by_a_push,
             claims::a_retry_is_hidden_until_due_and_wakes_a_claim,
             claims::attempts_are_counted,
+            claims::what_was_not_asked_uses_up_no_retry,
             claims::release_makes_due_at_once,
             claims::settling_twice_is_harmless,
             claims::settling_a_lease_that_ran_out_is_harmless,

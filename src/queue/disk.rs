@@ -18,6 +18,7 @@ mod thread;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -46,6 +47,10 @@ const MOST_HELD: usize = 64 << 20;
 pub struct DiskQueue {
     shared: Arc<Shared>,
     ops: mpsc::Sender<Ask>,
+    writer: JoinHandle<()>,
+    /// Reads for claims.
+    bodies: Arc<Mutex<Reader>>,
+    /// Reads for those who ask, which may take a while.
     reader: Arc<Mutex<Reader>>,
 }
 
@@ -112,7 +117,7 @@ impl DiskQueue {
     pub fn open(path: &Path, config: QueueConfig, clock: Clock) -> Result<Self, DiskError> {
         let failed = |source| DiskError::Open { path: path.to_owned(), source };
         let io_failed = |source| DiskError::Io { path: path.to_owned(), source };
-        let store = Store::open(path, config.history)?;
+        let store = Store::open(path, config.history, whole_micros(clock.now()))?;
         let mut state = State {
             usage: Usage::new(&config),
             dead: store.dead_count().map_err(failed)?,
@@ -136,14 +141,15 @@ impl DiskQueue {
             held: Arc::default(),
             clock,
         });
+        let bodies = Arc::new(Mutex::new(Reader::open(path)?));
         let reader = Arc::new(Mutex::new(Reader::open(path)?));
         let checkpoints = CheckpointSignal::start(Checkpointer::open(path)?).map_err(io_failed)?;
         let reserve = Reserve::take(&path.with_extension("reserve")).map_err(io_failed)?;
         let writer = Writer::new(store, Arc::clone(&shared), checkpoints, reserve);
         let (ops, asked) = mpsc::channel();
         let write = move || writer.run(&asked);
-        std::thread::Builder::new().name("queue-writer".to_owned()).spawn(write).map_err(io_failed)?;
-        Ok(Self { shared, ops, reader })
+        let writer = std::thread::Builder::new().name("queue-writer".to_owned()).spawn(write);
+        Ok(Self { shared, ops, writer: writer.map_err(io_failed)?, bodies, reader })
     }
 
     /// Has the writer do something, and waits until it has.
@@ -163,7 +169,14 @@ impl DiskQueue {
         &self,
         read: impl FnOnce(&Reader) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, QueueError> {
-        let reader = Arc::clone(&self.reader);
+        Self::read_from(&self.reader, read).await
+    }
+
+    async fn read_from<T: Send + 'static>(
+        reader: &Arc<Mutex<Reader>>,
+        read: impl FnOnce(&Reader) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, QueueError> {
+        let reader = Arc::clone(reader);
         let read = tokio::task::spawn_blocking(move || {
             read(&reader.lock().unwrap_or_else(PoisonError::into_inner)).map_err(unreadable)
         });
@@ -181,7 +194,7 @@ impl DiskQueue {
             true => Vec::new(),
             false => {
                 let read = move |reader: &Reader| unread.iter().map(|seq| reader.content(*seq)).collect();
-                self.read::<Vec<Content>>(read).await?
+                Self::read_from::<Vec<Content>>(&self.bodies, read).await?
             }
         }
         .into_iter();
@@ -197,7 +210,7 @@ impl DiskQueue {
                         continue;
                     }
                     Some(Content::Missing) | None => {
-                        self.shared.lock().lanes.settle(id, &Verdict::Dropped, None, self.shared.now());
+                        self.shared.lock().lanes.settle(id, &Verdict::Dropped, None, None, self.shared.now());
                         continue;
                     }
                 },
@@ -297,9 +310,13 @@ impl Queue for DiskQueue {
         let settled = |settlement: &Settlement| Settled {
             id: settlement.lease.id,
             job: Arc::clone(&settlement.lease.job),
-            is_first: settlement.lease.attempt == 1,
             attempts_made: settlement.attempts_made(),
-            verdict: settlement.verdict.clone(),
+            verdict: match &settlement.verdict {
+                Verdict::Retry { at, endpoint } => {
+                    Verdict::Retry { at: whole_micros(*at), endpoint: *endpoint }
+                }
+                verdict => verdict.clone(),
+            },
             made: settlement.attempt.clone(),
         };
         let settled = settlements.iter().map(settled).collect();
@@ -307,6 +324,9 @@ impl Queue for DiskQueue {
     }
 
     async fn depth(&self) -> Result<Depth, QueueError> {
+        if self.writer.is_finished() {
+            return Err(writer_ended());
+        }
         let now = self.shared.now();
         let delayed = self.read(move |reader| reader.delayed(now)).await?;
         let state = self.shared.lock();

@@ -251,17 +251,21 @@ impl<J: Clone> Lanes<J> {
         Some(Picked { id: LeaseId { slot, serial }, key, job, attempt, first_attempt_at, ordered })
     }
 
-    /// How the job of a lease waits if it is tried again at `at`; `None` where the lease was settled or ran out.
+    /// How the job of a lease waits with that verdict; `None` where it isn't tried again, or the lease was settled or
+    /// ran out.
     #[must_use]
-    pub(super) fn retry_of(&self, id: LeaseId, at: Timestamp) -> Option<Retry> {
+    pub(super) fn retry_of(&self, id: LeaseId, verdict: &Verdict) -> Option<Retry> {
+        let Verdict::Retry { at, endpoint } = *verdict else { return None };
         let leased = self.leased(id)?;
+        let was_asked = endpoint != EndpointState::NotAsked;
         let ordered = self.lanes.get(&leased.lane).is_some_and(|state| state.ordered);
         let (key, held_until) = match ordered {
             true => (leased.key, Some(at)),
             false => ((at, leased.key.1), None),
         };
-        let failures = leased.waiting.failures.saturating_add(1);
-        Some(Retry { key, held_until, failures, first_attempt_at: leased.waiting.first_attempt_at })
+        let failures = leased.waiting.failures.saturating_add(u32::from(was_asked));
+        let first_attempt_at = leased.waiting.first_attempt_at.filter(|_| failures > 0);
+        Some(Retry { key, held_until, failures, first_attempt_at })
     }
 
     /// Where the job of a lease stood in its lane; `None` where the lease was settled or ran out.
@@ -270,13 +274,17 @@ impl<J: Clone> Lanes<J> {
         self.leased(id).map(|leased| leased.key)
     }
 
-    /// Takes a lease back with its verdict; a job that is retried waits as `job`. Says whether it was out: it is
-    /// harmless where it was settled before or ran out, since a job whose lease ran out is delivered again.
-    pub(super) fn settle(&mut self, id: LeaseId, verdict: &Verdict, job: J, now: Timestamp) -> bool {
-        let retry = match verdict {
-            Verdict::Retry { at, .. } => self.retry_of(id, *at),
-            Verdict::Done | Verdict::Dropped | Verdict::Dead { .. } => None,
-        };
+    /// Takes a lease back with its verdict; a job that is retried waits as `job`, in the way that [`Self::retry_of`]
+    /// has said. Says whether it was out: it is harmless where it was settled before or ran out, since a job whose
+    /// lease ran out is delivered again.
+    pub(super) fn settle(
+        &mut self,
+        id: LeaseId,
+        verdict: &Verdict,
+        retry: Option<Retry>,
+        job: J,
+        now: Timestamp,
+    ) -> bool {
         let Some(Leased { lane, .. }) = self.take_lease(id) else { return false };
         let policy = &self.config.retry;
         if let Some(state) = self.lanes.get_mut(&lane) {
@@ -316,7 +324,8 @@ impl<J: Clone> Lanes<J> {
             Room::NotBefore(time) => (1, Some(time)),
             Room::Upto(limit) => (limit, None),
         };
-        if state.leased >= if state.ordered { 1 } else { limit } {
+        let most = if state.ordered { 1 } else { limit };
+        if state.leased >= most {
             return;
         }
         match throttled_until.map_or(head_due, |until| until.max(head_due)) {
@@ -342,6 +351,9 @@ impl<J: Clone> Lanes<J> {
                 state.throttle = Throttle::new(self.config.lane_in_flight);
                 state.window.release(now);
             }
+            for (_, leased) in self.leases.iter_mut().filter(|(_, leased)| leased.lane == *lane) {
+                leased.key.0 = leased.key.0.min(now);
+            }
             self.wake(lane, now);
         }
     }
@@ -366,12 +378,22 @@ impl<J: Clone> Lanes<J> {
         self.lanes.get(lane)?.window.horizon()
     }
 
-    /// Takes in what was read of a lane from its horizon on, in order; `is_all` where it ends with that.
-    pub fn fill(&mut self, lane: &Lane, read: Vec<(Key, Waiting<J>)>, is_all: bool, now: Timestamp) {
+    /// Takes in what was read of a lane from `from`, its horizon at that time, in order; `is_all` where it ends with
+    /// that. Where leases that were given back have moved the horizon meanwhile, it is to be read again.
+    pub fn fill(
+        &mut self,
+        lane: &Lane,
+        from: Option<Key>,
+        read: Vec<(Key, Waiting<J>)>,
+        is_all: bool,
+        now: Timestamp,
+    ) {
         let Some(state) = self.lanes.get_mut(lane) else { return };
         state.loading = false;
         let leases = &self.leases;
-        state.window.fill(read, is_all, |key| leases.iter().any(|(_, leased)| leased.key.1 == key.1));
+        if state.window.horizon() == from {
+            state.window.fill(read, is_all, |key| leases.iter().any(|(_, leased)| leased.key.1 == key.1));
+        }
         self.wake(lane, now);
     }
 
@@ -484,7 +506,8 @@ fn learn(throttle: &mut Throttle, verdict: &Verdict, failed: impl FnOnce(&mut Th
         Verdict::Done => throttle.succeeded(),
         Verdict::Retry { at, endpoint: EndpointState::Paused } => throttle.pause(*at),
         // No request was sent, so nothing was learnt.
-        Verdict::Dropped | Verdict::Retry { endpoint: EndpointState::Unknown, .. } => {}
+        Verdict::Dropped => {}
+        Verdict::Retry { endpoint: EndpointState::Unknown | EndpointState::NotAsked, .. } => {}
         Verdict::Dead {
             cause: Cause::Refused(_) | Cause::Disabled | Cause::Interrupted | Cause::Damaged(_),
         } => {}

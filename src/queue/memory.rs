@@ -79,7 +79,8 @@ impl State {
     fn settle(&mut self, settlement: &Settlement, clock: &Clock) {
         let Settlement { lease, verdict, attempt } = settlement;
         let now = clock.now();
-        if !self.lanes.settle(lease.id, verdict, Arc::clone(&lease.job), now) {
+        let retry = self.lanes.retry_of(lease.id, verdict);
+        if !self.lanes.settle(lease.id, verdict, retry, Arc::clone(&lease.job), now) {
             return;
         }
         let id = lease.job.id;

@@ -158,6 +158,9 @@ impl Shared {
     }
 }
 
+/// How long an idle server takes Redis' silence for nothing to do.
+const MOST_IDLE: Duration = Duration::from_secs(15);
+
 fn unavailable(error: RedisFailure) -> QueueError {
     let what = match error.code() {
         Some("OOM") => "Redis has no memory left (maxmemory)",
@@ -196,7 +199,12 @@ impl Queue for RedisQueue {
                 return Ok(claimed.into_leases());
             }
             match self.shared.shards.iter().filter_map(Shard::next_look).min() {
-                None => changed.await,
+                None => {
+                    // In case a wake-up was lost, such as by a server that died before it rang.
+                    if tokio::time::timeout(MOST_IDLE, changed).await.is_err() {
+                        self.shared.shards.iter().for_each(Shard::look_again);
+                    }
+                }
                 Some(at) if at <= Instant::now() => tokio::task::yield_now().await,
                 Some(at) => drop(tokio::time::timeout_at(at, changed).await),
             }

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{RawCustomer, Server, fixture, publish, publish_to, run, stderr, wait_until, whk};
+use crate::support::{Api, RawCustomer, Server, fixture, publish, publish_to, run, stderr, wait_until, whk};
 
 /// Nobody listens there.
 const NOWHERE: &str = "http://127.0.0.1:9/webhook";
@@ -138,4 +138,32 @@ fn a_queue_that_can_not_be_used_says_why() {
     });
     assert_eq!(foreign.status.code(), Some(1), "{}", stderr(&foreign));
     assert!(stderr(&foreign).contains("open queue"), "{}", stderr(&foreign));
+}
+
+#[test]
+fn a_job_that_blocks_its_lane_for_too_long_makes_way() {
+    for queue in ["disk", "memory"] {
+        let refuse = "HTTP/1.1 500 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+        let accepts = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let answers = std::sync::Arc::clone(&accepts);
+        let customer = RawCustomer::start(move |stream, _| {
+            let accepts = answers.load(std::sync::atomic::Ordering::Relaxed);
+            drop(stream.write_all(if accepts { OK } else { refuse }.as_bytes()));
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let flags = ["--queue", queue, "--ordered", "--max-lane-block", "700ms"];
+        let server = start(folder.path(), &flags);
+        let ids: Vec<String> = (0..2).map(|_| publish_to(&server, &customer.url(), "1")).collect();
+        let began = std::time::Instant::now();
+        while customer.request().headers["webhook-id"] == ids[0] {}
+        assert!(began.elapsed().as_millis() >= 500, "{queue}: it gave up before its time");
+        accepts.store(true, std::sync::atomic::Ordering::Relaxed);
+        server.wait_for_metric("whk_jobs_delivered_total", 1);
+        let key = std::fs::read_to_string(folder.path().join("provider_key.txt")).unwrap();
+        let api = Api { port: server.port, key };
+        let letters = api.get("/dead-letters").json();
+        assert_eq!(letters["data"][0]["cause"], "blocked", "{queue}: {letters}");
+        assert_eq!(letters["data"][0]["id"], ids[0].as_str());
+        assert_eq!(api.get(&format!("/messages/{}", ids[1])).json()["state"], "delivered", "{queue}");
+    }
 }

@@ -131,6 +131,23 @@ pub(in crate::queue) async fn attempts_are_counted<H: Harness>() {
     }
 }
 
+pub(in crate::queue) async fn what_was_not_asked_uses_up_no_retry<H: Harness>() {
+    let Some(harness) = H::start(config()).await else { return };
+    let queue = harness.queue();
+    queue.push(vec![job("a")]).await.unwrap();
+    for (endpoint, next) in
+        [(EndpointState::NotAsked, 1), (EndpointState::Unknown, 2), (EndpointState::NotAsked, 2)]
+    {
+        let lease = claim_one(queue).await;
+        settle(queue, lease, retry(harness.clock(), milliseconds(50), endpoint)).await;
+        let depth = queue.depth().await.unwrap();
+        assert_eq!((depth.ready, depth.delayed), (0, 1), "it waits");
+        let lease = claim_one(queue).await;
+        assert_eq!(lease.attempt, next, "after {endpoint:?}");
+        settle(queue, lease, retry(harness.clock(), milliseconds(1), EndpointState::NotAsked)).await;
+    }
+}
+
 pub(in crate::queue) async fn release_makes_due_at_once<H: Harness>() {
     for config in [config(), ordered()] {
         let Some(harness) = H::start(config).await else { return };

@@ -48,7 +48,7 @@ pub(in crate::queue) async fn the_dead_are_listed_and_filtered<H: Harness>() {
     });
     assert_eq!(listed(queue, &between).await, died[1..3]);
     let first = &letters[0];
-    assert_eq!((first.cause, first.attempts, first.bytes), (CauseKind::Disabled, 0, 10));
+    assert_eq!((first.cause, first.attempts, first.bytes), (CauseKind::Disabled, 1, 10));
     assert_eq!(first.detail, Cause::Disabled.to_string());
     assert_eq!((&*first.tenant, &first.target), (one.to_string().as_str(), &jobs[0].target));
     assert_eq!((&*letters[3].tenant, &letters[3].target), ("tenant", &jobs[3].target));

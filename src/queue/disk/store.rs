@@ -17,6 +17,7 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -42,6 +43,12 @@ const APPLICATION_ID: i64 = 0x7768_6b71;
 
 /// Lanes whose rows are remembered.
 const KNOWN_LANES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(65_535);
+
+/// How long a connection waits for the others of this process.
+const BUSY_WAIT: Duration = Duration::from_secs(10);
+
+/// How long commits wait for the log to begin anew.
+const RESTART_WAIT: Duration = Duration::from_millis(200);
 
 /// Why the queue on disk can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -131,7 +138,7 @@ pub(super) struct Replayed {
 
 impl Store {
     /// Opens or makes the database, brings it up to date, and prepares it for writing.
-    pub(super) fn open(path: &Path, history: usize) -> Result<Self, DiskError> {
+    pub(super) fn open(path: &Path, history: usize, now: Timestamp) -> Result<Self, DiskError> {
         let failed = |source| DiskError::Open { path: path.to_owned(), source };
         let mut connection = connect(path).map_err(failed)?;
         let version = version_of(&connection, path)?;
@@ -144,10 +151,16 @@ impl Store {
         connection.pragma_update(None, "wal_autocheckpoint", 0).map_err(failed)?;
         connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
         migrate(&mut connection, version).map_err(failed)?;
-        let unused = "DELETE FROM lane WHERE id NOT IN (SELECT lane FROM job UNION SELECT lane FROM dead)";
-        connection.execute(unused, []).map_err(failed)?;
+        match tidy(&connection, now) {
+            // What is queued goes on, which makes room.
+            Err(error) if is_full(&error) => tracing::warn!(%error, "tidy the queue"),
+            tidied => tidied.map_err(failed)?,
+        }
         let next = |select| connection.query_row(select, [], |row| row.get::<_, i64>(0)).map_err(failed);
-        let next_seq = next("SELECT coalesce(max(seq), 0) + 1 FROM content")?;
+        let next_seq = next(
+            "SELECT max(coalesce((SELECT max(seq) FROM content), 0), coalesce((SELECT max(seq) FROM job), 0),
+             coalesce((SELECT max(seq) FROM dead), 0)) + 1",
+        )?;
         let next_delivered = next("SELECT coalesce(max(n), 0) + 1 FROM delivered")?;
         Ok(Self {
             connection,
@@ -253,18 +266,18 @@ impl Store {
         Ok(id)
     }
 
-    /// Removes a job that is delivered, and remembers it.
-    pub(super) fn deliver(
-        &mut self,
-        seq: u64,
-        job: &Job,
-        made: Option<&Attempt>,
-        is_first: bool,
-    ) -> rusqlite::Result<()> {
-        let attempts = self.attempts(seq, made, is_first)?;
-        self.remove(seq)?;
+    /// Removes a job that is delivered, and remembers it. Says whether it was there.
+    pub(super) fn deliver(&mut self, seq: u64, job: &Job, made: Option<&Attempt>) -> rusqlite::Result<bool> {
+        let stored = self
+            .connection
+            .prepare_cached("DELETE FROM job WHERE seq = ? RETURNING attempts")?
+            .query_row([seq], |row| row.get::<_, Option<String>>(0))
+            .optional()?;
+        let Some(stored) = stored else { return Ok(false) };
+        let attempts = attempts_with(stored, made);
+        self.execute("DELETE FROM content WHERE seq = ?", [seq])?;
         if self.history == 0 {
-            return Ok(());
+            return Ok(true);
         }
         let (endpoint, url) = rows::columns_of(&job.target);
         self.execute(
@@ -283,35 +296,32 @@ impl Store {
         let forgotten = self.next_delivered.saturating_sub(self.history);
         self.execute("DELETE FROM delivered WHERE n <= ?", [forgotten])?;
         self.next_delivered = self.next_delivered.saturating_add(1);
-        Ok(())
+        Ok(true)
     }
 
     /// The attempts of a job with the one that was just made, as they are stored.
-    fn attempts(&self, seq: u64, made: Option<&Attempt>, is_first: bool) -> rusqlite::Result<Option<String>> {
-        let stored = match is_first {
-            true => None,
-            false => self
-                .connection
-                .prepare_cached("SELECT attempts FROM job WHERE seq = ?")?
-                .query_row([seq], |row| row.get::<_, Option<String>>(0))
-                .optional()?
-                .flatten(),
-        };
-        Ok(attempts_with(stored, made))
+    fn attempts(&self, seq: u64, made: Option<&Attempt>) -> rusqlite::Result<Option<String>> {
+        let stored = self
+            .connection
+            .prepare_cached("SELECT attempts FROM job WHERE seq = ?")?
+            .query_row([seq], |row| row.get::<_, Option<String>>(0))
+            .optional()?;
+        Ok(attempts_with(stored.flatten(), made))
     }
 
-    /// Removes a job for good.
-    pub(super) fn remove(&self, seq: u64) -> rusqlite::Result<()> {
-        self.execute("DELETE FROM job WHERE seq = ?", [seq])?;
-        self.execute("DELETE FROM content WHERE seq = ?", [seq]).map(drop)
+    /// Removes a job for good. Says whether it was there.
+    pub(super) fn remove(&self, seq: u64) -> rusqlite::Result<bool> {
+        let removed = self.execute("DELETE FROM job WHERE seq = ?", [seq])?;
+        self.execute("DELETE FROM content WHERE seq = ?", [seq])?;
+        Ok(removed > 0)
     }
 
     /// Writes when a job that failed is tried again.
     pub(super) fn retry(&self, retry: &Retry, made: Option<&Attempt>) -> rusqlite::Result<()> {
         let (due_at, seq) = retry.key;
-        let attempts = self.attempts(seq, made, retry.failures == 1)?;
+        let attempts = self.attempts(seq, made)?;
         self.execute(
-            "UPDATE job SET due_at = ?2, held_until = ?3, failures = ?4, first_attempt_at = ?5, attempts = ?6
+            "UPDATE job SET due_at = ?2, held_until = ?3, failures = ?4, retried = 1, first_attempt_at = ?5, attempts = ?6
              WHERE seq = ?1",
             params![
                 seq,
@@ -336,7 +346,7 @@ impl Store {
     }
 
     /// Makes a job a dead letter, in the place of an earlier one of the same message. Says how many dead letters there
-    /// are more.
+    /// are more, and whether the job was there.
     pub(super) fn bury(
         &self,
         seq: u64,
@@ -344,8 +354,8 @@ impl Store {
         failures: u32,
         made: Option<&Attempt>,
         now: Timestamp,
-    ) -> rusqlite::Result<i64> {
-        let attempts = self.attempts(seq, made, false)?;
+    ) -> rusqlite::Result<(i64, bool)> {
+        let attempts = self.attempts(seq, made)?;
         let earlier = "DELETE FROM dead WHERE id = (SELECT id FROM job WHERE seq = ?) RETURNING seq";
         let earlier: Option<u64> =
             self.connection.prepare_cached(earlier)?.query_row([seq], |row| row.get(0)).optional()?;
@@ -371,7 +381,7 @@ impl Store {
         )?;
         self.execute("DELETE FROM job WHERE seq = ?", [seq])?;
         let more = i64::try_from(buried).unwrap_or(i64::MAX);
-        Ok(more.saturating_sub(i64::from(earlier.is_some())))
+        Ok((more.saturating_sub(i64::from(earlier.is_some())), buried > 0))
     }
 
     /// Makes up to `limit` jobs of a lane due `now` that wait for a retry. Says whether there may be more.
@@ -412,7 +422,7 @@ impl Store {
         rows.collect()
     }
 
-    /// The dead letters that match, as their `seq`s, tenants and sizes.
+    /// The dead letters that match, as their `seq`s and sizes.
     pub(super) fn matching(&self, filter: &DeadFilter, limit: usize) -> rusqlite::Result<Vec<(u64, usize)>> {
         let Filter { conditions, params } = Filter::of(filter, None);
         let sql =
@@ -423,7 +433,7 @@ impl Store {
         rows.collect()
     }
 
-    /// Queues a dead letter again, due `now`. `None` where its message is queued already, or it can't be read.
+    /// Queues a dead letter again, due `now`. `None` where its message is queued already: then it is deleted.
     pub(super) fn replay(&self, seq: u64, now: Timestamp) -> rusqlite::Result<Option<Replayed>> {
         let queued = self.execute(
             "INSERT INTO job (seq, id, lane, due_at, failures, bytes)
@@ -457,7 +467,11 @@ impl Store {
 
     /// Copies the log into the file while no other does, so that the log begins anew.
     pub(super) fn restart_log(&self) -> rusqlite::Result<()> {
-        self.connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()))
+        // Whoever reads for long is passed over: it is tried again when there is more of the log.
+        self.connection.busy_timeout(RESTART_WAIT)?;
+        let restarted = self.connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));
+        self.connection.busy_timeout(BUSY_WAIT)?;
+        restarted
     }
 
     #[cfg(test)]
@@ -521,7 +535,7 @@ impl Reader {
 
     /// Jobs that wait for a retry.
     pub(super) fn delayed(&self, now: Timestamp) -> rusqlite::Result<u64> {
-        let sql = "SELECT count(*) FROM job WHERE failures > 0 AND due_at > ?";
+        let sql = "SELECT count(*) FROM job WHERE retried = 1 AND due_at > ?";
         self.0.prepare_cached(sql)?.query_row([micros(now)], |row| row.get(0))
     }
 
@@ -623,7 +637,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
     connection.set_prepared_statement_cache_capacity(64);
     // Three connections of this process take turns for a moment, such as when the log begins anew.
-    connection.busy_timeout(std::time::Duration::from_secs(10))?;
+    connection.busy_timeout(BUSY_WAIT)?;
     Ok(connection)
 }
 
@@ -662,7 +676,26 @@ fn version_of(connection: &Connection, path: &Path) -> Result<usize, DiskError> 
     Ok(found)
 }
 
+/// Forgets lanes that have no jobs. Jobs that have become due in the future, since the clock went back, are due now.
+fn tidy(connection: &Connection, now: Timestamp) -> rusqlite::Result<()> {
+    let unused = "DELETE FROM lane WHERE id NOT IN (SELECT lane FROM job UNION SELECT lane FROM dead)";
+    connection.execute(unused, [])?;
+    let ahead = "UPDATE job SET due_at = ?1 WHERE lane IN (SELECT id FROM lane) AND due_at > ?1
+                 AND (retried = 0 OR held_until IS NOT NULL)";
+    connection.execute(ahead, [micros(now)]).map(drop)
+}
+
+/// Whether there is no room for what was to be written. A quota that is used up is told as a write that failed.
+pub(super) fn is_full(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error().map(|error| error.extended_code);
+    error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+        || code == Some(rusqlite::ffi::SQLITE_IOERR_WRITE)
+}
+
 fn migrate(connection: &mut Connection, version: usize) -> rusqlite::Result<()> {
+    if version == MIGRATIONS.len() {
+        return Ok(());
+    }
     let transaction = connection.transaction()?;
     for migration in MIGRATIONS.iter().skip(version) {
         transaction.execute_batch(migration)?;

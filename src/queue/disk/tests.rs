@@ -147,6 +147,43 @@ async fn failures_and_due_times_outlive_the_process() {
 }
 
 #[tokio::test]
+async fn a_clock_that_went_back_delays_nothing_and_keeps_order() {
+    let home = Home::new();
+    let jobs: Vec<Job> = (0..3).map(|_| job("a")).collect();
+    let order: Vec<MessageId> = jobs.iter().map(|job| job.id).collect();
+    drop({
+        let queue = home.open_with(config(true));
+        queue.push(jobs).await.unwrap();
+        queue
+    });
+    // As if they had been published an hour from now.
+    home.sql().execute("UPDATE job SET due_at = due_at + 3600000000", []).unwrap();
+    let queue = home.open_with(config(true));
+    queue.push(vec![job("a")]).await.unwrap();
+    for id in order {
+        let lease = claim_one(&queue).await;
+        assert_eq!(lease.job.id, id);
+        settle(&queue, lease, Verdict::Done).await;
+    }
+}
+
+#[tokio::test]
+async fn a_new_job_never_has_the_place_of_a_dead_one() {
+    let home = Home::new();
+    {
+        let queue = home.open();
+        queue.push(vec![job("a")]).await.unwrap();
+        let lease = claim_one(&queue).await;
+        settle(&queue, lease, Verdict::Dead { cause: Cause::Disabled }).await;
+    }
+    home.sql().execute("DELETE FROM content", []).unwrap();
+    let queue = home.open();
+    queue.push(vec![job("b")]).await.unwrap();
+    assert_eq!(queue.purge(&DeadFilter::default(), 9).await.unwrap(), 1);
+    assert_eq!(&*claim_one(&queue).await.job.body, b"0123456789");
+}
+
+#[tokio::test]
 async fn a_released_lane_is_due_at_once_also_what_is_only_on_disk() {
     let home = Home::new();
     let config = QueueConfig { max_jobs: 10_000, lane_in_flight: 10_000, in_flight: 10_000, ..config(false) };

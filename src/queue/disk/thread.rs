@@ -2,7 +2,7 @@
 //! tells the scheduler. So what memory holds of a lane is always what the file has.
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
-use super::store::{Checkpointer, Replayed, Store, StoredShare};
+use super::store::{Checkpointer, Replayed, Store, StoredShare, is_full};
 use super::{Shared, WINDOW};
 use crate::common::attempt::Attempt;
 use crate::common::job::{Job, Lane};
@@ -31,11 +31,16 @@ const MOST_TOGETHER: usize = 1_024;
 /// Jobs of a released lane that are changed at a time.
 const RELEASED_AT_ONCE: usize = 5_000;
 
-/// The log is copied into the file each time that about so much was written to it (4 MiB).
-const CHECKPOINT_BYTES: usize = 4 << 20;
+/// The log is copied into the file each time that about so much was written to it (1 MiB): little at a time, since a
+/// sync of the log may have to wait for what is copied.
+const CHECKPOINT_BYTES: usize = 1 << 20;
 
-/// A log of so many pages (64 MiB) isn't added to before it begins anew.
-const MOST_LOG_PAGES: i64 = 16_384;
+/// A log of so many pages (32 MiB) begins anew as soon as all but the last (2 MiB) are copied: the writer waits for those.
+const MOST_LOG_PAGES: i64 = 8_192;
+const LAST_LOG_PAGES: i64 = 512;
+
+/// A commit that takes longer is told when debugging.
+const SLOW_COMMIT: Duration = Duration::from_millis(100);
 
 /// About what a job takes in the log beside its body.
 const JOB_OVERHEAD: usize = 2_048;
@@ -77,16 +82,24 @@ pub(super) enum Op {
 pub(super) struct Settled {
     pub(super) id: LeaseId,
     pub(super) job: Arc<Job>,
-    pub(super) is_first: bool,
     pub(super) attempts_made: u32,
     pub(super) verdict: Verdict,
     pub(super) made: Option<Attempt>,
 }
 
+/// A settlement that was written.
+struct Written {
+    id: LeaseId,
+    verdict: Verdict,
+    retry: Option<Retry>,
+    /// What leaves the queue with it.
+    gone: Option<Arc<Job>>,
+}
+
 /// What the scheduler is told once it is committed.
 enum Effect {
     Pushed(Vec<(Arc<Job>, Option<Key>)>),
-    Settled(Vec<Settled>, i64),
+    Settled(Vec<Written>, i64),
     Released(Vec<Lane>, Timestamp),
     Replayed(Vec<Replayed>, u64),
     Purged(u64),
@@ -202,6 +215,10 @@ impl Writer {
     }
 
     fn write_alone(&mut self, op: Op) {
+        // The room that the one before it let go of isn't for more jobs.
+        if matches!(op, Op::Push { .. } | Op::Replay { .. }) && !self.reserve.is_there() {
+            return self.refuse(op, "the disk is full".into());
+        }
         let ops = [op];
         match self.try_write(&ops) {
             Ok(written) => self.tell(ops, written),
@@ -210,7 +227,7 @@ impl Writer {
     }
 
     fn failed(&mut self, op: Op, error: &rusqlite::Error) {
-        if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull) {
+        if is_full(error) {
             self.reserve.let_go();
             // What the log holds already can be written over once it is in the file.
             if let Err(error) = self.store.restart_log() {
@@ -245,14 +262,19 @@ impl Writer {
 
     /// Writes all of `ops` in one transaction.
     fn try_write(&mut self, ops: &[Op]) -> rusqlite::Result<Vec<Effect>> {
+        let releasing = self.releasing.len();
         let must_last = |op: &Op| matches!(op, Op::Push { .. } | Op::Replay { .. } | Op::Purge { .. });
         self.store.begin(ops.iter().any(must_last))?;
         let now = self.shared.now();
         let written: rusqlite::Result<Vec<_>> = ops.iter().map(|op| self.write_op(op, now)).collect();
+        let began = Instant::now();
         let committed = written.and_then(|effects| self.store.commit().map(|()| effects));
+        if began.elapsed() > SLOW_COMMIT {
+            tracing::debug!(took = ?began.elapsed(), ops = ops.len(), "a slow commit of the queue");
+        }
         if committed.is_err() {
             self.store.roll_back();
-            self.releasing.clear();
+            self.releasing.truncate(releasing);
         }
         committed
     }
@@ -297,52 +319,50 @@ impl Writer {
             }
             Op::SetAside { id, seq, reason } => {
                 let share = self.store.share_of(*seq)?;
-                let dead = self.store.bury(*seq, &Cause::Damaged(reason.clone()), 0, None, now)?;
+                let (dead, _) = self.store.bury(*seq, &Cause::Damaged(reason.clone()), 0, None, now)?;
                 Ok(Effect::SetAside { id: *id, share, dead })
             }
         }
     }
 
     fn settle(&mut self, settled: &[Settled], now: Timestamp) -> rusqlite::Result<Effect> {
-        let standing: Vec<(u64, Option<Retry>)> = {
+        // A lease that ran out changes nothing: its job has its turn again.
+        let live: Vec<(&Settled, u64, Option<Retry>)> = {
             let state = self.shared.lock();
-            let retry = |settled: &Settled| match settled.verdict {
-                Verdict::Retry { at, .. } => state.lanes.retry_of(settled.id, super::whole_micros(at)),
-                Verdict::Done | Verdict::Dropped | Verdict::Dead { .. } => None,
+            let stand = |settled| {
+                let Settled { id, verdict, .. }: &Settled = settled;
+                let (_, seq) = state.lanes.key_of(*id)?;
+                Some((settled, seq, state.lanes.retry_of(*id, verdict)))
             };
-            // A lease that ran out changes nothing: its job has its turn again.
-            let key = |settled: &Settled| state.lanes.key_of(settled.id).map_or(0, |(_, seq)| seq);
-            settled.iter().map(|settled| (key(settled), retry(settled))).collect()
+            settled.iter().filter_map(stand).collect()
         };
         let mut dead = 0_i64;
-        let mut live = Vec::with_capacity(settled.len());
-        for (settled, (seq, retry)) in settled.iter().zip(standing) {
-            if seq == 0 {
-                continue;
-            }
+        let mut written = Vec::with_capacity(live.len());
+        for (settled, seq, retry) in live {
             let made = settled.made.as_ref();
-            match (&settled.verdict, retry) {
-                (Verdict::Retry { .. }, Some(retry)) => self.store.retry(&retry, made)?,
-                (Verdict::Done, _) => self.store.deliver(seq, &settled.job, made, settled.is_first)?,
-                (Verdict::Dead { cause }, _) => {
-                    let more = self.store.bury(seq, cause, settled.attempts_made, made, now)?;
-                    dead = dead.saturating_add(more);
+            let is_gone = match &settled.verdict {
+                Verdict::Retry { .. } => {
+                    retry.iter().try_for_each(|retry| self.store.retry(retry, made))?;
+                    false
                 }
-                (Verdict::Dropped, _) => self.store.remove(seq)?,
-                (Verdict::Retry { .. }, None) => continue,
-            }
+                Verdict::Done => self.store.deliver(seq, &settled.job, made)?,
+                Verdict::Dropped => self.store.remove(seq)?,
+                Verdict::Dead { cause } => {
+                    let (more, is_gone) = self.store.bury(seq, cause, settled.attempts_made, made, now)?;
+                    dead = dead.saturating_add(more);
+                    is_gone
+                }
+            };
             self.wrote(0);
-            live.push(Settled {
+            written.push(Written {
                 id: settled.id,
-                job: Arc::clone(&settled.job),
-                is_first: settled.is_first,
-                attempts_made: settled.attempts_made,
                 verdict: settled.verdict.clone(),
-                made: None,
+                retry,
+                gone: is_gone.then(|| Arc::clone(&settled.job)),
             });
         }
         self.may_vacuum = true;
-        Ok(Effect::Settled(live, dead))
+        Ok(Effect::Settled(written, dead))
     }
 
     /// Tells the scheduler, then those who wait.
@@ -382,7 +402,7 @@ impl Writer {
                 Ok(rows) => {
                     let is_all = rows.len() < WINDOW;
                     let rows = rows.into_iter().map(|(key, waiting)| (key, unread(waiting))).collect();
-                    state.lanes.fill(lane, rows, is_all, now);
+                    state.lanes.fill(lane, horizon, rows, is_all, now);
                 }
                 Err(error) => {
                     tracing::error!(%error, "read the queue");
@@ -399,14 +419,15 @@ impl Writer {
 
     /// Has the log copied into the file when there is enough of it.
     fn checkpoint(&mut self) {
-        if self.written >= CHECKPOINT_BYTES {
+        if self.checkpoints.is_log_long.swap(false, Ordering::Relaxed) {
+            let began = Instant::now();
+            if let Err(error) = self.store.restart_log() {
+                tracing::warn!(%error, "restart the log of the queue");
+            }
+            tracing::debug!(took = ?began.elapsed(), "the log of the queue begins anew");
+        } else if self.written >= CHECKPOINT_BYTES {
             self.written = 0;
             self.checkpoints.ring();
-        }
-        if self.checkpoints.is_log_long.swap(false, Ordering::Relaxed)
-            && let Err(error) = self.store.restart_log()
-        {
-            tracing::warn!(%error, "restart the log of the queue");
         }
     }
 }
@@ -432,16 +453,10 @@ impl super::State {
                 }
             }
             Effect::Settled(settled, dead) => {
-                for Settled { id, job, verdict, .. } in settled {
-                    let verdict = match verdict {
-                        Verdict::Retry { at, endpoint } => {
-                            Verdict::Retry { at: super::whole_micros(at), endpoint }
-                        }
-                        other => other,
-                    };
+                for Written { id, verdict, retry, gone } in settled {
                     // Where the lease ran out since it was written, its job is found gone on its next turn.
-                    self.lanes.settle(id, &verdict, None, now);
-                    if !matches!(verdict, Verdict::Retry { .. }) {
+                    self.lanes.settle(id, &verdict, retry, None, now);
+                    if let Some(job) = gone {
                         self.usage.remove(Share::of(&job));
                     }
                 }
@@ -462,7 +477,7 @@ impl super::State {
                 return Ok(count);
             }
             Effect::SetAside { id, share, dead } => {
-                self.lanes.settle(id, &Verdict::Dropped, None, now);
+                self.lanes.settle(id, &Verdict::Dropped, None, None, now);
                 if let Some(StoredShare { tenant, bytes }) = share {
                     self.usage.remove(Share { tenant: tenant.as_ref(), bytes });
                 }
@@ -482,10 +497,16 @@ pub(super) struct Reserve {
 }
 
 impl Reserve {
-    /// Sets it aside.
+    /// Sets it aside. Where there is no room for it none is taken for jobs either, until there is.
     pub(super) fn take(path: &Path) -> io::Result<Self> {
-        write_reserve(path)?;
-        Ok(Self { path: path.to_owned(), is_there: true, tried_at: Instant::now() })
+        let mut reserve = Self { path: path.to_owned(), is_there: true, tried_at: Instant::now() };
+        match write_reserve(path) {
+            Err(error) if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+                reserve.let_go();
+            }
+            taken => taken?,
+        }
+        Ok(reserve)
     }
 
     /// Whether it is there. Where it was let go of, it is tried, now and then, to take it again.
@@ -547,10 +568,9 @@ impl CheckpointSignal {
         let copy = move || {
             while woken.recv().is_ok() {
                 match checkpointer.run() {
-                    Ok((pages, _)) => {
-                        if pages > MOST_LOG_PAGES {
-                            says_long.store(true, Ordering::Relaxed);
-                        }
+                    Ok((pages, copied)) => {
+                        let is_almost_copied = pages.saturating_sub(copied) <= LAST_LOG_PAGES;
+                        says_long.store(pages > MOST_LOG_PAGES && is_almost_copied, Ordering::Relaxed);
                     }
                     Err(error) => tracing::warn!(%error, "copy the log of the queue into its file"),
                 }

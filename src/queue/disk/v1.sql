@@ -19,12 +19,13 @@ CREATE TABLE job (
     due_at INTEGER NOT NULL,
     held_until INTEGER,
     failures INTEGER NOT NULL,
+    retried INTEGER NOT NULL DEFAULT 0 CHECK (retried IN (0, 1)),
     first_attempt_at INTEGER,
     bytes INTEGER NOT NULL,
     attempts TEXT
 ) STRICT;
 CREATE INDEX job_by_turn ON job (lane, due_at, seq, bytes);
-CREATE INDEX job_delayed ON job (due_at) WHERE failures > 0;
+CREATE INDEX job_delayed ON job (due_at) WHERE retried = 1;
 CREATE INDEX job_held ON job (lane) WHERE held_until IS NOT NULL;
 
 CREATE TABLE dead (
@@ -45,6 +46,7 @@ CREATE TABLE dead (
 ) STRICT;
 CREATE INDEX dead_by_time ON dead (died_at, id);
 CREATE INDEX dead_by_tenant ON dead (tenant, died_at, id) WHERE endpoint IS NOT NULL;
+CREATE INDEX dead_by_endpoint ON dead (endpoint, died_at, id) WHERE endpoint IS NOT NULL;
 
 CREATE TABLE delivered (
     n INTEGER PRIMARY KEY,

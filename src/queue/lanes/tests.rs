@@ -33,7 +33,8 @@ impl Scheduler {
     }
 
     fn settle(&mut self, lease: &Picked<Arc<Job>>, verdict: &Verdict, now: Timestamp) -> bool {
-        self.lanes.settle(lease.id, verdict, Arc::clone(&lease.job), now)
+        let retry = self.lanes.retry_of(lease.id, verdict);
+        self.lanes.settle(lease.id, verdict, retry, Arc::clone(&lease.job), now)
     }
 
     fn claim(&mut self, max: usize, now: Timestamp) -> Vec<Picked<Arc<Job>>> {
@@ -273,10 +274,12 @@ fn a_lane_without_jobs_is_forgotten_but_not_what_was_learnt_of_it() {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Push(u8),
+    /// To that lane, which keeps order from then on or doesn't, where not all do.
+    Push(u8, bool),
     Claim(usize),
     Settle(prop::sample::Index, u8),
-    Read,
+    /// What is to be read; before it is taken in, so much time passes and so many are claimed.
+    Read(u64, usize),
     Release(u8),
     Unclaim(prop::sample::Index),
     Wait(u64),
@@ -284,10 +287,10 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => (0_u8..4).prop_map(Step::Push),
+        4 => (0_u8..4, any::<bool>()).prop_map(|(lane, ordered)| Step::Push(lane, ordered)),
         3 => (0_usize..6).prop_map(Step::Claim),
         4 => (any::<prop::sample::Index>(), 0_u8..6).prop_map(|(index, verdict)| Step::Settle(index, verdict)),
-        2 => Just(Step::Read),
+        2 => (0_u64..80, 0_usize..3).prop_map(|(wait, claims)| Step::Read(wait, claims)),
         1 => (0_u8..4).prop_map(Step::Release),
         1 => any::<prop::sample::Index>().prop_map(Step::Unclaim),
         2 => (0_u64..80).prop_map(Step::Wait),
@@ -339,12 +342,12 @@ struct Run {
 }
 
 impl Run {
-    fn push(&mut self, lane: u8) {
+    fn push(&mut self, lane: u8, ordered: bool) {
         self.seq += 1;
         let (lane, key) = (Lane::new(&lane.to_string()), (self.now, self.seq));
         self.model.lanes.entry(lane.clone()).or_default().push(self.seq);
         self.model.rows.entry(lane.clone()).or_default().insert(key, Waiting::new(self.seq));
-        self.scheduler.push(&lane, false, key, self.seq, self.now);
+        self.scheduler.push(&lane, ordered, key, self.seq, self.now);
     }
 
     fn claim(&mut self, max: usize) -> Result<(), TestCaseError> {
@@ -365,11 +368,8 @@ impl Run {
     }
 
     fn settle(&mut self, (lease, _): Lease, verdict: &Verdict) -> bool {
-        let retry = match verdict {
-            Verdict::Retry { at, .. } => self.scheduler.retry_of(lease.id, *at),
-            _ => None,
-        };
-        let was_out = self.scheduler.settle(lease.id, verdict, lease.job, self.now);
+        let retry = self.scheduler.retry_of(lease.id, verdict);
+        let was_out = self.scheduler.settle(lease.id, verdict, retry, lease.job, self.now);
         if was_out && retry.is_none() {
             self.model.remove(lease.job);
         }
@@ -381,17 +381,23 @@ impl Run {
         was_out
     }
 
-    fn read(&mut self) {
-        for lane in self.scheduler.take_unread() {
-            let Some(horizon) = self.scheduler.horizon(&lane) else {
-                self.scheduler.fill(&lane, Vec::new(), true, self.now);
-                continue;
-            };
-            let rows = self.model.rows[&lane].range(horizon..);
-            let read: Vec<_> = rows.take(self.window).map(|(key, row)| (*key, row.clone())).collect();
+    fn read(&mut self, wait: u64, claims: usize) -> Result<(), TestCaseError> {
+        let unread = self.scheduler.take_unread();
+        let read_of = |lane: Lane| {
+            let from = self.scheduler.horizon(&lane);
+            let rows = self.model.rows.get(&lane).into_iter().zip(from);
+            let rows = rows.flat_map(|(rows, from)| rows.range(from..)).take(self.window);
+            let read: Vec<_> = rows.map(|(key, row)| (*key, row.clone())).collect();
+            (lane, from, read)
+        };
+        let read: Vec<_> = unread.into_iter().map(read_of).collect();
+        self.now = after(self.now, Duration::from_secs(wait));
+        self.claim(claims)?;
+        for (lane, from, read) in read {
             let is_all = read.len() < self.window;
-            self.scheduler.fill(&lane, read, is_all, self.now);
+            self.scheduler.fill(&lane, from, read, is_all, self.now);
         }
+        Ok(())
     }
 
     fn release(&mut self, lane: u8) {
@@ -422,7 +428,7 @@ impl Run {
 
     fn step(&mut self, step: Step) -> Result<(), TestCaseError> {
         match step {
-            Step::Push(lane) => self.push(lane),
+            Step::Push(lane, ordered) => self.push(lane, ordered),
             Step::Claim(max) => self.claim(max)?,
             Step::Settle(_, _) | Step::Unclaim(_) if self.model.leases.is_empty() => {}
             Step::Settle(index, verdict) => {
@@ -442,7 +448,7 @@ impl Run {
                 let (lease, _) = self.model.leases.swap_remove(index.index(self.model.leases.len()));
                 self.scheduler.unclaim(lease.id, self.now);
             }
-            Step::Read => self.read(),
+            Step::Read(wait, claims) => self.read(wait, claims)?,
             Step::Release(lane) => self.release(lane),
             Step::Wait(seconds) => self.now = after(self.now, Duration::from_secs(seconds)),
         }
@@ -463,7 +469,7 @@ impl Run {
     /// Whatever happened, everything is delivered in the end: nothing is lost, nothing sticks.
     fn drain(&mut self) -> Result<(), TestCaseError> {
         for _ in 0..1_000 {
-            self.read();
+            self.read(0, 0)?;
             let claimed = self.scheduler.claim(8, self.now);
             if claimed.is_empty() {
                 let unread = self.scheduler.take_unread();

@@ -105,7 +105,7 @@ impl<J> Window<J> {
     ) {
         let last = read.last().map(|(key, _)| *key);
         for (key, waiting) in read {
-            if !is_leased(key) && !self.near.contains_key(&key) {
+            if !is_leased(key) && !self.near.keys().any(|near| near.1 == key.1) {
                 self.near.insert(key, waiting);
                 self.beyond = self.beyond.saturating_sub(1);
             }

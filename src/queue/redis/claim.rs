@@ -99,6 +99,10 @@ impl Shared {
                 Err(error) => {
                     shard.looked(Some(SHARD_PAUSE), true, self.shards.len() == 1);
                     failure = Some(error);
+                    // What is leased isn't kept waiting for what may be away.
+                    if !claimed.leases.is_empty() {
+                        break;
+                    }
                 }
             }
         }

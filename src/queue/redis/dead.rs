@@ -284,7 +284,14 @@ impl DeadLetters for RedisQueue {
                     command.arg(most.0).arg(most.1).arg(&ids);
                 })
                 .await?;
-            replayed = replayed.saturating_add(u64::try_from(here).map_err(|_| QueueError::Full)?);
+            let Ok(here) = u64::try_from(here) else {
+                // What another shard has taken is told.
+                if replayed == 0 {
+                    return Err(QueueError::Full);
+                }
+                break;
+            };
+            replayed = replayed.saturating_add(here);
             shard.look_again();
         }
         shared.changed.notify_waiters();

@@ -1,6 +1,6 @@
 -- Takes leases back with their verdicts. ARGV: channel, message, most leases of a lane, the delays of probes in µs
 -- with commas between them, delivered messages to remember; then for each lease its id and token, what becomes of the
--- job (done, dropped, retry, dead, back), what was learnt of the endpoint (well, failed, paused, nothing), µs from
+-- job (done, dropped, retry, dead, back), what was learnt of the endpoint (well, failed, paused, nothing, not asked: no retry is used up), µs from
 -- now until a retry, the attempt or '', what is said of the dead. Stale tokens are passed over: settled before, or
 -- ran out. Answers {jobs, bytes}.
 local most, remembered = tonumber(ARGV[3]), tonumber(ARGV[5])
@@ -16,6 +16,7 @@ end
 
 local learn = {
   nothing = function() end,
+  ['not asked'] = function() end,
   well = function(lane)
     if lane.probes >= 0 then lane.limit, lane.probes, lane.closed_until = START, -1, 0 end
     lane.failures, lane.succeeded = 0, 1
@@ -73,9 +74,11 @@ local become = {
     call('ZADD', deaths_key, whole(died), job.id)
     if job.tenant ~= '' then call('ZADD', deaths_key .. ':' .. job.tenant, whole(died), job.id) end
   end,
-  retry = function(job, lane, delay)
-    call('HSET', job_key(job.id), 'failures', whole(job.failures + 1), 'attempts', job.attempts)
+  retry = function(job, lane, delay, _, learnt)
+    local failures = job.failures + (learnt == 'not asked' and 0 or 1)
+    call('HSET', job_key(job.id), 'failures', whole(failures), 'attempts', job.attempts)
     call('HDEL', job_key(job.id), 'token')
+    if failures == 0 then call('HDEL', job_key(job.id), 'first') end
     local due = now + delay
     if lane.ordered == 1 then
       lane.head_due = due
@@ -106,7 +109,7 @@ for at = 6, #ARGV, 7 do
     settled[#settled + 1] = id
     lane.leased = math.max(lane.leased - 1, 0)
     learn[ARGV[at + 3]](lane, delay)
-    become[ARGV[at + 2]](job, lane, delay, ARGV[at + 6])
+    become[ARGV[at + 2]](job, lane, delay, ARGV[at + 6], ARGV[at + 3])
     place(lane)
   end
 end

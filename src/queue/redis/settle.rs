@@ -80,13 +80,17 @@ impl Shared {
         for entry in entries {
             by_shard.entry(entry.lease.slot).or_default().push(entry);
         }
-        for (index, entries) in by_shard {
-            let Some(shard) = self.shards.get(index) else { continue };
-            for entries in entries.chunks(MOST_IN_CALL) {
-                self.settle_at(shard, entries).await?;
-            }
-        }
-        Ok(())
+        let settling = by_shard.iter().filter_map(|(index, entries)| {
+            let shard = self.shards.get(*index)?;
+            Some(async move {
+                for entries in entries.chunks(MOST_IN_CALL) {
+                    self.settle_at(shard, entries).await?;
+                }
+                Ok(())
+            })
+        });
+        // All of them, whichever fails: a shard that is away holds up no other.
+        futures_util::future::join_all(settling).await.into_iter().collect()
     }
 
     async fn settle_at(&self, shard: &Shard, entries: &[Entry]) -> Result<(), QueueError> {
@@ -122,6 +126,7 @@ impl Shared {
                     EndpointState::Failed => "failed",
                     EndpointState::Paused => "paused",
                     EndpointState::Unknown => "nothing",
+                    EndpointState::NotAsked => "not asked",
                 };
                 ("retry", learnt, Some(*at), String::new())
             }

@@ -24,6 +24,9 @@ const MOST_LOADS: usize = 5;
 /// Between attempts to catch up while Redis is away, at first and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
+/// How long a change of another server may go unseen where the word of it was lost.
+const MOST_UNSEEN: Duration = Duration::from_secs(1);
+
 /// Follows until it is dropped.
 pub(in crate::registry) struct Follower {
     _listening: AbortOnDropHandle<()>,
@@ -57,7 +60,8 @@ impl Follower {
         let listening = subscribe(config.clone(), channel, move |_| wake.notify_one());
         let following = AbortOnDropHandle::new(tokio::spawn(async move {
             loop {
-                heard.notified().await;
+                // A connection that died silently brings no word: then it looks for itself, one small question.
+                let _ = tokio::time::timeout(MOST_UNSEEN, heard.notified()).await;
                 store.catch_up_at_last().await;
             }
         }));
