@@ -46,7 +46,8 @@ target/schemathesis/bin/pip install --quiet --disable-pip-version-check -r tests
 step 'Redis'
 trap 'scripts/services.sh stop redis' EXIT
 # Under its own name, as services.sh prints it.
-export "$(scripts/services.sh start redis)"
+redis=$(scripts/services.sh start redis)
+export "$redis"
 
 step 'format'
 cargo fmt --check
@@ -63,8 +64,9 @@ cargo test --locked
 step 'HTTP API'
 scripts/check-api.sh
 
-step 'demo'
+step 'demos'
 WHK=${CARGO_TARGET_DIR:-target}/debug/whk scripts/demo.sh
+WHK=${CARGO_TARGET_DIR:-target}/debug/whk scripts/demo-redis.sh
 
 # Advisories too where their database can be had: `cargo deny check advisories`.
 step 'licences, bans, sources'
