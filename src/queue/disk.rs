@@ -2,7 +2,7 @@
 //!
 //! A push is answered when its jobs are written and synced; all pushes that wait share one sync. Settlements ride along,
 //! and where there are none to ride with they are written without a sync of their own: they survive the end of the
-//! process, and a loss of power delivers some jobs twice. [`thread`] is the one that writes, [`store`] the database.
+//! process, and a loss of power delivers some jobs twice. `thread` is the one that writes, `store` the database.
 //!
 //! Memory holds a window of each lane ([`super::lanes`]), and bodies of new jobs up to a budget; what is beyond that is
 //! read when its turn comes.

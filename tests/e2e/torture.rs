@@ -188,6 +188,8 @@ enum Blow<'a> {
     Server(&'a str),
     /// Its Redis is killed and started again.
     Redis(&'a RefCell<Redis>),
+    /// Its Redis answers nobody for ten seconds.
+    Pause(&'a Redis),
 }
 
 /// Deals a blow in each of `rounds`, and looks at what arrived in the end.
@@ -209,6 +211,10 @@ fn torture(flags: &[&str], ordered: bool, blow: Blow<'_>, rounds: usize) {
                 server = start(folder.path(), port, &flags);
             }
             Blow::Redis(redis) => redis.borrow_mut().kill_and_restart(),
+            Blow::Pause(redis) => {
+                redis.say("CLIENT PAUSE 10000 ALL");
+                redis.say("PING");
+            }
         }
     }
     thread::sleep(Duration::from_millis(200));
@@ -234,6 +240,7 @@ fn torture(flags: &[&str], ordered: bool, blow: Blow<'_>, rounds: usize) {
     let what = match blow {
         Blow::Server(signal) => signal,
         Blow::Redis(_) => "Redis killed",
+        Blow::Pause(_) => "Redis paused",
     };
     eprintln!("{flags:?}: {rounds} times {what}, {total} accepted, none lost, {twice} delivered twice");
     let in_flight = if what == "TERM" { 0 } else { rounds * IN_FLIGHT };
@@ -296,4 +303,12 @@ fn a_redis_that_is_killed_under_load_loses_nothing() {
     let flags = in_redis(&redis);
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     torture(&flags, true, Blow::Redis(&RefCell::new(redis)), (rounds() / 4).max(1));
+}
+
+#[test]
+fn a_redis_that_pauses_for_ten_seconds_loses_nothing() {
+    let Some(redis) = Redis::start() else { return };
+    let flags = in_redis(&redis);
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    torture(&flags, true, Blow::Pause(&redis), 1);
 }
