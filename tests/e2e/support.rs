@@ -95,9 +95,9 @@ impl Server {
         let written = Arc::clone(&log);
         let log_reader = thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                // Others name where a delivery goes.
-                let address = line.split_once("address").map_or("", |(_, address)| address);
-                if let Some((_, after)) = address.split_once("127.0.0.1:") {
+                // Other lines of whk's log name where a delivery goes; receivers in other languages write as they like.
+                let told = if line.starts_with('{') { "\"address\":\"127.0.0.1:" } else { "127.0.0.1:" };
+                if let Some((_, after)) = line.split_once(told) {
                     let digits: String = after.chars().take_while(char::is_ascii_digit).collect();
                     drop(found.send(digits.parse()));
                 }
