@@ -5,6 +5,7 @@ mod confirm;
 mod connection;
 pub mod customer;
 pub mod dlq;
+mod kafka_args;
 pub mod keygen;
 pub mod message;
 pub mod publish_server;

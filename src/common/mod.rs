@@ -12,6 +12,7 @@ pub mod http;
 pub mod id;
 pub mod job;
 pub mod json;
+pub mod kafka;
 pub mod metrics;
 pub mod output;
 pub mod redis;

@@ -9,6 +9,7 @@
 mod conformance;
 pub mod dead;
 pub mod disk;
+pub mod kafka;
 pub mod lanes;
 pub mod memory;
 pub mod message;

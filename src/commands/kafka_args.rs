@@ -1,0 +1,117 @@
+//! The flags about Kafka, for every command that talks to it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use super::duration;
+use crate::common::kafka::{KafkaConfig, KafkaConfigError, Sasl, SaslMechanism, Secret, Tls, Topics};
+use crate::exit::UsageError;
+
+/// The variable that holds the password: never a flag, since arguments can be seen by other users.
+const PASSWORD: &str = "KAFKA_PASSWORD";
+
+/// Where Kafka is, and how to get in.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Kafka")]
+pub(super) struct KafkaArgs {
+    /// Brokers to begin with, host:port with commas between them
+    #[arg(long, env = "KAFKA_BROKERS", default_value = "127.0.0.1:9092", value_name = "BROKERS")]
+    kafka_brokers: String,
+    /// Topic for jobs; those that wait for a retry are in NAME.retry, dead letters in NAME.dlq
+    #[arg(long, default_value = "events", value_name = "NAME")]
+    kafka_topic: String,
+    /// Topic for tenants, their keys and endpoints
+    #[arg(long, default_value = "whk.tenants", value_name = "NAME")]
+    kafka_registry_topic: String,
+    /// How long a request to Kafka may take, over all attempts, before it is given up: publishing is answered 503 then
+    #[arg(long, value_parser = duration, default_value = "5s", value_name = "DURATION")]
+    kafka_timeout: Duration,
+    /// Encrypt connections to the brokers with TLS, and check their certificates against the system's roots
+    #[arg(long)]
+    kafka_tls: bool,
+    /// Certificates (PEM) that the brokers' own are checked against, instead of the system's roots
+    #[arg(long, value_name = "FILE", requires = "kafka_tls")]
+    kafka_ca_file: Option<PathBuf>,
+    /// Certificate (PEM) to show to the brokers
+    #[arg(long, value_name = "FILE", requires = "kafka_tls", requires = "kafka_key_file")]
+    kafka_cert_file: Option<PathBuf>,
+    /// Private key (PEM) of that certificate
+    #[arg(long, value_name = "FILE", requires = "kafka_cert_file")]
+    kafka_key_file: Option<PathBuf>,
+    /// Log in to the brokers in this way, with --kafka-username and a password
+    #[arg(long, value_enum, value_name = "MECHANISM", requires = "kafka_username")]
+    kafka_sasl: Option<SaslMechanism>,
+    /// Who logs in
+    #[arg(long, env = "KAFKA_USERNAME", value_name = "NAME")]
+    kafka_username: Option<String>,
+    /// File with the password, where KAFKA_PASSWORD isn't set
+    #[arg(long, value_name = "FILE")]
+    kafka_password_file: Option<PathBuf>,
+}
+
+impl KafkaArgs {
+    /// What they say together.
+    pub(super) fn config(&self) -> anyhow::Result<KafkaConfig> {
+        let usage = |error: KafkaConfigError| UsageError(error.to_string());
+        let topics = Topics::parse(&self.kafka_topic, &self.kafka_registry_topic).map_err(usage)?;
+        // Longer would overflow what librdkafka counts in.
+        let range = Duration::from_millis(100)..=Duration::from_secs(300);
+        if !range.contains(&self.kafka_timeout) {
+            return Err(UsageError("--kafka-timeout: 100ms to 5m are needed".into()).into());
+        }
+        let mut config = KafkaConfig::parse(&self.kafka_brokers, topics, self.kafka_timeout).map_err(usage)?;
+        config.tls = self.tls()?;
+        config.sasl = self.sasl()?;
+        Ok(config)
+    }
+
+    fn tls(&self) -> anyhow::Result<Option<Tls>> {
+        if !self.kafka_tls {
+            return Ok(None);
+        }
+        let roots = self.kafka_ca_file.as_deref().map(|path| pem("--kafka-ca-file", path)).transpose()?;
+        let own = match (&self.kafka_cert_file, &self.kafka_key_file) {
+            (Some(certificate), Some(key)) => {
+                Some((pem("--kafka-cert-file", certificate)?, Secret::new(pem("--kafka-key-file", key)?)))
+            }
+            _ => None,
+        };
+        Ok(Some(Tls { roots, own }))
+    }
+
+    fn sasl(&self) -> anyhow::Result<Option<Sasl>> {
+        let Some(mechanism) = self.kafka_sasl else { return Ok(None) };
+        let username = self.kafka_username.clone().unwrap_or_default();
+        if mechanism == SaslMechanism::Plain && !self.kafka_tls {
+            tracing::warn!("--kafka-sasl plain without --kafka-tls sends the password for anybody on the way to read");
+        }
+        let from_environment = std::env::var(PASSWORD).ok().filter(|password| !password.is_empty());
+        let password = match (from_environment, &self.kafka_password_file) {
+            (Some(password), _) => password,
+            (None, Some(path)) => {
+                let text = read("--kafka-password-file", path)?;
+                text.trim_end_matches(['\r', '\n']).to_owned()
+            }
+            (None, None) => {
+                let needed = format!("--kafka-sasl: set {PASSWORD}, or pass --kafka-password-file");
+                return Err(UsageError(needed).into());
+            }
+        };
+        Ok(Some(Sasl { mechanism, username, password: Secret::new(password) }))
+    }
+}
+
+fn read(flag: &str, path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("{flag}: read {}", path.display()))
+}
+
+/// Text that looks like PEM: librdkafka's own complaint would repeat it.
+fn pem(flag: &str, path: &Path) -> anyhow::Result<String> {
+    let text = read(flag, path)?;
+    match text.contains("-----BEGIN ") {
+        true => Ok(text),
+        false => Err(UsageError(format!("{flag}: {} holds no PEM", path.display())).into()),
+    }
+}

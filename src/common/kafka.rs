@@ -1,0 +1,58 @@
+//! Apache Kafka: where it is, what its topics are called, and what its clients have in common.
+//!
+//! librdkafka does the talking: it has consumer groups, transactions and every topic setting, which clients written in
+//! Rust lack. Its TLS is OpenSSL's, the only place where that is used.
+
+mod config;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+pub use self::config::{KafkaConfig, KafkaConfigError, Sasl, SaslMechanism, Secret, Tls, Topics};
+
+/// What librdkafka says goes to our log: that the brokers are away once, not at each attempt to reach them.
+/// Clones share what they know.
+#[derive(Debug, Clone, Default)]
+pub struct KafkaContext {
+    is_away: Arc<AtomicBool>,
+}
+
+impl KafkaContext {
+    /// Whether no broker could be reached when that was last tried.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        self.is_away.load(Ordering::Relaxed)
+    }
+
+    /// A broker has answered.
+    pub fn is_back(&self) {
+        if self.is_away.swap(false, Ordering::Relaxed) {
+            tracing::info!("Kafka answers again");
+        }
+    }
+}
+
+impl ClientContext for KafkaContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // Each of them comes as an error below as well, or is followed by one.
+        tracing::debug!(target: "librdkafka", ?level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::AllBrokersDown) => {
+                if !self.is_away.swap(true, Ordering::Relaxed) {
+                    tracing::error!(reason, "no Kafka broker can be reached; trying again until one is");
+                }
+            }
+            Some(RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::OperationTimedOut) => {
+                tracing::debug!(%error, reason, "Kafka");
+            }
+            _ => tracing::warn!(%error, reason, "Kafka"),
+        }
+    }
+}
