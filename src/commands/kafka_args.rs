@@ -61,7 +61,8 @@ impl KafkaArgs {
         if !range.contains(&self.kafka_timeout) {
             return Err(UsageError("--kafka-timeout: 100ms to 5m are needed".into()).into());
         }
-        let mut config = KafkaConfig::parse(&self.kafka_brokers, topics, self.kafka_timeout).map_err(usage)?;
+        let mut config =
+            KafkaConfig::parse(&self.kafka_brokers, topics, self.kafka_timeout).map_err(usage)?;
         config.tls = self.tls()?;
         config.sasl = self.sasl()?;
         Ok(config)
@@ -85,7 +86,9 @@ impl KafkaArgs {
         let Some(mechanism) = self.kafka_sasl else { return Ok(None) };
         let username = self.kafka_username.clone().unwrap_or_default();
         if mechanism == SaslMechanism::Plain && !self.kafka_tls {
-            tracing::warn!("--kafka-sasl plain without --kafka-tls sends the password for anybody on the way to read");
+            tracing::warn!(
+                "--kafka-sasl plain without --kafka-tls sends the password for anybody on the way to read"
+            );
         }
         let from_environment = std::env::var(PASSWORD).ok().filter(|password| !password.is_empty());
         let password = match (from_environment, &self.kafka_password_file) {

@@ -141,6 +141,15 @@ impl<J: Clone> Lanes<J> {
         self.wake(lane, now);
     }
 
+    /// Adds a job that may have been tried before; `ordered` as in [`Self::push`].
+    pub fn push_again(&mut self, lane: &Lane, ordered: bool, key: Key, waiting: Waiting<J>, now: Timestamp) {
+        let ordered = self.config.ordered || ordered;
+        let state = self.state_of(lane);
+        state.ordered = ordered;
+        state.window.insert(key, waiting);
+        self.wake(lane, now);
+    }
+
     fn state_of(&mut self, lane: &Lane) -> &mut LaneState<J> {
         let (most, window, idle) = (self.config.lane_in_flight, self.window, &mut self.idle);
         self.lanes.entry(lane.clone()).or_insert_with(|| {
@@ -268,6 +277,12 @@ impl<J: Clone> Lanes<J> {
         Some(Retry { key, held_until, failures, first_attempt_at })
     }
 
+    /// What the backend has of a leased job; `None` where the lease was settled or ran out.
+    #[must_use]
+    pub(super) fn job_of(&self, id: LeaseId) -> Option<&J> {
+        self.leased(id).map(|leased| &leased.waiting.job)
+    }
+
     /// Where the job of a lease stood in its lane; `None` where the lease was settled or ran out.
     #[must_use]
     pub(super) fn key_of(&self, id: LeaseId) -> Option<Key> {
@@ -356,6 +371,53 @@ impl<J: Clone> Lanes<J> {
             }
             self.wake(lane, now);
         }
+    }
+
+    /// Lets go of the jobs that `is_gone` tells, waiting or leased: they are no longer this queue's.
+    pub(super) fn remove(&mut self, is_gone: impl Fn(&J) -> bool, now: Timestamp) {
+        let leased = self.leases.iter().filter(|(_, leased)| is_gone(&leased.waiting.job));
+        let ids: Vec<_> = leased.map(|(slot, leased)| LeaseId { slot, serial: leased.serial }).collect();
+        for id in ids {
+            let Some(Leased { lane, .. }) = self.take_lease(id) else { continue };
+            if let Some(state) = self.lanes.get_mut(&lane) {
+                state.leased = state.leased.saturating_sub(1);
+            }
+        }
+        for state in self.lanes.values_mut() {
+            state.window.remove(|waiting| is_gone(&waiting.job));
+        }
+        self.wake_all(now);
+    }
+
+    /// Takes jobs that wait out of the queue, of each lane in order: those that `chosen` picks, which is given a lane,
+    /// whether it keeps order, and its jobs.
+    pub(super) fn take(
+        &mut self,
+        mut chosen: impl FnMut(bool, &BTreeMap<Key, Waiting<J>>) -> Vec<Key>,
+        now: Timestamp,
+    ) -> Vec<(bool, (Key, Waiting<J>))> {
+        let mut taken = Vec::new();
+        for state in self.lanes.values_mut() {
+            let ordered = state.ordered;
+            let keys = chosen(ordered, state.window.near());
+            taken.extend(keys.into_iter().filter_map(|key| Some((ordered, (key, state.window.take(key)?)))));
+        }
+        if !taken.is_empty() {
+            self.wake_all(now);
+        }
+        taken
+    }
+
+    fn wake_all(&mut self, now: Timestamp) {
+        for lane in self.lanes.keys().cloned().collect::<Vec<_>>() {
+            self.wake(&lane, now);
+        }
+    }
+
+    /// How many leases are out of the jobs that `is_meant` tells.
+    #[must_use]
+    pub(super) fn leased_of(&self, is_meant: impl Fn(&J) -> bool) -> usize {
+        self.leases.iter().filter(|(_, leased)| is_meant(&leased.waiting.job)).count()
     }
 
     /// Marks a lane as one to be read.

@@ -116,10 +116,12 @@ impl Producer {
 }
 
 fn outgoing(record: &Record) -> FutureRecord<'_, [u8], [u8]> {
-    let headers = record.headers.iter().fold(
-        OwnedHeaders::new_with_capacity(record.headers.len()),
-        |headers, (key, value)| headers.insert(Header { key, value: Some(value) }),
-    );
+    let headers = record
+        .headers
+        .iter()
+        .fold(OwnedHeaders::new_with_capacity(record.headers.len()), |headers, (key, value)| {
+            headers.insert(Header { key, value: Some(value) })
+        });
     let mut outgoing = FutureRecord::to(&record.topic).key(record.key.as_slice()).headers(headers);
     outgoing.payload = record.value.as_deref();
     outgoing.partition = record.partition;

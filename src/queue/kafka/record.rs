@@ -28,8 +28,9 @@ use rdkafka::message::Headers as _;
 use serde::{Deserialize, Serialize};
 
 use crate::common::attempt::Attempt;
+use crate::common::id::MessageId;
 use crate::common::job::{Job, Target};
-use crate::common::retry::CauseKind;
+use crate::common::retry::{Cause, CauseKind};
 use crate::queue::record::{self, RecordError};
 
 /// All of a job but its body.
@@ -142,7 +143,8 @@ pub(super) fn header<'m>(message: &'m impl Message, name: &str) -> Option<&'m [u
 pub(super) fn job(message: &impl Message, body: Bytes) -> Result<Job, RecordError> {
     let missing = RecordError::Damaged("its whk-job header is missing");
     let header = header(message, JOB).ok_or(missing)?;
-    let header = std::str::from_utf8(header).map_err(|_| RecordError::Damaged("its whk-job header isn't text"))?;
+    let header =
+        std::str::from_utf8(header).map_err(|_| RecordError::Damaged("its whk-job header isn't text"))?;
     record::decode(header, body)
 }
 
@@ -154,4 +156,21 @@ pub(super) fn past(message: &impl Message) -> Past {
 /// Why a record's job was given up, where it says so.
 pub(super) fn death(message: &impl Message) -> Option<Death> {
     serde_json::from_slice(header(message, DEATH)?).ok()
+}
+
+/// The dead letter of a record that isn't a job, as far as it can be made: what can be read of it stays as it is.
+pub(super) fn damaged(message: &impl Message, topic: &str, error: &RecordError, now: Timestamp) -> Record {
+    let place = format!("{}/{}/{}", message.topic(), message.partition(), message.offset());
+    let id = MessageId::derived(&[b"kafka", place.as_bytes()]);
+    let detail = Cause::Damaged(format!("{error} ({place})")).to_string();
+    let job = header(message, JOB).map(|job| (JOB, String::from_utf8_lossy(job).into_owned()));
+    let death = Death::new(CauseKind::Damaged, detail, 0, now);
+    Record {
+        topic: topic.into(),
+        partition: Some(message.partition()),
+        key: id.to_string().into_bytes(),
+        headers: job.into_iter().chain([(DEATH, json(&death))]).collect(),
+        // Without one it would be no dead letter but the deletion of one.
+        value: Some(message.payload().map(Bytes::copy_from_slice).unwrap_or_default()),
+    }
 }

@@ -68,6 +68,16 @@ impl<J> Window<J> {
         self.near.pop_first()
     }
 
+    /// Takes one job, if it is in memory.
+    pub(super) fn take(&mut self, key: Key) -> Option<Waiting<J>> {
+        self.near.remove(&key)
+    }
+
+    /// Lets go of those in memory that `is_gone` tells.
+    pub(super) fn remove(&mut self, is_gone: impl Fn(&Waiting<J>) -> bool) {
+        self.near.retain(|_, waiting| !is_gone(waiting));
+    }
+
     /// When the first job may be delivered.
     pub(super) fn head_due(&self) -> Option<Timestamp> {
         match self.near.first_key_value() {

@@ -1,0 +1,179 @@
+//! The consuming side: jobs are claimed from what the group's thread has read, and settled there; what can't be settled
+//! in memory alone is written to another topic first.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rdkafka::error::KafkaError;
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::group::{Group, GroupConfig, Shared, Writing};
+use super::held::{Held, Rest, Window};
+use super::producer::Producer;
+use super::record::{self, Death, Record};
+use crate::common::clock::Clock;
+use crate::common::http::root_cause;
+use crate::common::job::Lane;
+use crate::common::kafka::KafkaConfig;
+use crate::common::retry::Verdict;
+use crate::queue::record as job_record;
+use crate::queue::{Depth, Lease, QueueConfig, QueueError, Settlement};
+
+/// Jobs that are put aside in one go.
+const BATCH: usize = 64;
+
+/// Between attempts to put jobs aside while Kafka is away.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// See the module's page.
+pub(super) struct Consumer {
+    shared: Arc<Shared>,
+    group: Arc<Group>,
+    producer: Producer,
+    is_closed: AtomicBool,
+    _writing: AbortOnDropHandle<()>,
+}
+
+impl Consumer {
+    /// Joins the group.
+    pub(super) fn join(
+        kafka: &KafkaConfig,
+        group: &GroupConfig,
+        config: QueueConfig,
+        producer: Producer,
+        clock: Clock,
+    ) -> Result<Self, KafkaError> {
+        let window = Window { jobs: group.window_jobs, bytes: group.window_bytes };
+        let (writing, to_write) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared::new(Held::new(config, window), writing, kafka.topics.clone(), clock));
+        let writing = tokio::spawn(write(Arc::clone(&shared), producer.clone(), to_write));
+        Ok(Self {
+            group: Arc::new(Group::join(kafka, group, &shared)?),
+            shared,
+            producer,
+            is_closed: AtomicBool::new(false),
+            _writing: AbortOnDropHandle::new(writing),
+        })
+    }
+
+    pub(super) async fn claim(&self, max: usize) -> Vec<Lease> {
+        loop {
+            // Registered before looking, so that what comes in between isn't missed.
+            let changed = self.shared.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.is_closed.load(Ordering::Acquire) {
+                return Vec::new();
+            }
+            let due = {
+                let mut held = self.shared.lock();
+                let claimed = held.claim(max, self.shared.clock.now());
+                if !claimed.is_empty() {
+                    return claimed;
+                }
+                held.next_due()
+            };
+            match due {
+                None => changed.await,
+                Some(due) => {
+                    drop(tokio::time::timeout_at(self.shared.clock.instant_at(due), changed).await);
+                }
+            }
+        }
+    }
+
+    pub(super) async fn settle(&self, settlements: &[Settlement]) -> Result<(), QueueError> {
+        let now = self.shared.clock.now();
+        let (mut first, mut records) = (Vec::new(), Vec::new());
+        {
+            let mut held = self.shared.lock();
+            for settlement in settlements {
+                match held.rest_of(settlement, now) {
+                    None => held.settle(settlement, false, now),
+                    Some(rest) => {
+                        records.push(self.record_of(&rest, settlement));
+                        first.push(settlement);
+                    }
+                }
+            }
+        }
+        self.shared.rang();
+        if !first.is_empty() {
+            self.producer.write(&records).await?;
+            let mut held = self.shared.lock();
+            first.into_iter().for_each(|settlement| held.settle(settlement, true, now));
+            drop(held);
+            self.shared.rang();
+        }
+        Ok(())
+    }
+
+    fn record_of(&self, rest: &Rest, settlement: &Settlement) -> Record {
+        let (entry, past) = match rest {
+            Rest::Later(aside) => return self.shared.retry_record(aside),
+            Rest::Dead(entry, past) => (entry, past),
+        };
+        let death = match &settlement.verdict {
+            Verdict::Dead { cause } => {
+                let (attempts, now) = (settlement.attempts_made(), self.shared.clock.now());
+                Some(Death::new(cause.kind(), cause.to_string(), attempts, now))
+            }
+            _ => None,
+        };
+        let headers = [(record::JOB, job_record::encode(&entry.job)), (record::PAST, record::json(past))];
+        Record {
+            topic: self.shared.topics.dead.as_str().into(),
+            partition: Some(entry.place.partition),
+            key: entry.job.id.to_string().into_bytes(),
+            headers: headers
+                .into_iter()
+                .chain(death.map(|death| (record::DEATH, record::json(&death))))
+                .collect(),
+            value: Some(entry.job.body.clone()),
+        }
+    }
+
+    pub(super) fn release(&self, lanes: &[Lane]) {
+        self.shared.lock().release(lanes, self.shared.clock.now());
+        self.shared.changed.notify_waiters();
+    }
+
+    /// Gives out no more.
+    pub(super) fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+        self.shared.changed.notify_waiters();
+    }
+
+    /// Drains what is being delivered, commits, and leaves the group.
+    pub(super) async fn leave(&self) {
+        self.close();
+        let group = Arc::clone(&self.group);
+        // It ends by itself; that it couldn't be waited for changes nothing.
+        tokio::task::spawn_blocking(move || group.leave()).await.unwrap_or_default();
+    }
+
+    /// What is held.
+    pub(super) fn depth(&self) -> Depth {
+        self.shared.lock().depth(self.shared.clock.now())
+    }
+}
+
+/// Writes what is put aside, in order, and again until it is written.
+async fn write(shared: Arc<Shared>, producer: Producer, mut to_write: mpsc::UnboundedReceiver<Writing>) {
+    let mut batch = Vec::with_capacity(BATCH);
+    while to_write.recv_many(&mut batch, BATCH).await > 0 {
+        let records: Vec<Record> = batch.iter().flat_map(|writing| &writing.records).cloned().collect();
+        while let Err(error) = producer.write(&records).await {
+            tracing::error!(%error, cause = %root_cause(&error), "put jobs aside");
+            tokio::time::sleep(PAUSE).await;
+        }
+        let mut held = shared.lock();
+        for (place, job) in batch.drain(..).flat_map(|writing| writing.places) {
+            held.written(place, job.as_deref());
+        }
+        drop(held);
+        shared.rang();
+    }
+}

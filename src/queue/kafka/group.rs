@@ -1,0 +1,497 @@
+//! The consumer group: a thread that reads the partitions that Kafka gives this process, commits what is settled, and
+//! drains a partition before it goes to another consumer.
+//!
+//! The group shares out `events` alone. Who has one of its partitions reads the one of `events.retry` with the same number
+//! as well, and commits for both.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::message::BorrowedMessage;
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::util::Timeout;
+use rdkafka::{ClientContext, Message as _, Offset, TopicPartitionList};
+use tokio::sync::{Notify, mpsc as tokio_mpsc};
+
+use super::held::{Aside, Held, Log, Place};
+use super::offsets::Progress;
+use super::record::{self, Record};
+use crate::common::clock::Clock;
+use crate::common::job::Job;
+use crate::common::kafka::{KafkaConfig, KafkaContext, Topics};
+
+/// How long the thread waits for records before it looks after commits and windows: while there is something to look
+/// after, and otherwise.
+const POLL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
+
+/// Records that are taken in at a time.
+const BATCH: usize = 256;
+
+/// Progress is committed when so many jobs were settled, or so much time went by.
+const COMMIT_JOBS: usize = 100;
+const COMMIT_AFTER: Duration = Duration::from_millis(200);
+
+/// How often windows are looked at for lanes that stand still.
+const CROWDING: Duration = Duration::from_millis(250);
+
+/// How long a partition has its turn, where not all may be read at once.
+const TURN: Duration = Duration::from_millis(500);
+
+/// How long leaving the group may take.
+const LEAVING: Duration = Duration::from_secs(10);
+
+/// How this process takes part in the group.
+#[derive(Debug, Clone)]
+pub struct GroupConfig {
+    /// Consumers with the same name share the partitions.
+    pub group: String,
+    /// Names this one for good: it gets its partitions back when it returns within the session's time.
+    pub instance_id: Option<String>,
+    /// How long a consumer may be silent before its partitions go to others.
+    pub session_timeout: Duration,
+    /// How long a partition that goes to another consumer may be drained.
+    pub drain: Duration,
+    /// Unsettled jobs of a partition that are held.
+    pub window_jobs: usize,
+    /// Bytes of unsettled jobs that are held, over all partitions.
+    pub window_bytes: usize,
+    /// Partitions that are read at a time; all of them where it isn't said.
+    pub partitions_at_once: Option<usize>,
+}
+
+/// What is to be written to another topic, in order, before the places are settled.
+pub(super) struct Writing {
+    pub(super) records: Vec<Record>,
+    pub(super) places: Vec<(Place, Option<Arc<Job>>)>,
+}
+
+/// What the thread and those who claim and settle share.
+pub(super) struct Shared {
+    pub(super) held: Mutex<Held>,
+    /// Rung when a claim may find something.
+    pub(super) changed: Notify,
+    /// Rung when something was settled, for those who drain.
+    settled: Condvar,
+    pub(super) writing: tokio_mpsc::UnboundedSender<Writing>,
+    pub(super) topics: Topics,
+    pub(super) clock: Clock,
+}
+
+impl Shared {
+    pub(super) fn new(
+        held: Held,
+        writing: tokio_mpsc::UnboundedSender<Writing>,
+        topics: Topics,
+        clock: Clock,
+    ) -> Self {
+        let (changed, settled) = (Notify::new(), Condvar::new());
+        Self { held: Mutex::new(held), changed, settled, writing, topics, clock }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something was settled.
+    pub(super) fn rang(&self) {
+        self.changed.notify_waiters();
+        self.settled.notify_all();
+    }
+
+    fn topic(&self, log: Log) -> &str {
+        match log {
+            Log::Events => &self.topics.events,
+            Log::Retry => &self.topics.retry,
+        }
+    }
+
+    /// The record that a job waits as in `events.retry`.
+    pub(super) fn retry_record(&self, aside: &Aside) -> Record {
+        Record {
+            topic: self.topics.retry.as_str().into(),
+            partition: Some(aside.entry.place.partition),
+            key: record::key_of(&aside.entry.job),
+            headers: vec![
+                (record::JOB, crate::queue::record::encode(&aside.entry.job)),
+                (record::PAST, record::json(&aside.past)),
+            ],
+            value: Some(aside.entry.job.body.clone()),
+        }
+    }
+
+    /// Puts jobs aside, all of them in order.
+    fn put_aside(&self, asides: Vec<Aside>) {
+        if asides.is_empty() {
+            return;
+        }
+        let records = asides.iter().map(|aside| self.retry_record(aside)).collect();
+        let places =
+            asides.iter().map(|aside| (aside.entry.place, Some(Arc::clone(&aside.entry.job)))).collect();
+        // Its other end lives as long as this.
+        drop(self.writing.send(Writing { records, places }));
+    }
+
+    /// Takes in a record.
+    fn take_in(&self, message: &BorrowedMessage<'_>) {
+        let now = self.clock.now();
+        let log = if message.topic() == self.topics.events { Log::Events } else { Log::Retry };
+        let (partition, offset) = (message.partition(), message.offset());
+        let body = Bytes::copy_from_slice(message.payload().unwrap_or_default());
+        match record::job(message, body) {
+            Ok(job) => {
+                let aside = self.lock().read((log, partition, offset), job, record::past(message), now);
+                self.put_aside(aside.into_iter().collect());
+            }
+            Err(error) => {
+                let Some(place) = self.lock().read_damaged(log, partition, offset) else { return };
+                tracing::error!(topic = message.topic(), partition, offset, %error, "a record that isn't a job goes to the dead letters");
+                let record = record::damaged(message, &self.topics.dead, &error, now);
+                drop(self.writing.send(Writing { records: vec![record], places: vec![(place, None)] }));
+            }
+        }
+    }
+}
+
+/// Called by librdkafka, in the thread, when partitions come and go.
+struct GroupContext {
+    kafka: KafkaContext,
+    shared: Arc<Shared>,
+    timeout: Duration,
+    drain: Duration,
+}
+
+impl ClientContext for GroupContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.kafka.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.kafka.error(error, reason);
+    }
+}
+
+impl ConsumerContext for GroupContext {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        error: RDKafkaRespErr,
+        partitions: &mut TopicPartitionList,
+    ) {
+        let numbers: Vec<i32> = partitions
+            .elements()
+            .iter()
+            .map(rdkafka::topic_partition_list::TopicPartitionListElem::partition)
+            .collect();
+        let done = match error {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assign(consumer, &numbers),
+            _ => self.revoke(consumer, &numbers),
+        };
+        if let Err(error) = done {
+            tracing::error!(%error, "take part in the consumer group");
+        }
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        if let Err(error) = result {
+            tracing::debug!(%error, "commit offsets");
+            self.shared.lock().nothing_committed();
+        }
+    }
+}
+
+impl GroupContext {
+    fn both_logs(&self, numbers: &[i32]) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for number in numbers {
+            for log in [Log::Events, Log::Retry] {
+                list.add_partition(self.shared.topic(log), *number);
+            }
+        }
+        list
+    }
+
+    /// Goes on where those who had them before stopped.
+    fn assign(&self, consumer: &BaseConsumer<Self>, numbers: &[i32]) -> KafkaResult<()> {
+        let committed = consumer.committed_offsets(self.both_logs(numbers), self.timeout);
+        let committed = committed.inspect_err(|error| {
+            tracing::warn!(%error, "what was committed isn't known: what was settled beyond it may be delivered again");
+        });
+        let mut from = TopicPartitionList::new();
+        for number in numbers {
+            let at = |log| self.begin(consumer, committed.as_ref().ok(), log, *number);
+            let ((events, _), (retry, retry_end)) = (at(Log::Events), at(Log::Retry));
+            for (log, progress) in [(Log::Events, &events), (Log::Retry, &retry)] {
+                let offset =
+                    progress.as_ref().map_or(Offset::Stored, |progress| Offset::Offset(progress.offset));
+                from.add_partition_offset(self.shared.topic(log), *number, offset)?;
+            }
+            let unknown = Progress { offset: 0, metadata: String::new() };
+            let [events, retry] = [events, retry].map(|progress| progress.unwrap_or(unknown.clone()));
+            self.shared.lock().assign(*number, &events, &retry, retry_end);
+        }
+        consumer.incremental_assign(&from)?;
+        tracing::info!(partitions = ?numbers, "partitions came");
+        Ok(())
+    }
+
+    /// Where a log is to be read on, and where it ends; nothing where Kafka doesn't say.
+    fn begin(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        committed: Option<&TopicPartitionList>,
+        log: Log,
+        number: i32,
+    ) -> (Option<Progress>, i64) {
+        let topic = self.shared.topic(log);
+        let found = committed.and_then(|list| list.find_partition(topic, number));
+        let progress = found.and_then(|found| match found.offset() {
+            Offset::Offset(offset) => Some(Progress { offset, metadata: found.metadata().to_owned() }),
+            _ => None,
+        });
+        match consumer.fetch_watermarks(topic, number, self.timeout) {
+            // A topic that was made anew begins at 0, whatever was committed for the old one.
+            Ok((start, end)) => {
+                let progress = progress.filter(|progress| (start..=end).contains(&progress.offset));
+                (Some(progress.unwrap_or(Progress { offset: start, metadata: String::new() })), end)
+            }
+            Err(error) => {
+                tracing::warn!(topic, partition = number, %error, "where the log ends isn't known");
+                (progress, i64::MAX)
+            }
+        }
+    }
+
+    /// Lets what is being delivered of them end, within the drain's time, and commits.
+    fn revoke(&self, consumer: &BaseConsumer<Self>, numbers: &[i32]) -> KafkaResult<()> {
+        let shared = &self.shared;
+        if consumer.assignment_lost() {
+            tracing::warn!(partitions = ?numbers, "partitions were lost: what is being delivered of them is delivered again by others");
+        } else {
+            let mut held = shared.lock();
+            held.leave(numbers, shared.clock.now());
+            let waited = shared.settled.wait_timeout_while(held, self.drain, |held| held.busy(numbers) > 0);
+            held = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let left = held.busy(numbers);
+            let progress = held.progress();
+            drop(held);
+            if left > 0 {
+                tracing::warn!(partitions = ?numbers, jobs = left, "partitions go before all that is being delivered of them was; it is delivered again");
+            }
+            if let Err(error) = self.commit(consumer, &progress, CommitMode::Sync) {
+                tracing::warn!(%error, "commit offsets of partitions that go: what was settled since the last time is delivered again");
+            }
+        }
+        shared.lock().forget(numbers, shared.clock.now());
+        shared.changed.notify_waiters();
+        consumer.incremental_unassign(&self.both_logs(numbers))?;
+        tracing::info!(partitions = ?numbers, "partitions went");
+        Ok(())
+    }
+
+    fn commit(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        progress: &[(i32, Log, Progress)],
+        mode: CommitMode,
+    ) -> KafkaResult<()> {
+        if progress.is_empty() {
+            return Ok(());
+        }
+        let mut offsets = TopicPartitionList::new();
+        for (partition, log, Progress { offset, metadata }) in progress {
+            let mut element = offsets.add_partition(self.shared.topic(*log), *partition);
+            element.set_offset(Offset::Offset(*offset))?;
+            element.set_metadata(metadata);
+        }
+        consumer.commit(&offsets, mode).inspect_err(|_| self.shared.lock().nothing_committed())
+    }
+}
+
+/// The thread, until it has left the group.
+pub(super) struct Group {
+    leave: mpsc::Sender<()>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Group {
+    /// Joins the group.
+    pub(super) fn join(kafka: &KafkaConfig, config: &GroupConfig, shared: &Arc<Shared>) -> KafkaResult<Self> {
+        let context = GroupContext {
+            kafka: KafkaContext::default(),
+            shared: Arc::clone(shared),
+            timeout: kafka.timeout,
+            drain: config.drain,
+        };
+        let between_polls = config.drain.saturating_add(Duration::from_secs(300));
+        let heartbeats = (config.session_timeout / 5).min(Duration::from_secs(3));
+        let mut settings = kafka.client();
+        settings
+            .set("group.id", &config.group)
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("session.timeout.ms", config.session_timeout.as_millis().to_string())
+            .set("heartbeat.interval.ms", heartbeats.as_millis().max(1).to_string())
+            .set("max.poll.interval.ms", between_polls.as_millis().to_string())
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "earliest")
+            .set("queued.min.messages", "2000")
+            .set("queued.max.messages.kbytes", "16384")
+            .set("fetch.wait.max.ms", "500");
+        if let Some(id) = &config.instance_id {
+            settings.set("group.instance.id", id);
+        }
+        let consumer: BaseConsumer<GroupContext> = settings.create_with_context(context)?;
+        consumer.subscribe(&[&shared.topics.events])?;
+        let (leave, asked) = mpsc::channel();
+        let reader = Reader {
+            consumer,
+            shared: Arc::clone(shared),
+            asked,
+            turns: config.partitions_at_once.map(|most| Turns {
+                most,
+                order: VecDeque::new(),
+                since: Instant::now(),
+            }),
+            committed_at: Instant::now(),
+            looked_at: Instant::now(),
+        };
+        let thread = std::thread::Builder::new().name("kafka-group".into()).spawn(move || reader.run());
+        let thread = thread.map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
+        Ok(Self { leave, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Drains and commits what there is, and leaves the group. It blocks for as long as that takes.
+    pub(super) fn leave(&self) {
+        // Where the thread has ended it left.
+        self.leave.send(()).unwrap_or_default();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            drop(thread.join());
+        }
+    }
+}
+
+/// What the thread works with.
+struct Reader {
+    consumer: BaseConsumer<GroupContext>,
+    shared: Arc<Shared>,
+    asked: mpsc::Receiver<()>,
+    turns: Option<Turns>,
+    committed_at: Instant,
+    looked_at: Instant,
+}
+
+/// Which partitions are read, where not all are at once.
+struct Turns {
+    most: usize,
+    /// Those in front have their turn.
+    order: VecDeque<i32>,
+    since: Instant,
+}
+
+impl Reader {
+    fn run(mut self) {
+        while !matches!(self.asked.try_recv(), Ok(()) | Err(mpsc::TryRecvError::Disconnected)) {
+            self.read();
+            self.look_after_windows();
+            self.commit_now_and_then();
+        }
+        // Gives the partitions back, by way of revoke().
+        self.consumer.unsubscribe();
+        let by = Instant::now().checked_add(self.consumer.context().drain.saturating_add(LEAVING));
+        while self.shared.lock().partitions().next().is_some() && by.is_none_or(|by| Instant::now() < by) {
+            // A record that comes now is another consumer's.
+            self.consumer.poll(POLL.0);
+        }
+    }
+
+    /// Takes in what has come, waiting a little for it.
+    fn read(&self) {
+        let is_idle = self.shared.lock().settled() == 0;
+        let wait = if is_idle { POLL.1 } else { POLL.0 };
+        let mut timeout = Timeout::After(wait);
+        let mut taken = 0_usize;
+        while taken < BATCH {
+            match self.consumer.poll(timeout) {
+                // At once: the next poll may give the partition to another consumer, and later back.
+                Some(Ok(message)) => {
+                    self.consumer.context().kafka.is_back();
+                    self.shared.take_in(&message);
+                }
+                Some(Err(error)) => tracing::debug!(%error, "read from Kafka"),
+                None => break,
+            }
+            taken = taken.saturating_add(1);
+            timeout = Timeout::After(Duration::ZERO);
+        }
+        if taken > 0 {
+            self.shared.changed.notify_waiters();
+        }
+    }
+
+    fn look_after_windows(&mut self) {
+        if self.looked_at.elapsed() >= CROWDING {
+            self.looked_at = Instant::now();
+            let asides = self.shared.lock().crowding(self.shared.clock.now());
+            if !asides.is_empty() {
+                tracing::debug!(
+                    jobs = asides.len(),
+                    "put aside to the retry topic, since their endpoints stand still"
+                );
+            }
+            self.shared.put_aside(asides);
+        }
+        let changed = {
+            let mut held = self.shared.lock();
+            let may_read = self.turns.as_mut().map(|turns| turns.take(held.partitions().collect()));
+            held.flow(|partition| may_read.as_ref().is_none_or(|open| open.contains(&partition)))
+        };
+        for (partition, log, pause) in changed {
+            let mut list = TopicPartitionList::new();
+            list.add_partition(self.shared.topic(log), partition);
+            let done = if pause { self.consumer.pause(&list) } else { self.consumer.resume(&list) };
+            if let Err(error) = done {
+                tracing::warn!(partition, %error, pause, "pause or resume a partition");
+            }
+        }
+    }
+
+    fn commit_now_and_then(&mut self) {
+        let is_time = self.committed_at.elapsed() >= COMMIT_AFTER;
+        let progress = {
+            let mut held = self.shared.lock();
+            if !is_time && held.settled() < COMMIT_JOBS {
+                return;
+            }
+            held.progress()
+        };
+        self.committed_at = Instant::now();
+        if let Err(error) = self.consumer.context().commit(&self.consumer, &progress, CommitMode::Async) {
+            tracing::debug!(%error, "commit offsets");
+        }
+    }
+}
+
+impl Turns {
+    /// Those of `partitions` that may be read now.
+    fn take(&mut self, partitions: Vec<i32>) -> Vec<i32> {
+        self.order.retain(|partition| partitions.contains(partition));
+        for partition in partitions {
+            if !self.order.contains(&partition) {
+                self.order.push_back(partition);
+            }
+        }
+        if self.since.elapsed() >= TURN && !self.order.is_empty() {
+            self.since = Instant::now();
+            let many = self.most.checked_rem(self.order.len()).unwrap_or(0);
+            self.order.rotate_left(many);
+        }
+        self.order.iter().take(self.most).copied().collect()
+    }
+}
