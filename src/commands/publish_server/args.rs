@@ -3,12 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use ipnet::IpNet;
-
 use crate::commands::{DATA_DIR, at_least_one, count, duration};
-use crate::common::redis::{RedisConfig, RedisConfigError};
-use crate::exit::UsageError;
 use crate::queue::QueueKind;
 use crate::registry::RegistryKind;
 use crate::registry::endpoint::EnvelopeKind;
@@ -99,6 +94,9 @@ pub(super) struct LimitArgs {
     /// Delivered messages whose attempts can be looked up: the latest
     #[arg(long, default_value_t = 100_000, value_name = "COUNT")]
     pub(super) message_history: usize,
+    /// How long dead letters are kept
+    #[arg(long, value_parser = duration, default_value = "30d", value_name = "DURATION")]
+    pub(super) dead_letter_retention: Duration,
     /// Events a second that one tenant may publish, or the provider to it alone
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..), default_value_t = 1_000, value_name = "COUNT")]
     pub(super) tenant_publish_rate: u32,
@@ -130,84 +128,5 @@ impl LimitArgs {
         let (jobs, bytes) = self.of_queue(kind);
         let quarter = u32::try_from((jobs / 4).max(1)).unwrap_or(u32::MAX);
         (self.tenant_queued_jobs.unwrap_or(quarter), self.tenant_queued_bytes.unwrap_or((bytes / 4).max(1)))
-    }
-}
-
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Delivery")]
-pub(super) struct DeliveryArgs {
-    /// A network that may be called though it isn't public, over http too; repeat it or separate with commas
-    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
-    pub(super) allow_net: Vec<IpNet>,
-    /// Certificates (PEM) that are trusted beside the public ones
-    #[arg(long, value_name = "FILE")]
-    pub(super) ca_file: Option<PathBuf>,
-    /// Time limit of one attempt: connect, headers and body together
-    #[arg(long, value_parser = duration, default_value = "30s", value_name = "DURATION")]
-    pub(super) delivery_timeout: Duration,
-    /// Attempts at once, over all endpoints
-    #[arg(long, value_parser = count, default_value_t = 512, value_name = "COUNT")]
-    pub(super) in_flight: usize,
-    /// Attempts at once to one endpoint that does well; at most a fifth of --in-flight
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..), default_value_t = 64, value_name = "COUNT")]
-    pub(super) endpoint_in_flight: u32,
-    /// How long a failing job of an ordered endpoint may hold up those behind it before it is dead-lettered
-    #[arg(long, value_parser = duration, default_value = "1h", value_name = "DURATION")]
-    pub(super) max_lane_block: Duration,
-    /// How long dead letters are kept
-    #[arg(long, value_parser = duration, default_value = "30d", value_name = "DURATION")]
-    pub(super) dead_letter_retention: Duration,
-    /// How long to go on delivering after SIGTERM
-    #[arg(long, value_parser = duration, default_value = "30s", value_name = "DURATION")]
-    pub(super) drain_timeout: Duration,
-}
-
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Redis")]
-pub(super) struct RedisArgs {
-    /// Where --queue redis and --registry redis keep theirs: redis://[user:password@]host[:port][/database], rediss:// for TLS; several
-    /// URLs with commas between them are the nodes of a Redis Cluster
-    #[arg(
-        long,
-        env = "REDIS_URL",
-        hide_env_values = true,
-        default_value = "redis://127.0.0.1:6379",
-        value_name = "URL"
-    )]
-    redis_url: RedisUrls,
-    /// What all keys begin with: servers that share it share their jobs and tenants
-    #[arg(long, default_value = "whk", value_name = "TEXT")]
-    redis_prefix: String,
-    /// Certificates (PEM) that Redis' own is checked against, instead of the public ones
-    #[arg(long, value_name = "FILE")]
-    redis_ca_file: Option<PathBuf>,
-}
-
-/// `Debug` hides them, since they may hold passwords.
-#[derive(Clone)]
-struct RedisUrls(String);
-
-impl std::str::FromStr for RedisUrls {
-    type Err = std::convert::Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(Self(text.to_owned()))
-    }
-}
-
-impl std::fmt::Debug for RedisUrls {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("…")
-    }
-}
-
-impl RedisArgs {
-    /// Where Redis is.
-    pub(super) fn config(&self) -> anyhow::Result<RedisConfig> {
-        let usage = |error: RedisConfigError| UsageError(error.to_string());
-        let config = RedisConfig::parse(&self.redis_url.0, &self.redis_prefix).map_err(usage)?;
-        let Some(path) = &self.redis_ca_file else { return Ok(config) };
-        let pem = std::fs::read(path).with_context(|| format!("--redis-ca-file: read {}", path.display()))?;
-        Ok(config.with_roots(pem).map_err(usage)?)
     }
 }

@@ -11,8 +11,10 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use self::args::{DataArgs, DeliveryArgs, DirectArgs, HttpArgs, LimitArgs, RedisArgs};
+use self::args::{DataArgs, DirectArgs, HttpArgs, LimitArgs};
+use super::delivery_args::DeliveryArgs;
 use super::duration;
+use super::redis_args::RedisArgs;
 use super::retry_args::RetryArgs;
 use crate::common::clock::Clock;
 use crate::common::crypto::api_key::{ApiKey, KeyKind};
@@ -24,8 +26,7 @@ use crate::common::http::{ServeLimits, address_of, bind, serve};
 use crate::common::metrics::Metrics;
 use crate::common::retry::RetryPolicy;
 use crate::common::shutdown::{Interrupted, Shutdown};
-use crate::deliver::egress::EgressGuard;
-use crate::deliver::{DeliverConfig, Deliverer, ExtraRoots};
+use crate::deliver::Deliverer;
 use crate::dispatch::Dispatcher;
 use crate::exit::UsageError;
 use crate::publish::{Envelope, Publisher};
@@ -34,9 +35,6 @@ use crate::registry::endpoint::EnvelopeKind;
 use crate::registry::{self, Limits, Registry, RegistryKind, RegistryPlace};
 use crate::retention::Retention;
 use crate::server::{Once, Server};
-
-/// A lease outlasts an attempt by this: time enough to settle it.
-const LEASE_MARGIN: Duration = Duration::from_secs(30);
 
 /// Bodies that are being received take no more memory than this (256 MiB), or two of the largest.
 const BODY_BUDGET_KIB: usize = 256 * 1024;
@@ -108,7 +106,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let redis = args.redis.config()?;
     let direct = args.direct.envelope(reuse)?;
     let direct_signer = args.direct.signer()?;
-    let deliver = args.deliver_config()?;
+    let deliver = args.delivery.config()?;
     let guard = deliver.guard.clone();
     // Each connection takes a descriptor, and the usual soft limit of 1,024 is less than the defaults here allow.
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
@@ -178,7 +176,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     };
     let retention = Retention {
         queue: Arc::clone(&queue),
-        kept: args.delivery.dead_letter_retention,
+        kept: args.limits.dead_letter_retention,
         metrics: Arc::clone(&metrics),
         clock,
     };
@@ -283,24 +281,6 @@ async fn drain(
 }
 
 impl Args {
-    fn deliver_config(&self) -> anyhow::Result<DeliverConfig> {
-        let extra_roots = match &self.delivery.ca_file {
-            None => ExtraRoots::default(),
-            Some(path) => {
-                let pem =
-                    std::fs::read(path).with_context(|| format!("--ca-file: read {}", path.display()))?;
-                ExtraRoots::from_pem(&pem).map_err(|error| UsageError(error.to_string()))?
-            }
-        };
-        Ok(DeliverConfig {
-            time_limit: self.delivery.delivery_timeout,
-            guard: EgressGuard::new(self.delivery.allow_net.clone()),
-            extra_roots,
-            // Endpoints of many tenants may share a host.
-            idle_connections: self.delivery.in_flight,
-        })
-    }
-
     fn tenant_limits(&self) -> Limits {
         Limits {
             queued_jobs: self.limits.of_tenant(self.queue).0,
@@ -312,14 +292,10 @@ impl Args {
     fn queue_config(&self, policy: &RetryPolicy) -> QueueConfig {
         let (max_jobs, max_bytes) = self.limits.of_queue(self.queue);
         QueueConfig {
-            ordered: self.ordered,
             max_jobs,
             max_bytes,
-            in_flight: self.delivery.in_flight,
-            lane_in_flight: self.delivery.endpoint_in_flight,
-            lease: self.delivery.delivery_timeout.saturating_add(LEASE_MARGIN),
-            retry: policy.clone(),
             history: self.limits.message_history,
+            ..self.delivery.queue_config(self.ordered, policy)
         }
     }
 }
