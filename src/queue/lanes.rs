@@ -89,6 +89,26 @@ pub struct Picked<J> {
     pub ordered: bool,
 }
 
+/// A lane, as it is looked at from outside.
+pub(super) struct LaneView<'a, J> {
+    /// Whether each job waits for the one before it.
+    pub(super) ordered: bool,
+    /// Whether its endpoint takes no more just now: it has as many attempts as it may, or is left alone.
+    pub(super) is_held_back: bool,
+    /// Its jobs that wait, the next one first.
+    pub(super) near: &'a BTreeMap<Key, Waiting<J>>,
+}
+
+impl<'a, J> LaneView<'a, J> {
+    fn of(state: &'a LaneState<J>, now: Timestamp) -> Self {
+        let is_held_back = match state.throttle.room(now) {
+            Room::NotBefore(_) => true,
+            Room::Upto(limit) => state.leased >= if state.ordered { 1 } else { limit },
+        };
+        Self { ordered: state.ordered, is_held_back, near: state.window.near() }
+    }
+}
+
 /// How a job that failed waits for its next attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retry {
@@ -389,18 +409,21 @@ impl<J: Clone> Lanes<J> {
         self.wake_all(now);
     }
 
-    /// Takes jobs that wait out of the queue, of each lane in order: those that `chosen` picks, which is given a lane,
-    /// whether it keeps order, and its jobs.
+    /// Every lane that has jobs.
+    pub(super) fn views(&self, now: Timestamp) -> impl Iterator<Item = LaneView<'_, J>> {
+        self.lanes.values().map(move |state| LaneView::of(state, now))
+    }
+
+    /// Takes jobs that wait out of the queue, of each lane in order: those that `chosen` picks.
     pub(super) fn take(
         &mut self,
-        mut chosen: impl FnMut(bool, &BTreeMap<Key, Waiting<J>>) -> Vec<Key>,
+        chosen: impl Fn(&LaneView<'_, J>) -> Vec<Key>,
         now: Timestamp,
     ) -> Vec<(bool, (Key, Waiting<J>))> {
         let mut taken = Vec::new();
         for state in self.lanes.values_mut() {
-            let ordered = state.ordered;
-            let keys = chosen(ordered, state.window.near());
-            taken.extend(keys.into_iter().filter_map(|key| Some((ordered, (key, state.window.take(key)?)))));
+            let keys = chosen(&LaneView::of(state, now)).into_iter();
+            taken.extend(keys.filter_map(|key| Some((state.ordered, (key, state.window.take(key)?)))));
         }
         if !taken.is_empty() {
             self.wake_all(now);

@@ -27,7 +27,6 @@ use axum::Router;
 use axum::routing::get;
 use http::StatusCode;
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -35,6 +34,7 @@ use crate::common::metrics::Metrics;
 use crate::publish::Publisher;
 use crate::queue::Queue;
 use crate::registry::Registry;
+pub use health::Health;
 pub use once::Once;
 pub use problem::Problem;
 
@@ -56,8 +56,8 @@ pub struct Server {
     pub request_time: Duration,
     /// Bytes of bodies that are being received at once, in KiB.
     pub body_budget: Semaphore,
-    /// Cancelled when the dispatcher has ended.
-    pub dispatcher_ended: CancellationToken,
+    /// How the process does.
+    pub health: Health,
 }
 
 impl Server {

@@ -34,7 +34,7 @@ use crate::queue::{self, Backend, Queue, QueueConfig, QueueKind};
 use crate::registry::endpoint::EnvelopeKind;
 use crate::registry::{self, Limits, Registry, RegistryKind, RegistryPlace};
 use crate::retention::Retention;
-use crate::server::{Once, Server};
+use crate::server::{Health, Once, Server};
 
 /// Bodies that are being received take no more memory than this (256 MiB), or two of the largest.
 const BODY_BUDGET_KIB: usize = 256 * 1024;
@@ -182,6 +182,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     };
     tokio::spawn(retention.run(shutdown.drain.clone()));
     let (tenants, endpoints) = registry.count();
+    let health = Health { queue: Arc::clone(&queue), metrics: Arc::clone(&metrics), dispatcher_ended };
     let server = Server {
         publisher,
         registry,
@@ -193,7 +194,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         body_budget: Semaphore::new(
             BODY_BUDGET_KIB.max((args.limits.max_payload_size / 512).saturating_add(128)),
         ),
-        dispatcher_ended,
+        health,
     };
     tracing::info!(%address, tenants, endpoints, "taking events at POST /publish");
     let limits = ServeLimits { connections: args.http.max_connections, idle: args.http.idle_timeout };

@@ -23,23 +23,20 @@ use crate::common::id::MessageId;
 use crate::common::job::{Job, Lane};
 use crate::common::retry::Verdict;
 use crate::queue::lanes::window::{Key, Waiting};
-use crate::queue::lanes::{Lanes, Picked, Retry};
+use crate::queue::lanes::{LaneView, Lanes, Picked, Retry};
 use crate::queue::{Depth, Lease, QueueConfig, Settlement};
 
 /// Retries that are further away than this wait in `events.retry`, if no order is kept.
 const LONG: Duration = Duration::from_secs(60);
 
-/// A lane whose first job has waited for so long stands still.
+/// A lane whose endpoint takes no more, and whose first job has waited for so long, stands still.
 const STANDS_STILL: Duration = Duration::from_secs(5);
 
-/// How long what is put aside stays there at least: what stands still is tried by its first few meanwhile.
-const ASIDE: Duration = Duration::from_secs(60);
-
-/// How long a job that isn't due was held at least, before it makes room for those behind it.
+/// How long a job of `events.retry` was held at least, before it makes room for those behind it.
 const HELD_FOR: Duration = Duration::from_secs(30);
 
-/// What part of a window, as a divisor, one lane that stands still may fill.
-const SHARE: usize = 16;
+/// What part of a window, as a divisor, all lanes that stand still may fill together.
+const SHARE: usize = 4;
 
 /// The two logs of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -358,7 +355,7 @@ impl Held {
             let is_one = |waiting: &Waiting<Arc<Entry>>| partitions.contains(&waiting.job.place.partition);
             near.iter().filter(|(_, waiting)| is_one(waiting)).map(|(key, _)| *key).collect()
         };
-        for (_, (_, waiting)) in self.lanes.take(|_, near| of_them(near), now) {
+        for (_, (_, waiting)) in self.lanes.take(|lane| of_them(lane.near), now) {
             self.bytes = self.bytes.saturating_sub(waiting.job.job.body.len());
         }
     }
@@ -399,47 +396,18 @@ impl Held {
         if crowded.is_empty() {
             return Vec::new();
         }
-        let is_crowded = |entry: &Entry| crowded.contains(&(entry.place.partition, entry.place.log));
-        let share = (window.jobs / SHARE).max(1);
-        let taken = self.lanes.take(
-            |ordered, near| {
-                let stands_still = near
-                    .first_key_value()
-                    .is_some_and(|(_, first)| after(first.job.read_at, STANDS_STILL) <= now);
-                let beyond = near.iter().enumerate().filter(|(index, _)| *index >= share && stands_still);
-                if ordered {
-                    // Those from events.retry stay, and all before them: others of the lane may follow them there.
-                    let from_events = |(_, (_, waiting)): &(usize, (&Key, &Waiting<Arc<Entry>>))| {
-                        waiting.job.place.log == Log::Events && is_crowded(&waiting.job)
-                    };
-                    let beyond: Vec<_> = beyond.collect();
-                    let tail = beyond.iter().rev().take_while(|waiting| from_events(waiting));
-                    let mut keys: Vec<Key> = tail.map(|(_, (key, _))| **key).collect();
-                    keys.reverse();
-                    return keys;
-                }
-                let was_held =
-                    |entry: &Entry| entry.place.log == Log::Events || after(entry.read_at, HELD_FOR) <= now;
-                near.iter()
-                    .enumerate()
-                    .filter(|(index, (key, waiting))| {
-                        let is_beyond = (*index >= share && stands_still) || key.0 > after(now, LONG);
-                        is_beyond && is_crowded(&waiting.job) && was_held(&waiting.job)
-                    })
-                    .map(|(_, (key, _))| *key)
-                    .collect()
-            },
-            now,
-        );
-        taken.into_iter().map(|(ordered, waiting)| self.aside(ordered, waiting, now)).collect()
+        let still = self.lanes.views(now).filter(|lane| stands_still(lane, now)).count();
+        let share = (window.jobs / SHARE).checked_div(still).unwrap_or(0);
+        let taken = self.lanes.take(|lane| surplus(lane, share, &crowded, now), now);
+        taken.into_iter().map(|(ordered, waiting)| self.aside(ordered, waiting)).collect()
     }
 
-    fn aside(&mut self, ordered: bool, (key, waiting): (Key, Waiting<Arc<Entry>>), now: Timestamp) -> Aside {
+    fn aside(&mut self, ordered: bool, (key, waiting): (Key, Waiting<Arc<Entry>>)) -> Aside {
         let Waiting { job: entry, failures, first_attempt_at, .. } = waiting;
         if let Some(held) = self.partitions.get_mut(&entry.place.partition) {
             held.put_aside(entry.place.log, ordered.then_some(&entry.job.lane));
         }
-        let due = (!ordered).then(|| key.0.max(after(now, ASIDE)));
+        let due = (!ordered).then_some(key.0);
         let past = Past::new(due, failures, first_attempt_at, entry.attempts.clone());
         Aside { entry, past }
     }
@@ -533,6 +501,40 @@ impl Partition {
     }
 }
 
+fn stands_still(lane: &LaneView<'_, Arc<Entry>>, now: Timestamp) -> bool {
+    let first = lane.near.first_key_value();
+    lane.is_held_back && first.is_some_and(|(_, first)| after(first.job.read_at, STANDS_STILL) <= now)
+}
+
+/// Of a lane's jobs in crowded logs those that are to make room: all but `share` where it stands still, and those that
+/// aren't due for long.
+fn surplus(
+    lane: &LaneView<'_, Arc<Entry>>,
+    share: usize,
+    crowded: &[(i32, Log)],
+    now: Timestamp,
+) -> Vec<Key> {
+    let is_crowded = |entry: &Entry| crowded.contains(&(entry.place.partition, entry.place.log));
+    let stands_still = stands_still(lane, now);
+    if lane.ordered {
+        // Those from events.retry stay, and all before them: others of the lane may follow them there.
+        let from_events =
+            |waiting: &Waiting<Arc<Entry>>| waiting.job.place.log == Log::Events && is_crowded(&waiting.job);
+        let most = if stands_still { lane.near.len().saturating_sub(share) } else { 0 };
+        let tail = lane.near.iter().rev().take(most).take_while(|(_, waiting)| from_events(waiting));
+        let mut keys: Vec<Key> = tail.map(|(key, _)| *key).collect();
+        keys.reverse();
+        return keys;
+    }
+    let was_held = |entry: &Entry| entry.place.log == Log::Events || after(entry.read_at, HELD_FOR) <= now;
+    let waiting = lane.near.iter().enumerate();
+    let makes_room = waiting.filter(|(index, (key, waiting))| {
+        let is_beyond = (stands_still && *index >= share) || key.0 > after(now, LONG);
+        is_beyond && is_crowded(&waiting.job) && was_held(&waiting.job)
+    });
+    makes_room.map(|(_, (key, _))| *key).collect()
+}
+
 fn with(attempts: &[Attempt], attempt: Option<&Attempt>) -> Vec<Attempt> {
     let mut attempts = attempts.to_vec();
     if let Some(attempt) = attempt {
@@ -545,3 +547,6 @@ fn lease(picked: Picked<Arc<Entry>>) -> Lease {
     let Picked { id, job, attempt, first_attempt_at, ordered, .. } = picked;
     Lease { job: Arc::clone(&job.job), attempt, first_attempt_at, ordered, id }
 }
+
+#[cfg(test)]
+mod tests;
