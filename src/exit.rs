@@ -10,6 +10,7 @@ use crate::common::shutdown::Interrupted;
 use crate::common::telemetry::LogFilterError;
 use crate::queue::OpenQueueError;
 use crate::queue::disk::DiskError;
+use crate::queue::kafka::OpenKafkaError;
 use crate::queue::redis::OpenRedisError;
 use crate::registry::{OpenError, StoreError};
 
@@ -68,6 +69,13 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
         return Some(match error {
             OpenRedisError::Unusable { .. } | OpenRedisError::Queue(_) => UNAVAILABLE,
             _ => USAGE,
+        });
+    }
+    if let Some(error) = cause.downcast_ref::<OpenKafkaError>() {
+        return Some(match error {
+            OpenKafkaError::Unreachable { .. } => UNAVAILABLE,
+            OpenKafkaError::Settings(_) => USAGE,
+            OpenKafkaError::Missing(_) | OpenKafkaError::Unequal { .. } => FAILED,
         });
     }
     let bad_secret = cause

@@ -3,6 +3,8 @@
 mod api_key_args;
 mod confirm;
 mod connection;
+#[cfg(any())]
+pub mod consume_kafka;
 pub mod customer;
 mod delivery_args;
 pub mod dlq;

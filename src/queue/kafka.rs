@@ -1,12 +1,227 @@
-//! The queue in Apache Kafka.
+//! The queue in Apache Kafka: publishers write to its topics, consumers of one group deliver from them, as many as the
+//! load needs.
+//!
+//! ```text
+//! events         jobs as they are published; all of a tenant in one partition, so that its order is kept
+//! events.retry   jobs that wait for longer than their partition should be held up for, in the partition of the same
+//!                number: retries that are far away, and those of endpoints that stand still
+//! events.dlq     dead letters, in the partition of the same number; compacted
+//! ```
+//!
+//! What was answered is acknowledged by all in-sync replicas of its partition: how many those are is the topic's
+//! `min.insync.replicas`. What a record holds stands in `record`, what a consumer commits in `offsets`, what it holds of
+//! its partitions in `held`.
+//!
+//! Kafka's promise differs from that of the other queues in this:
+//!
+//! - A push is atomic for each record alone: where it fails in the middle, some of its jobs may be there. Published again
+//!   under the same ids they come twice, unless a consumer holds the first of them at that moment.
+//! - How much a tenant, or all of them, have queued isn't bounded here, but by the topics' retention and Kafka's quotas.
+//! - What becomes of a message is told of the dead alone.
 
-#![allow(dead_code)]
 mod consumer;
+mod dead;
 mod group;
 mod held;
+mod lag;
 mod offsets;
 mod producer;
 mod record;
+mod topics;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use rdkafka::error::KafkaError;
+use tokio::sync::Notify;
+
+use self::consumer::Consumer;
 pub use self::group::GroupConfig;
+use self::lag::Lag;
+use self::producer::Producer;
 pub use self::producer::{Batching, Compression};
+use self::record::Record;
+use super::{Depth, Lease, Queue, QueueConfig, QueueError, Queued, Settlement, record as job_record};
+use crate::common::clock::Clock;
+use crate::common::job::{Job, Lane};
+use crate::common::kafka::KafkaConfig;
+
+/// Kafka can't be used as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenKafkaError {
+    /// No broker answers, or refuses.
+    #[error("reach Kafka at {brokers}; see --kafka-brokers")]
+    Unreachable {
+        /// Where it was looked for.
+        brokers: String,
+        /// What librdkafka said.
+        source: KafkaError,
+    },
+    /// The client can't be made with these settings. What it says may repeat one of them.
+    #[error("the settings of Kafka can't be used: {0}; see the --kafka-… flags")]
+    Settings(String),
+    /// A topic is missing.
+    #[error("topic {0} is missing; `whk kafka-setup` makes it")]
+    Missing(String),
+    /// Jobs stay in the partition of the same number.
+    #[error(
+        "{first} has {of_first} partitions and {second} {of_second}: they must have as many; see `whk kafka-setup`"
+    )]
+    Unequal {
+        /// A topic.
+        first: String,
+        /// Its partitions.
+        of_first: usize,
+        /// Another.
+        second: String,
+        /// Its partitions.
+        of_second: usize,
+    },
+}
+
+/// See the module's page.
+pub struct KafkaQueue {
+    kafka: KafkaConfig,
+    producer: Producer,
+    /// Where it only publishes there is none.
+    consumer: Option<Consumer>,
+    lag: Lag,
+    keeps_order: bool,
+    is_closed: AtomicBool,
+    closed: Notify,
+}
+
+impl KafkaQueue {
+    /// A queue to publish to; what is told of its depth is what `group` has left to do.
+    ///
+    /// # Errors
+    /// Kafka can't be reached, or its topics aren't there.
+    pub async fn publish(
+        kafka: &KafkaConfig,
+        batching: Batching,
+        group: &str,
+        config: &QueueConfig,
+    ) -> Result<Self, OpenKafkaError> {
+        let lag = Lag::open(kafka, group)?;
+        topics::check(&lag, kafka).await?;
+        Ok(Self {
+            kafka: kafka.clone(),
+            producer: Producer::open(kafka, batching).map_err(OpenKafkaError::of_settings)?,
+            consumer: None,
+            lag,
+            keeps_order: config.ordered,
+            is_closed: AtomicBool::new(false),
+            closed: Notify::new(),
+        })
+    }
+
+    /// The same, and jobs are claimed from it as well, as one consumer of a group.
+    ///
+    /// # Errors
+    /// Kafka can't be reached, or its topics aren't there.
+    pub async fn consume(
+        kafka: &KafkaConfig,
+        batching: Batching,
+        group: &GroupConfig,
+        config: QueueConfig,
+        clock: Clock,
+    ) -> Result<Self, OpenKafkaError> {
+        let queue = Self::publish(kafka, batching, &group.group, &config).await?;
+        let consumer = Consumer::join(kafka, group, config, queue.producer.clone(), clock);
+        Ok(Self { consumer: Some(consumer.map_err(OpenKafkaError::of_settings)?), ..queue })
+    }
+
+    /// Drains what is being delivered, commits, and leaves the group.
+    pub async fn leave(&self) {
+        if let Some(consumer) = &self.consumer {
+            consumer.leave().await;
+        }
+    }
+}
+
+impl OpenKafkaError {
+    fn of_settings(error: KafkaError) -> Self {
+        Self::Settings(match error {
+            // The value may be a secret.
+            KafkaError::ClientConfig(_, description, key, _) => format!("{key}: {description}"),
+            other => other.to_string(),
+        })
+    }
+}
+
+#[async_trait]
+impl Queue for KafkaQueue {
+    async fn push(&self, jobs: Vec<Job>) -> Result<(), QueueError> {
+        if self.is_closed.load(Ordering::Acquire) {
+            return Err(QueueError::Closed);
+        }
+        let topic: Arc<str> = self.kafka.topics.events.as_str().into();
+        let record = |mut job: Job| {
+            // Whoever delivers it keeps order as whoever publishes it says.
+            job.ordered |= self.keeps_order;
+            Record {
+                topic: Arc::clone(&topic),
+                partition: None,
+                key: record::key_of(&job),
+                headers: vec![(record::JOB, job_record::encode(&job))],
+                value: Some(job.body),
+            }
+        };
+        let records: Vec<Record> = jobs.into_iter().map(record).collect();
+        self.producer.write(&records).await
+    }
+
+    async fn claim(&self, max: usize) -> Result<Vec<Lease>, QueueError> {
+        if let Some(consumer) = &self.consumer {
+            return Ok(consumer.claim(max).await);
+        }
+        // Others deliver.
+        let closed = self.closed.notified();
+        tokio::pin!(closed);
+        closed.as_mut().enable();
+        if !self.is_closed.load(Ordering::Acquire) {
+            closed.await;
+        }
+        Ok(Vec::new())
+    }
+
+    async fn settle(&self, settlements: &[Settlement]) -> Result<(), QueueError> {
+        match &self.consumer {
+            Some(consumer) => consumer.settle(settlements).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn depth(&self) -> Result<Depth, QueueError> {
+        let lag = self.lag.depth(&self.kafka).await?;
+        let held = self.consumer.as_ref().map(Consumer::depth).unwrap_or_default();
+        // What this process holds is a part of the group's lag.
+        let ready = lag.ready.saturating_sub(held.leased).saturating_sub(held.delayed);
+        let delayed = lag.delayed.saturating_add(held.delayed);
+        Ok(Depth { ready, delayed, leased: held.leased, dead: lag.dead })
+    }
+
+    async fn queued(&self, tenants: &[String]) -> Result<Vec<Queued>, QueueError> {
+        Ok(vec![Queued::default(); tenants.len()])
+    }
+
+    async fn release(&self, lanes: &[Lane]) -> Result<(), QueueError> {
+        if let Some(consumer) = &self.consumer {
+            consumer.release(lanes);
+        }
+        Ok(())
+    }
+
+    fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+        self.closed.notify_waiters();
+        if let Some(consumer) = &self.consumer {
+            consumer.close();
+        }
+    }
+
+    fn abandoned(&self) -> Vec<Arc<Job>> {
+        Vec::new()
+    }
+}

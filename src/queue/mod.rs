@@ -1,7 +1,8 @@
 //! The queue: jobs wait here between publish and delivery. [`open`] is the only place that picks a backend.
 //!
 //! [`lanes`] schedules (which job is next), [`throttle`] holds failing endpoints back, [`memory`] is the
-//! backend that lives in this process, [`disk`] the one that outlives it, [`redis`] the one that servers share.
+//! backend that lives in this process, [`disk`] the one that outlives it, [`redis`] the one that servers share, [`kafka`] the
+//! one that consumers on many machines deliver from.
 //! [`dead`] is what became of jobs that were given up, [`message`] what is known of each message, [`record`] how a job
 //! is written.
 
@@ -30,10 +31,12 @@ use clap::ValueEnum;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use self::kafka::{Batching, KafkaQueue, OpenKafkaError};
 use self::redis::{OpenRedisError, RedisQueue};
 use crate::common::attempt::Attempt;
 use crate::common::clock::Clock;
 use crate::common::job::{Job, Lane};
+use crate::common::kafka::KafkaConfig;
 use crate::common::redis::RedisConfig;
 use crate::common::retry::{RetryPolicy, Verdict};
 use dead::DeadLetters;
@@ -174,6 +177,8 @@ pub enum QueueKind {
     /// In Redis or Valkey 7.0 or newer, or a cluster of them: as durable as that is, shared by all servers with its
     /// --redis-prefix.
     Redis,
+    /// In Apache Kafka, acknowledged by all in-sync replicas; `whk consume-kafka` delivers from there
+    Kafka,
 }
 
 /// What every backend is told.
@@ -207,6 +212,8 @@ pub enum Backend<'a> {
     Disk(&'a Path),
     /// See [`QueueKind::Redis`].
     Redis(&'a RedisConfig),
+    /// See [`QueueKind::Kafka`]: to publish to, and the group that delivers from there.
+    Kafka(&'a KafkaConfig, Batching, &'a str),
 }
 
 /// The queue couldn't be opened.
@@ -215,6 +222,9 @@ pub enum OpenQueueError {
     /// For what the disk says.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// For what Kafka says, or doesn't.
+    #[error("open the queue in Kafka")]
+    Kafka(#[from] OpenKafkaError),
     /// For what Redis says, or doesn't.
     #[error("open the queue in Redis")]
     Redis(#[from] OpenRedisError),
@@ -232,6 +242,9 @@ pub async fn open(
     Ok(match backend {
         Backend::Memory => Arc::new(MemoryQueue::new(config, clock)),
         Backend::Disk(path) => Arc::new(DiskQueue::open(path, config, clock)?),
+        Backend::Kafka(kafka, batching, group) => {
+            Arc::new(KafkaQueue::publish(kafka, batching, group, &config).await?)
+        }
         Backend::Redis(redis) => Arc::new(RedisQueue::open(redis, config, clock).await?),
     })
 }

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use crate::commands::{DATA_DIR, at_least_one, count, duration};
 use crate::queue::QueueKind;
+use crate::queue::kafka::{Batching, Compression};
 use crate::registry::RegistryKind;
 use crate::registry::endpoint::EnvelopeKind;
 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Tenants")]
 pub(super) struct DataArgs {
-    /// Where tenants, keys and endpoints are kept: sqlite, or redis where --queue is redis, unless it is given
+    /// Where tenants, keys and endpoints are kept: sqlite, or where --queue is redis or kafka there, unless it is given
     #[arg(long, value_enum)]
     pub(super) registry: Option<RegistryKind>,
     /// Folder for tenants, keys, endpoints and the queue on disk; it is made where it doesn't exist
@@ -32,6 +33,7 @@ impl DataArgs {
         self.registry.unwrap_or(match queue {
             QueueKind::Disk | QueueKind::Memory => RegistryKind::Sqlite,
             QueueKind::Redis => RegistryKind::Redis,
+            QueueKind::Kafka => RegistryKind::Kafka,
         })
     }
 }
@@ -74,7 +76,8 @@ pub(super) struct HttpArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Limits")]
 pub(super) struct LimitArgs {
-    /// Unsettled jobs that are held; further ones are answered 503. Without it 1,000,000, or 10,000 in memory
+    /// Unsettled jobs that are held; further ones are answered 503. Without it 1,000,000, or 10,000 in memory. In Kafka
+    /// none of these limits of what is queued holds, but the topics' own
     #[arg(long, env = "MAX_QUEUE_SIZE", value_parser = at_least_one, value_name = "JOBS")]
     max_queue_size: Option<usize>,
     /// Bytes of unsettled jobs that are held. Without it 8 GiB on disk, 1 GiB in Redis, 256 MiB in memory
@@ -94,7 +97,7 @@ pub(super) struct LimitArgs {
     /// Delivered messages whose attempts can be looked up: the latest
     #[arg(long, default_value_t = 100_000, value_name = "COUNT")]
     pub(super) message_history: usize,
-    /// How long dead letters are kept
+    /// How long dead letters are kept; in Kafka, `whk kafka-setup` says it
     #[arg(long, value_parser = duration, default_value = "30d", value_name = "DURATION")]
     pub(super) dead_letter_retention: Duration,
     /// Events a second that one tenant may publish, or the provider to it alone
@@ -119,6 +122,8 @@ impl LimitArgs {
             QueueKind::Memory => (MEMORY_JOBS, MEMORY_BYTES),
             QueueKind::Disk => (DURABLE_JOBS, DISK_BYTES),
             QueueKind::Redis => (DURABLE_JOBS, REDIS_BYTES),
+            // What is queued there isn't counted: only what one event may make is bounded.
+            QueueKind::Kafka => (DURABLE_JOBS, REDIS_BYTES),
         };
         (self.max_queue_size.unwrap_or(jobs), self.max_queue_bytes.unwrap_or(bytes))
     }
@@ -130,3 +135,27 @@ impl LimitArgs {
         (self.tenant_queued_jobs.unwrap_or(quarter), self.tenant_queued_bytes.unwrap_or((bytes / 4).max(1)))
     }
 }
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Kafka")]
+pub(super) struct ProduceArgs {
+    /// How records are compressed
+    #[arg(long, value_enum, default_value_t, value_name = "CODEC")]
+    kafka_compression: Compression,
+    /// How long a record may wait for others, to be written with them
+    #[arg(long, value_parser = duration, default_value = "5ms", value_name = "DURATION")]
+    kafka_linger: Duration,
+    /// Consumer group whose lag /metrics shows
+    #[arg(long, default_value = "webhook", value_name = "NAME")]
+    pub(super) kafka_group: String,
+}
+
+impl ProduceArgs {
+    /// How records are written.
+    pub(super) fn batching(&self) -> Batching {
+        Batching { compression: self.kafka_compression, linger: self.kafka_linger.min(MOST_LINGER) }
+    }
+}
+
+/// What librdkafka takes.
+const MOST_LINGER: Duration = Duration::from_secs(900);

@@ -11,9 +11,10 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use self::args::{DataArgs, DirectArgs, HttpArgs, LimitArgs};
+use self::args::{DataArgs, DirectArgs, HttpArgs, LimitArgs, ProduceArgs};
 use super::delivery_args::DeliveryArgs;
 use super::duration;
+use super::kafka_args::KafkaArgs;
 use super::redis_args::RedisArgs;
 use super::retry_args::RetryArgs;
 use crate::common::clock::Clock;
@@ -93,6 +94,10 @@ pub struct Args {
     retry: RetryArgs,
     #[command(flatten)]
     redis: RedisArgs,
+    #[command(flatten)]
+    kafka: KafkaArgs,
+    #[command(flatten)]
+    produce: ProduceArgs,
 }
 
 /// Runs the command until a signal stops it.
@@ -104,6 +109,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let reuse = KeyReuse::try_new(args.key_reuse, args.key_reuse_bytes, args.key_reuse_age)
         .map_err(|error| UsageError(format!("--key-reuse: {error}")))?;
     let redis = args.redis.config()?;
+    let kafka = args.kafka.config()?;
     let direct = args.direct.envelope(reuse)?;
     let direct_signer = args.direct.signer()?;
     let deliver = args.delivery.config()?;
@@ -134,6 +140,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         }
         QueueKind::Memory => Backend::Memory,
         QueueKind::Redis => Backend::Redis(&redis),
+        QueueKind::Kafka => Backend::Kafka(&kafka, args.produce.batching(), &args.produce.kafka_group),
     };
     let queue = queue::open(backend, args.queue_config(&policy), clock).await.context("--queue")?;
     let is_signed = direct_signer.is_some();
@@ -180,7 +187,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         metrics: Arc::clone(&metrics),
         clock,
     };
-    tokio::spawn(retention.run(shutdown.drain.clone()));
+    // In Kafka it is the topic's own.
+    if !matches!(args.queue, QueueKind::Kafka) {
+        tokio::spawn(retention.run(shutdown.drain.clone()));
+    }
     let (tenants, endpoints) = registry.count();
     let health = Health { queue: Arc::clone(&queue), metrics: Arc::clone(&metrics), dispatcher_ended };
     let server = Server {
