@@ -6,6 +6,7 @@ use crate::client::ClientError;
 use crate::common::crypto::keys::KeyError;
 use crate::common::crypto::signature::SecretFileError;
 use crate::common::data_dir::DataDirError;
+use crate::common::kafka::admin::AdminError;
 use crate::common::shutdown::Interrupted;
 use crate::common::telemetry::LogFilterError;
 use crate::queue::OpenQueueError;
@@ -64,6 +65,9 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref::<ClientError>() {
         return of_client(error);
     }
+    if let Some(error) = cause.downcast_ref::<AdminError>() {
+        return Some(of_kafka(error));
+    }
     if let Some(error) = cause.downcast_ref::<OpenRedisError>() {
         return Some(match error {
             OpenRedisError::Unusable { .. } | OpenRedisError::Queue(_) => UNAVAILABLE,
@@ -113,6 +117,15 @@ fn of_client(error: &ClientError) -> Option<u8> {
         }),
         ClientError::Key => Some(USAGE),
         ClientError::Broken(_) | ClientError::NotOurs { .. } => Some(FAILED),
+    }
+}
+
+fn of_kafka(error: &AdminError) -> u8 {
+    match error {
+        AdminError::Unreachable { .. } | AdminError::NotReady { .. } => UNAVAILABLE,
+        AdminError::Client(_) => USAGE,
+        error if error.is_not_permitted() => NOT_PERMITTED,
+        AdminError::Refused { .. } => FAILED,
     }
 }
 

@@ -6,6 +6,7 @@ mod connection;
 pub mod customer;
 pub mod dlq;
 mod kafka_args;
+pub mod kafka_setup;
 pub mod keygen;
 pub mod message;
 pub mod publish_server;
