@@ -52,7 +52,7 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     }
     if let Some(error) = cause.downcast_ref::<OpenError>() {
         return match error {
-            OpenError::DataDir(error) | OpenError::SharedKey(error) => of_data_dir(error),
+            OpenError::DataDir(error) | OpenError::SharedKey { source: error, .. } => of_data_dir(error),
             OpenError::Store(error) => of_store(error),
         };
     }
@@ -149,8 +149,10 @@ fn of_store(error: &StoreError) -> Option<u8> {
         | StoreError::NotOurs(_)
         | StoreError::WrongKey { .. }
         | StoreError::NewerInRedis { .. }
-        | StoreError::WrongSharedKey(_) => Some(USAGE),
-        StoreError::Redis { .. } => Some(UNAVAILABLE),
+        | StoreError::NewerInKafka { .. }
+        | StoreError::Partitions { .. }
+        | StoreError::WrongSharedKey { .. } => Some(USAGE),
+        StoreError::Redis { .. } | StoreError::Kafka { .. } | StoreError::NoTopic(_) => Some(UNAVAILABLE),
         StoreError::Open { source, .. } => of_sqlite(source),
         _ => Some(FAILED),
     }

@@ -1,11 +1,12 @@
 //! The registry: tenants, their API keys, public keys and endpoints. [`open`] is the only place that picks a backend.
 //!
-//! Look-ups are answered from memory (`state`); a change is written down first (`sqlite`, or `redis`, which several
-//! servers share) and then followed in memory, before it is answered, so a publish that comes after it sees it.
+//! Look-ups are answered from memory (`state`); a change is written down first (`sqlite`; or `redis` or `kafka`,
+//! which several servers share) and then followed in memory, before it is answered, so a publish that comes after it sees it.
 
 mod changes;
 pub mod endpoint;
 pub mod headers;
+mod kafka;
 mod lookups;
 pub mod name;
 mod record;
@@ -26,6 +27,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use clap::ValueEnum;
 use tokio::sync::Semaphore;
 
+use self::kafka::{Follower as LogFollower, KafkaStore};
 #[cfg(test)]
 pub(crate) use self::redis::tests as two_servers;
 use self::redis::{Follower, RedisStore};
@@ -38,6 +40,7 @@ use self::tenant::LimitOverrides;
 use crate::common::crypto::keys::KeyError;
 use crate::common::data_dir::{DataDir, DataDirError};
 use crate::common::id::TenantId;
+use crate::common::kafka::KafkaConfig;
 use crate::common::redis::RedisConfig;
 
 /// What each tenant may use, unless it has limits of its own.
@@ -100,14 +103,19 @@ pub enum OpenError {
     /// The folder or the secret key.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
-    /// The database, or Redis.
+    /// The database, Redis or Kafka.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// There is no secret key here, and the registry was made with one.
     #[error(
-        "the registry in Redis is there already, and its servers share one secret key: copy secret.key from the data dir of one of them, or name it with --secret-key-file"
+        "the registry in {place} is there already, and its servers share one secret key: copy secret.key from the data dir of one of them, or name it with --secret-key-file"
     )]
-    SharedKey(#[source] DataDirError),
+    SharedKey {
+        /// Where the registry is.
+        place: &'static str,
+        /// Why there is no key here.
+        source: DataDirError,
+    },
 }
 
 /// What a registry is kept in.
@@ -117,6 +125,8 @@ pub enum RegistryKind {
     Sqlite,
     /// Redis, for all servers with the same --redis-prefix
     Redis,
+    /// Kafka, for all servers and consumers with the same --kafka-registry-topic
+    Kafka,
 }
 
 /// Where a registry is.
@@ -126,6 +136,8 @@ pub enum RegistryPlace {
     DataDir,
     /// In Redis, for all servers that share it.
     Redis(RedisConfig),
+    /// In Kafka, for all servers that share it.
+    Kafka(KafkaConfig),
 }
 
 /// Why the registry didn't do what it was asked.
@@ -184,7 +196,7 @@ struct Shared {
 /// `secret_key_file`, or one in `dir`.
 ///
 /// # Errors
-/// The database, Redis or the key can't be read, don't belong together, or are of a newer version.
+/// The database, Redis, Kafka or the key can't be read, don't belong together, or are of a newer version.
 pub async fn open(
     place: &RegistryPlace,
     dir: &DataDir,
@@ -198,6 +210,12 @@ pub async fn open(
             let store = RedisStore::open(config, limits, vault).await?;
             let (state, follower) = (store.state(), Follower::start(&store, config));
             Ok(Registry::new(Store::Redis(store, follower), state))
+        }
+        RegistryPlace::Kafka(config) => {
+            let vault = |may_make| dir.vault(secret_key_file, may_make);
+            let store = KafkaStore::open(config, limits, vault).await?;
+            let (state, follower) = (store.state(), LogFollower::start(store.core())?);
+            Ok(Registry::new(Store::Kafka(store, follower), state))
         }
     }
 }

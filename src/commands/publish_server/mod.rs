@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::args::{DataArgs, DeliveryArgs, DirectArgs, HttpArgs, LimitArgs, RedisArgs};
 use super::duration;
+use super::kafka_args::KafkaArgs;
 use super::retry_args::RetryArgs;
 use crate::common::clock::Clock;
 use crate::common::crypto::api_key::{ApiKey, KeyKind};
@@ -95,6 +96,8 @@ pub struct Args {
     retry: RetryArgs,
     #[command(flatten)]
     redis: RedisArgs,
+    #[command(flatten)]
+    kafka: KafkaArgs,
 }
 
 /// Runs the command until a signal stops it.
@@ -120,6 +123,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let place = match args.data.registry(args.queue) {
         RegistryKind::Sqlite => RegistryPlace::DataDir,
         RegistryKind::Redis => RegistryPlace::Redis(redis.clone()),
+        RegistryKind::Kafka => RegistryPlace::Kafka(args.kafka.config()?),
     };
     let registry = registry::open(&place, &data_dir, secret_key_file, args.tenant_limits()).await?;
     ensure_provider_key(&registry, &data_dir, args.data.new_provider_key).await?;
