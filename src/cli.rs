@@ -2,7 +2,9 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{customer, dlq, keygen, message, publish_server, send, tenant};
+use crate::commands::{
+    consume_kafka, customer, dlq, kafka_setup, keygen, message, publish_server, send, tenant,
+};
 use crate::common::telemetry::LogArgs;
 
 /// Deliver webhooks: encrypted with each customer's own key, at least once, in order where asked
@@ -10,6 +12,7 @@ use crate::common::telemetry::LogArgs;
 #[command(name = "whk", version, propagate_version = true, max_term_width = 110)]
 #[command(after_help = "\
 The steps, in order, servers in terminals of their own:
+  0  whk kafka-setup                             with Kafka alone: its topics
   1  whk keygen --signing-secret                 the customer's keys, and a secret that both sides share
   2  whk publish-server --allow-net 127.0.0.0/8  the provider takes events, encrypts, queues and delivers them
   3  whk customer --secret-file signing_secret.txt
@@ -32,8 +35,10 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 #[expect(missing_docs, reason = "each is described by its arguments, which --help shows")]
 pub enum Command {
+    KafkaSetup(Box<kafka_setup::Args>),
     Keygen(keygen::Args),
     PublishServer(Box<publish_server::Args>),
+    ConsumeKafka(Box<consume_kafka::Args>),
     Customer(Box<customer::Args>),
     Send(Box<send::Args>),
     Tenant(Box<tenant::Args>),
@@ -48,8 +53,10 @@ impl Command {
     /// Whatever the subcommand says; [`crate::exit::code_of`] tells the exit code.
     pub async fn run(self) -> anyhow::Result<()> {
         match self {
+            Self::KafkaSetup(args) => kafka_setup::run(*args).await,
             Self::Keygen(args) => keygen::run(args).await,
             Self::PublishServer(args) => publish_server::run(*args).await,
+            Self::ConsumeKafka(args) => consume_kafka::run(*args).await,
             Self::Customer(args) => customer::run(*args).await,
             Self::Send(args) => send::run(*args).await,
             Self::Tenant(args) => tenant::run(*args).await,

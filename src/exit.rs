@@ -6,6 +6,7 @@ use crate::client::ClientError;
 use crate::common::crypto::keys::KeyError;
 use crate::common::crypto::signature::SecretFileError;
 use crate::common::data_dir::DataDirError;
+use crate::common::kafka::admin::AdminError;
 use crate::common::shutdown::Interrupted;
 use crate::common::telemetry::LogFilterError;
 use crate::queue::OpenQueueError;
@@ -52,8 +53,9 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     }
     if let Some(error) = cause.downcast_ref::<OpenError>() {
         return match error {
-            OpenError::DataDir(error) | OpenError::SharedKey(error) => of_data_dir(error),
+            OpenError::DataDir(error) | OpenError::SharedKey { source: error, .. } => of_data_dir(error),
             OpenError::Store(error) => of_store(error),
+            OpenError::NotShared => Some(USAGE),
         };
     }
     if let Some(error) = cause.downcast_ref::<DataDirError>() {
@@ -64,6 +66,9 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     }
     if let Some(error) = cause.downcast_ref::<ClientError>() {
         return of_client(error);
+    }
+    if let Some(error) = cause.downcast_ref::<AdminError>() {
+        return Some(of_kafka(error));
     }
     if let Some(error) = cause.downcast_ref::<OpenRedisError>() {
         return Some(match error {
@@ -124,6 +129,15 @@ fn of_client(error: &ClientError) -> Option<u8> {
     }
 }
 
+fn of_kafka(error: &AdminError) -> u8 {
+    match error {
+        AdminError::Unreachable { .. } | AdminError::NotReady { .. } => UNAVAILABLE,
+        AdminError::Client(_) => USAGE,
+        error if error.is_not_permitted() => NOT_PERMITTED,
+        AdminError::Refused { .. } => FAILED,
+    }
+}
+
 fn of_disk(error: &DiskError) -> Option<u8> {
     match error {
         DiskError::Newer { .. } | DiskError::NotOurs(_) => Some(USAGE),
@@ -144,8 +158,10 @@ fn of_store(error: &StoreError) -> Option<u8> {
         | StoreError::NotOurs(_)
         | StoreError::WrongKey { .. }
         | StoreError::NewerInRedis { .. }
-        | StoreError::WrongSharedKey(_) => Some(USAGE),
-        StoreError::Redis { .. } => Some(UNAVAILABLE),
+        | StoreError::NewerInKafka { .. }
+        | StoreError::Partitions { .. }
+        | StoreError::WrongSharedKey { .. } => Some(USAGE),
+        StoreError::Redis { .. } | StoreError::Kafka { .. } | StoreError::NoTopic(_) => Some(UNAVAILABLE),
         StoreError::Open { source, .. } => of_sqlite(source),
         _ => Some(FAILED),
     }

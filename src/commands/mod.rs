@@ -3,12 +3,12 @@
 mod api_key_args;
 mod confirm;
 mod connection;
-#[cfg(any())]
 pub mod consume_kafka;
 pub mod customer;
 mod delivery_args;
 pub mod dlq;
 mod kafka_args;
+pub mod kafka_setup;
 pub mod keygen;
 pub mod message;
 pub mod publish_server;

@@ -139,6 +139,16 @@ impl DataDir {
         Vault::parse(&text).map_err(|source| DataDirError::Key { path: path.to_owned(), source })
     }
 
+    /// The vault whose key is in that file, which may be in a folder that another process uses.
+    ///
+    /// # Errors
+    /// The key can't be read, or isn't one.
+    pub fn vault_at(path: &Path) -> Result<Vault, DataDirError> {
+        let text = std::fs::read_to_string(path).map(Zeroizing::new);
+        let text = text.map_err(|source| DataDirError::ReadKey { path: path.to_owned(), source })?;
+        Vault::parse(&text).map_err(|source| DataDirError::Key { path: path.to_owned(), source })
+    }
+
     /// The hash of the provider's key that is written down, if one is.
     ///
     /// # Errors

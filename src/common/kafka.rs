@@ -3,6 +3,7 @@
 //! librdkafka does the talking: it has consumer groups, transactions and every topic setting, which clients written in
 //! Rust lack. Its TLS is OpenSSL's, the only place where that is used.
 
+pub mod admin;
 mod config;
 
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 pub use self::config::{KafkaConfig, KafkaConfigError, Sasl, SaslMechanism, Secret, Tls, Topics};
@@ -56,3 +58,5 @@ impl ClientContext for KafkaContext {
         }
     }
 }
+
+impl ConsumerContext for KafkaContext {}

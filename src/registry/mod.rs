@@ -1,11 +1,12 @@
 //! The registry: tenants, their API keys, public keys and endpoints. [`open`] is the only place that picks a backend.
 //!
-//! Look-ups are answered from memory (`state`); a change is written down first (`sqlite`, or `redis`, which several
-//! servers share) and then followed in memory, before it is answered, so a publish that comes after it sees it.
+//! Look-ups are answered from memory (`state`); a change is written down first (`sqlite`; or `redis` or `kafka`,
+//! which several servers share) and then followed in memory, before it is answered, so a publish that comes after it sees it.
 
 mod changes;
 pub mod endpoint;
 pub mod headers;
+mod kafka;
 mod lookups;
 pub mod name;
 mod record;
@@ -26,6 +27,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use clap::ValueEnum;
 use tokio::sync::Semaphore;
 
+use self::kafka::{Follower as LogFollower, KafkaStore};
 #[cfg(test)]
 pub(crate) use self::redis::tests as two_servers;
 use self::redis::{Follower, RedisStore};
@@ -36,8 +38,10 @@ use self::store::Store;
 pub use self::store::StoreError;
 use self::tenant::LimitOverrides;
 use crate::common::crypto::keys::KeyError;
+use crate::common::crypto::vault::Vault;
 use crate::common::data_dir::{DataDir, DataDirError};
 use crate::common::id::TenantId;
+use crate::common::kafka::KafkaConfig;
 use crate::common::redis::RedisConfig;
 
 /// What each tenant may use, unless it has limits of its own.
@@ -100,14 +104,22 @@ pub enum OpenError {
     /// The folder or the secret key.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
-    /// The database, or Redis.
+    /// The database, Redis or Kafka.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// There is no secret key here, and the registry was made with one.
     #[error(
-        "the registry in Redis is there already, and its servers share one secret key: copy secret.key from the data dir of one of them, or name it with --secret-key-file"
+        "the registry in {place} is there already, and its servers share one secret key: copy secret.key from the data dir of one of them, or name it with --secret-key-file"
     )]
-    SharedKey(#[source] DataDirError),
+    SharedKey {
+        /// Where the registry is.
+        place: &'static str,
+        /// Why there is no key here.
+        source: DataDirError,
+    },
+    /// It is one server's own.
+    #[error("a registry that several processes share is needed: in Kafka or in Redis")]
+    NotShared,
 }
 
 /// What a registry is kept in.
@@ -117,6 +129,8 @@ pub enum RegistryKind {
     Sqlite,
     /// Redis, for all servers with the same --redis-prefix
     Redis,
+    /// Kafka, for all servers and consumers with the same --kafka-registry-topic
+    Kafka,
 }
 
 /// Where a registry is.
@@ -126,6 +140,8 @@ pub enum RegistryPlace {
     DataDir,
     /// In Redis, for all servers that share it.
     Redis(RedisConfig),
+    /// In Kafka, for all servers that share it.
+    Kafka(KafkaConfig),
 }
 
 /// Why the registry didn't do what it was asked.
@@ -184,22 +200,51 @@ struct Shared {
 /// `secret_key_file`, or one in `dir`.
 ///
 /// # Errors
-/// The database, Redis or the key can't be read, don't belong together, or are of a newer version.
+/// The database, Redis, Kafka or the key can't be read, don't belong together, or are of a newer version.
 pub async fn open(
     place: &RegistryPlace,
     dir: &DataDir,
     secret_key_file: Option<&Path>,
     limits: Limits,
 ) -> Result<Registry, OpenError> {
-    match place {
-        RegistryPlace::DataDir => open_in(dir, secret_key_file, limits),
+    let vault = |may_make| dir.vault(secret_key_file, may_make);
+    match open_elsewhere(place, limits, vault).await? {
+        Some(registry) => Ok(registry),
+        None => open_in(dir, secret_key_file, limits),
+    }
+}
+
+/// Opens a registry that servers share, without a data dir: for those who only deliver. Secrets are sealed with the key in
+/// `secret_key_file`.
+///
+/// # Errors
+/// The store or the key can't be read, don't belong together, or are of a newer version.
+pub async fn open_shared(place: &RegistryPlace, secret_key_file: &Path) -> Result<Registry, OpenError> {
+    // Those who publish keep to them.
+    let limits = Limits { queued_jobs: u32::MAX, publishes_per_second: u32::MAX, endpoints: u32::MAX };
+    let registry = open_elsewhere(place, limits, |_| DataDir::vault_at(secret_key_file)).await?;
+    registry.ok_or(OpenError::NotShared)
+}
+
+/// Opens the registry unless it is in the data dir.
+async fn open_elsewhere(
+    place: &RegistryPlace,
+    limits: Limits,
+    vault: impl FnOnce(bool) -> Result<Vault, DataDirError>,
+) -> Result<Option<Registry>, OpenError> {
+    Ok(match place {
+        RegistryPlace::DataDir => None,
         RegistryPlace::Redis(config) => {
-            let vault = |may_make| dir.vault(secret_key_file, may_make);
             let store = RedisStore::open(config, limits, vault).await?;
             let (state, follower) = (store.state(), Follower::start(&store, config));
-            Ok(Registry::new(Store::Redis(store, follower), state))
+            Some(Registry::new(Store::Redis(store, follower), state))
         }
-    }
+        RegistryPlace::Kafka(config) => {
+            let store = KafkaStore::open(config, limits, vault).await?;
+            let (state, follower) = (store.state(), LogFollower::start(store.core())?);
+            Some(Registry::new(Store::Kafka(store, follower), state))
+        }
+    })
 }
 
 fn open_in(dir: &DataDir, secret_key_file: Option<&Path>, limits: Limits) -> Result<Registry, OpenError> {

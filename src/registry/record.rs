@@ -238,13 +238,18 @@ pub(super) fn read_all(
 ) -> Result<Vec<Change>, StoreError> {
     let changes = records.into_iter().map(|record| read(&record, vault));
     let mut changes = changes.collect::<Result<Vec<_>, _>>()?;
+    put_in_order(&mut changes);
+    Ok(changes)
+}
+
+/// Puts changes of all there is in an order in which they can be applied.
+pub(super) fn put_in_order(changes: &mut [Change]) {
     // Public keys in the order in which they were added; of two of one moment the active one is the later.
     changes.sort_by_cached_key(|change| match change {
         Change::PutTenant(_) => (0, Timestamp::MIN, false),
         Change::PutPublicKey(_, key) => (1, key.created_at, key.state == KeyState::Active),
         _ => (2, Timestamp::MIN, false),
     });
-    Ok(changes)
 }
 
 fn tenant(id: &str, value: &str) -> Result<Change, String> {

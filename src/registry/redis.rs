@@ -104,7 +104,7 @@ impl RedisStore {
         refuse_newer(format)?;
         let vault = vault(format.is_none()).map_err(|source| match format {
             None => OpenError::DataDir(source),
-            Some(_) => OpenError::SharedKey(source),
+            Some(_) => OpenError::SharedKey { place: "Redis", source },
         })?;
         let server = Uuid::new_v4().simple().to_string();
         let check = STANDARD.encode(sealed::check_value(&vault).map_err(StoreError::Seal)?);
@@ -118,7 +118,7 @@ impl RedisStore {
         // Another server may have made it meanwhile.
         refuse_newer(format)?;
         sealed::check(&vault, &STANDARD.decode(check).unwrap_or_default())
-            .map_err(StoreError::WrongSharedKey)?;
+            .map_err(|source| StoreError::WrongSharedKey { place: "Redis", source })?;
         let store = Arc::new(Self {
             connection,
             scripts,

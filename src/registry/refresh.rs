@@ -26,6 +26,7 @@ impl Registry {
         match &self.0.store {
             Store::Sqlite(_) => Ok(()),
             Store::Redis(store, _) => store.refreshed().await.map_err(RegistryError::Behind),
+            Store::Kafka(store, _) => store.refreshed().await.map_err(RegistryError::Behind),
         }
     }
 
@@ -41,6 +42,10 @@ impl Registry {
         match &self.0.store {
             Store::Sqlite(_) => Ok(None),
             Store::Redis(store, _) => {
+                store.refreshed_for_strangers().await.map_err(RegistryError::Behind)?;
+                Ok(self.authenticate(hash))
+            }
+            Store::Kafka(store, _) => {
                 store.refreshed_for_strangers().await.map_err(RegistryError::Behind)?;
                 Ok(self.authenticate(hash))
             }

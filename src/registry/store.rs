@@ -1,8 +1,11 @@
-//! Where the registry is written down: a database of this server's own, or Redis, which several servers share.
+//! Where the registry is written down: a database of this server's own, or Redis or Kafka, which several servers share.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use rdkafka::error::KafkaError;
+
+use super::kafka::{Follower as LogFollower, KafkaStore};
 use super::redis::{Follower, RedisStore};
 use super::sqlite::SqliteStore;
 use super::state::{Change, State};
@@ -78,12 +81,51 @@ pub enum StoreError {
     },
     /// The secret key isn't the one that all servers share.
     #[error(
-        "the secret key isn't the one that the registry in Redis was written with: copy secret.key from the data dir of a server that uses it, or name it with --secret-key-file"
+        "the secret key isn't the one that the registry in {place} was written with: copy secret.key from the data dir of a server that uses it, or name it with --secret-key-file"
     )]
-    WrongSharedKey(#[source] VaultError),
+    WrongSharedKey {
+        /// Where the registry is.
+        place: &'static str,
+        /// What the vault said.
+        source: VaultError,
+    },
+    /// Kafka can't be reached, or refuses.
+    #[error("{doing} in Kafka; see --kafka-brokers")]
+    Kafka {
+        /// What was being done.
+        doing: &'static str,
+        /// What librdkafka said.
+        source: KafkaError,
+    },
+    /// Nobody has made the topic.
+    #[error("topic {0} isn't in Kafka: whk kafka-setup makes it; see --kafka-registry-topic")]
+    NoTopic(String),
+    /// The topic was made for something else.
+    #[error(
+        "topic {topic} has {found} partitions, and the registry needs one with one: see whk kafka-setup and --kafka-registry-topic"
+    )]
+    Partitions {
+        /// Its name.
+        topic: String,
+        /// How many it has.
+        found: usize,
+    },
+    /// A newer whk wrote what is in Kafka.
+    #[error(
+        "the registry in Kafka was written by a newer whk (format {found}, this one knows up to {known}); upgrade, or use another --kafka-registry-topic"
+    )]
+    NewerInKafka {
+        /// Its format.
+        found: u64,
+        /// The newest that is known here.
+        known: u64,
+    },
+    /// The system gives no thread to follow others with.
+    #[error("start a thread that follows the registry")]
+    Thread(#[source] std::io::Error),
     /// Another registry, or none, is where this one was.
     #[error(
-        "the registry that this server opened isn't in Redis any more: bring it back, or restart the server to go on with what is there"
+        "the registry that this server opened isn't where it was any more: bring it back, or restart the server to go on with what is there"
     )]
     Gone,
     /// Others changed it again and again meanwhile.
@@ -91,12 +133,14 @@ pub enum StoreError {
     Contended,
 }
 
-/// One of the two.
+/// One of the three.
 pub(super) enum Store {
     /// Held by the one change that is being made, also while it is followed in memory.
     Sqlite(Box<Mutex<SqliteStore>>),
     /// With what follows the changes of others, for as long as the registry is used.
     Redis(Arc<RedisStore>, #[expect(dead_code, reason = "it follows until it is dropped")] Follower),
+    /// The same.
+    Kafka(Arc<KafkaStore>, #[expect(dead_code, reason = "it follows until it is dropped")] LogFollower),
 }
 
 impl Registry {
@@ -113,10 +157,17 @@ impl Registry {
                 let _turn = turn;
                 match &shared.store {
                     Store::Sqlite(store) => change_alone(store, &shared.state, decide),
-                    Store::Redis(..) => Err(RegistryError::Stopped),
+                    Store::Redis(..) | Store::Kafka(..) => Err(RegistryError::Stopped),
                 }
             }),
             Store::Redis(store, _) => {
+                let store = Arc::clone(store);
+                tokio::spawn(async move {
+                    let _turn = turn;
+                    store.change(decide).await
+                })
+            }
+            Store::Kafka(store, _) => {
                 let store = Arc::clone(store);
                 tokio::spawn(async move {
                     let _turn = turn;

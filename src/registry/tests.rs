@@ -20,7 +20,7 @@ use crate::common::event_type::{EventFilter, EventType};
 use crate::common::id::EndpointId;
 use crate::common::job::ContentType;
 
-mod both;
+mod everywhere;
 
 pub(super) const LIMITS: Limits = Limits { queued_jobs: 100, publishes_per_second: 100, endpoints: 3 };
 
@@ -54,6 +54,36 @@ impl Home {
         Self { folder: tempfile::tempdir().unwrap(), place: RegistryPlace::Redis(config) }
     }
 
+    /// In the Kafka that WHK_TEST_KAFKA names, in a topic of its own; none where it names none.
+    #[expect(clippy::print_stderr, reason = "a test that is passed over says so")]
+    pub(super) async fn in_kafka() -> Option<Self> {
+        let Ok(brokers) = std::env::var("WHK_TEST_KAFKA") else {
+            assert!(std::env::var_os("CI").is_none(), "WHK_TEST_KAFKA isn't set; scripts/test.sh sets it");
+            eprintln!(
+                "passed over: WHK_TEST_KAFKA isn't set, scripts/services.sh starts a Kafka and says where"
+            );
+            return None;
+        };
+        let topic = format!("test-{}", uuid::Uuid::new_v4().simple());
+        let topics = crate::common::kafka::Topics::parse("unused", &topic).unwrap();
+        let config = KafkaConfig::parse(&brokers, topics, Duration::from_secs(10)).unwrap();
+        let home = Self { folder: tempfile::tempdir().unwrap(), place: RegistryPlace::Kafka(config.clone()) };
+        home.make_topic().await;
+        Some(home)
+    }
+
+    /// As `whk kafka-setup` does.
+    pub(super) async fn make_topic(&self) {
+        use crate::common::kafka::admin::{Admin, Patience, WantedTopic};
+        let RegistryPlace::Kafka(config) = &self.place else { panic!("it isn't in Kafka") };
+        let topic = &config.topics.registry;
+        let admin = Admin::open(config).unwrap();
+        let settings = vec![("cleanup.policy", "compact".to_owned())];
+        let wanted = WantedTopic { name: topic.clone(), partitions: 1, replication: 1, settings };
+        admin.create(&[wanted]).await.unwrap();
+        admin.wait_until_ready(&[topic.as_str()], Patience::new(Duration::from_secs(30))).await.unwrap();
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -81,7 +111,7 @@ pub(super) fn open_database_at(home: &Home) -> Registry {
 pub(super) fn database(registry: &Registry) -> std::sync::MutexGuard<'_, SqliteStore> {
     match &registry.0.store {
         Store::Sqlite(store) => store.lock().unwrap(),
-        Store::Redis(..) => panic!("it is in Redis"),
+        Store::Redis(..) | Store::Kafka(..) => panic!("it isn't in a database"),
     }
 }
 

@@ -18,6 +18,8 @@ mod disk;
 mod drain;
 mod interop;
 mod isolation;
+mod kafka_registry;
+mod kafka_setup;
 mod publish;
 mod redis;
 mod registry;

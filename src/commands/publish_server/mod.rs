@@ -124,6 +124,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let place = match args.data.registry(args.queue) {
         RegistryKind::Sqlite => RegistryPlace::DataDir,
         RegistryKind::Redis => RegistryPlace::Redis(redis.clone()),
+        RegistryKind::Kafka => RegistryPlace::Kafka(kafka.clone()),
     };
     let registry = registry::open(&place, &data_dir, secret_key_file, args.tenant_limits()).await?;
     ensure_provider_key(&registry, &data_dir, args.data.new_provider_key).await?;

@@ -24,7 +24,7 @@ impl Home {
     fn config(&self) -> &RedisConfig {
         match &self.place {
             RegistryPlace::Redis(config) => config,
-            RegistryPlace::DataDir => panic!("it isn't in Redis"),
+            _ => panic!("it isn't in Redis"),
         }
     }
 

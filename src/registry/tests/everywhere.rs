@@ -11,7 +11,7 @@ use crate::common::clock::after;
 use crate::registry::endpoint::{EndpointPatch, MOST_SECRETS};
 use crate::registry::tenant::KeyState;
 
-macro_rules! kept_in_both {
+macro_rules! kept_everywhere {
     ($($case:ident,)*) => {
         mod sqlite {
             use super::Home;
@@ -30,10 +30,20 @@ macro_rules! kept_in_both {
                 }
             })*
         }
+
+        mod kafka {
+            use super::Home;
+            $(#[tokio::test]
+            async fn $case() {
+                if let Some(home) = Home::in_kafka().await {
+                    super::$case(&home).await;
+                }
+            })*
+        }
     };
 }
 
-kept_in_both! {
+kept_everywhere! {
     everything_is_there_again_after_a_restart,
     public_keys_rotate_with_one_active_at_any_time,
     old_secrets_sign_until_their_overlap_is_over,

@@ -1,0 +1,355 @@
+use std::time::Instant;
+
+use super::*;
+use crate::common::crypto::api_key::{ApiKey, KeyKind};
+use crate::common::crypto::signature::Secret;
+use crate::common::crypto::tests::public_key;
+use crate::common::kafka::admin::{Admin, Patience};
+use crate::registry::endpoint::{DisabledReason, EndpointPatch};
+use crate::registry::store::Store;
+use crate::registry::tenant::{LimitOverrides, Tenant};
+use crate::registry::tests::{Home, add_endpoint, name, other_key, settings, tenant_with_key, wants};
+use crate::registry::{Principal, Registry, RegistryPlace, TenantRef};
+
+const SECOND: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+impl Home {
+    fn kafka(&self) -> &KafkaConfig {
+        match &self.place {
+            RegistryPlace::Kafka(config) => config,
+            _ => panic!("it isn't in Kafka"),
+        }
+    }
+
+    async fn one_more(&self) -> Registry {
+        self.open().await.unwrap()
+    }
+
+    async fn turned_away(&self) -> String {
+        match self.open().await {
+            Ok(_) => panic!("it opens"),
+            Err(error) => format!("{:#}", anyhow::Error::from(error)),
+        }
+    }
+
+    /// Writes as a server does, and as one that can do otherwise.
+    async fn write(&self, writes: &[(&str, Option<&str>)]) {
+        let writes: Vec<Write> =
+            writes.iter().map(|(key, value)| ((*key).to_owned(), value.map(str::to_owned))).collect();
+        let writer = Writer::take(self.kafka()).await.unwrap();
+        let (_, written) = writer.write(&Uuid::new_v4().to_string(), &writes, 0).await;
+        written.unwrap();
+    }
+
+    async fn delete_topic(&self) {
+        let (admin, topic) = (Admin::open(self.kafka()).unwrap(), self.kafka().topics.registry.as_str());
+        admin.delete(&[topic]).await.unwrap();
+        admin.wait_until_gone(&[topic], Patience::new(PATIENCE)).await.unwrap();
+    }
+}
+
+fn store(registry: &Registry) -> &KafkaStore {
+    match &registry.0.store {
+        Store::Kafka(store, _) => store,
+        _ => panic!("it isn't in Kafka"),
+    }
+}
+
+async fn until(most: Duration, what: &str, holds: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < most, "{what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    println!("{what}: {:?}", started.elapsed());
+}
+
+async fn make(registry: &Registry, text: &str) -> Result<Arc<Tenant>, RegistryError> {
+    registry.create_tenant(name(text), LimitOverrides::default()).await
+}
+
+fn has(registry: &Registry, text: &str) -> bool {
+    registry.tenant(&TenantRef::Name(text.into())).is_some()
+}
+
+#[tokio::test]
+async fn what_one_server_changes_the_other_sees_within_a_second() {
+    let Some(home) = Home::in_kafka().await else { return };
+    let (one, other) = (home.one_more().await, home.one_more().await);
+    let tenant = tenant_with_key(&one, "Acme").await;
+    let endpoint = add_endpoint(&one, tenant, &["*"]).await;
+    let (record, key) = one.create_api_key(Some(tenant), None).await.unwrap();
+    until(SECOND, "made", || other.authenticate(&key.hash()).is_some()).await;
+    assert_eq!(wants(&other, "x", None), 1);
+    let there = other.endpoint(tenant, endpoint.id).unwrap();
+    assert_eq!(format!("{there:?}"), format!("{endpoint:?}"));
+    assert_eq!(there.settings.url, endpoint.settings.url);
+
+    other.revoke_api_key(Some(tenant), record.id).await.unwrap();
+    until(SECOND, "revoked", || one.authenticate(&key.hash()).is_none()).await;
+    let patch = EndpointPatch { enabled: Some(false), ..EndpointPatch::default() };
+    other.update_endpoint(tenant, endpoint.id, Some(1), patch, DisabledReason::ByTenant).await.unwrap();
+    until(SECOND, "disabled", || wants(&one, "x", None) == 0).await;
+    other.add_public_key(tenant, other_key()).await.unwrap();
+    until(SECOND, "rotated", || one.public_keys(tenant).len() == 2).await;
+    other.delete_tenant(tenant, None).await.unwrap();
+    until(SECOND, "deleted", || one.count() == (0, 0)).await;
+    assert_eq!(home.one_more().await.count(), (0, 0), "what was deleted stays so");
+    let left = read_all(home.kafka(), "").await.unwrap().records;
+    assert!(left.is_empty(), "nothing of it is left");
+}
+
+#[tokio::test]
+async fn what_was_answered_at_one_server_the_other_knows_once_it_asks() {
+    let Some(home) = Home::in_kafka().await else { return };
+    let (one, other) = (home.one_more().await, home.one_more().await);
+    let mut asking = Duration::ZERO;
+    for round in 0..20 {
+        let (here, there) = if round % 2 == 0 { (&one, &other) } else { (&other, &one) };
+        let tenant = make(here, &format!("t{round}")).await.unwrap();
+        let started = Instant::now();
+        there.refreshed().await.unwrap();
+        asking += started.elapsed();
+        assert!(there.tenant(&tenant.id.into()).is_some(), "round {round}");
+        let (_, key) = here.create_api_key(Some(tenant.id), None).await.unwrap();
+        assert_eq!(there.identify(&key.hash()).await.unwrap(), Some(Principal::Tenant(tenant.id)));
+        let taken = make(there, &format!("t{round}")).await;
+        assert!(matches!(taken, Err(RegistryError::Conflict(_))), "{taken:?}");
+    }
+    println!("asked twenty times: {asking:?}");
+    let stranger = ApiKey::generate(KeyKind::Tenant).unwrap();
+    assert_eq!(one.identify(&stranger.hash()).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn of_two_tenants_with_one_name_made_at_once_one_is() {
+    let Some(home) = Home::in_kafka().await else { return };
+    let (one, other) = (home.one_more().await, home.one_more().await);
+    let started = Instant::now();
+    for round in 0..10 {
+        let text = format!("t{round}");
+        let (first, second) = tokio::join!(make(&one, &text), make(&other, &text));
+        let (made, refused) = if first.is_ok() { (first, second) } else { (second, first) };
+        assert!(matches!(refused, Err(RegistryError::Conflict(_))), "{refused:?}");
+        other.refreshed().await.unwrap();
+        assert_eq!(other.tenant(&TenantRef::Name(text)).unwrap().id, made.unwrap().id);
+    }
+    println!("ten times two at once: {:?}", started.elapsed());
+    assert_eq!(home.one_more().await.count(), (10, 0));
+}
+
+#[tokio::test]
+async fn a_limit_holds_over_servers_that_change_at_once() {
+    let Some(home) = Home::in_kafka().await else { return };
+    let limits = LimitOverrides { endpoints: std::num::NonZeroU32::new(12), ..LimitOverrides::default() };
+    let (one, other) = (home.one_more().await, home.one_more().await);
+    let tenant = one.create_tenant(name("Acme"), limits).await.unwrap().id;
+    one.add_public_key(tenant, public_key()).await.unwrap();
+    let mut adding = tokio::task::JoinSet::new();
+    for registry in (0..10).flat_map(|_| [one.clone(), other.clone()]) {
+        let secret = Secret::generate().unwrap();
+        adding.spawn(async move { registry.add_endpoint(tenant, settings(&["*"]), secret).await });
+    }
+    let started = Instant::now();
+    let added = adding.join_all().await;
+    println!("twenty at once: {:?}", started.elapsed());
+    let refused = added.iter().filter(|added| matches!(added, Err(RegistryError::Limit { most: 12, .. })));
+    assert_eq!((added.iter().flatten().count(), refused.count()), (12, 8), "{added:?}");
+    assert_eq!(home.one_more().await.count(), (1, 12));
+}
+
+#[tokio::test]
+async fn of_servers_that_start_at_once_one_makes_the_registry_and_the_providers_key() {
+    let Some(home) = Home::in_kafka().await else { return };
+    let key = Vault::generate_key().unwrap();
+    let homes = [(); 3].map(|()| {
+        let home = Home { folder: tempfile::tempdir().unwrap(), place: home.place.clone() };
+        std::fs::write(home.folder.path().join("secret.key"), &*key).unwrap();
+        home
+    });
+    let (first, second, third) = tokio::join!(homes[0].open(), homes[1].open(), homes[2].open());
+    let mut starting = tokio::task::JoinSet::new();
+    for registry in [first.unwrap(), second.unwrap(), third.unwrap()] {
+        starting.spawn(async move {
+            let key = ApiKey::generate(KeyKind::Provider).unwrap();
+            registry.first_provider_key(&key).await.unwrap().then_some(key)
+        });
+    }
+    let made: Vec<ApiKey> = starting.join_all().await.into_iter().flatten().collect();
+    assert_eq!(made.len(), 1);
+    let registry = homes[0].one_more().await;
+    assert_eq!(registry.authenticate(&made[0].hash()), Some(Principal::Provider));
+    assert_eq!(registry.api_keys(None, None, 9).items.len(), 1);
+}
+
+#[tokio::test]
+async fn what_a_killed_server_had_begun_is_never_seen() {
+    let Some(home) = Home::in_kafka().await else { return };
+    let (one, other) = (home.one_more().await, home.one_more().await);
+    make(&one, "kept").await.unwrap();
+    let half = [
+        ("tenant/x".to_owned(), Some("{}".to_owned())),
+        (
+            format!("tenant/{}", crate::common::id::TenantId::new()),
+            Some(r#"{"v":1,"name":"half","created_at":0,"version":1}"#.to_owned()),
+        ),
+    ];
+    let writer = Writer::take(home.kafka()).await.unwrap();
+    writer.send("killed", &half, 0).await.unwrap();
+    // As a killed process does: it doesn't say that it gives up.
+    std::mem::forget(writer);
+    other.refreshed().await.unwrap();
+    assert!(has(&other, "kept") && !has(&other, "half"));
+    assert_eq!(home.one_more().await.count().0, 1, "who starts meanwhile");
+    make(&other, "half").await.unwrap();
+    one.refreshed().await.unwrap();
+    assert_eq!((one.count().0, other.count().0), (2, 2));
+    assert_eq!(home.one_more().await.count().0, 2);
+}
+
+#[tokio::test]
+async fn a_writer_that_was_fenced_off_decides_again() {
+    let Some(home) = Home::in_kafka().await else { return };
+    let (one, other) = (home.one_more().await, home.one_more().await);
+    make(&one, "a").await.unwrap();
+    assert!(store(&one).writer.lock().await.is_some(), "it may write on");
+    make(&other, "b").await.unwrap();
+    let taken = make(&one, "b").await;
+    assert!(matches!(taken, Err(RegistryError::Conflict(_))), "{taken:?}");
+    make(&one, "c").await.unwrap();
+    other.refreshed().await.unwrap();
+    assert!(has(&other, "a") && has(&other, "b") && has(&other, "c"));
+    let started = Instant::now();
+    for number in 0..10 {
+        make(&one, &format!("alone {number}")).await.unwrap();
+    }
+    println!("ten changes of one server: {:?}", started.elapsed());
+    let started = Instant::now();
+    for number in 0..10 {
+        let registry = if number % 2 == 0 { &one } else { &other };
+        make(registry, &format!("in turn {number}")).await.unwrap();
+    }
+    println!("ten changes of two servers in turn: {:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn ten_thousand_tenants_are_there_after_a_start() {
+    let Some(home) = Home::in_kafka().await else { return };
+    let registry = home.one_more().await;
+    let sample = make(&registry, "sample").await.unwrap();
+    let state = State::new(crate::registry::tests::LIMITS);
+    for batch in 0..10 {
+        let tenants = (0..1_000).map(|number| {
+            let id = crate::common::id::TenantId::new();
+            Change::PutTenant(Arc::new(Tenant {
+                id,
+                name: name(&format!("t{batch}-{number}")),
+                ..(*sample).clone()
+            }))
+        });
+        let writes =
+            record::writes(&tenants.collect::<Vec<_>>(), &state, &store(&registry).core.vault).unwrap();
+        let writes: Vec<(&str, Option<&str>)> =
+            writes.iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect();
+        home.write(&writes).await;
+    }
+    let started = Instant::now();
+    let again = home.one_more().await;
+    println!("ten thousand tenants: {:?}", started.elapsed());
+    assert_eq!(again.count().0, 10_001);
+    registry.refreshed().await.unwrap();
+    assert_eq!(registry.count().0, 10_001, "also who followed");
+}
+
+#[tokio::test]
+async fn a_topic_that_is_gone_or_another_is_neither_forgotten_nor_written_to() {
+    let Some(home) = Home::in_kafka().await else { return };
+    let registry = home.one_more().await;
+    let tenant = tenant_with_key(&registry, "Acme").await;
+    home.delete_topic().await;
+    home.make_topic().await;
+    let gone = |registry: &Registry| store(registry).core.progress.borrow().is_gone;
+    until(PATIENCE, "found out", || gone(&registry)).await;
+    let refreshed = registry.refreshed().await;
+    assert!(
+        matches!(&refreshed, Err(RegistryError::Behind(error)) if matches!(**error, StoreError::Gone)),
+        "{refreshed:?}"
+    );
+    assert!(make(&registry, "Other").await.is_err());
+    assert!(registry.tenant(&tenant.into()).is_some());
+    assert!(read_all(home.kafka(), "").await.unwrap().meta.is_none(), "nothing is written");
+}
+
+#[tokio::test]
+async fn a_change_right_after_the_topic_was_made_anew_is_not_made() {
+    let Some(home) = Home::in_kafka().await else { return };
+    let registry = home.one_more().await;
+    make(&registry, "Acme").await.unwrap();
+    home.delete_topic().await;
+    home.make_topic().await;
+    let made = make(&registry, "Other").await;
+    println!("{made:?}");
+    assert!(made.is_err());
+    assert!(read_all(home.kafka(), "").await.unwrap().records.is_empty());
+}
+
+#[tokio::test]
+async fn one_secret_key_is_shared_by_all_servers() {
+    let Some(home) = Home::in_kafka().await else { return };
+    drop(home.one_more().await);
+    let elsewhere = Home { folder: tempfile::tempdir().unwrap(), place: home.place.clone() };
+    let missing = elsewhere.turned_away().await;
+    assert!(missing.contains("in Kafka") && missing.contains("copy secret.key"), "{missing}");
+    assert!(!elsewhere.folder.path().join("secret.key").exists(), "no new key where one was");
+    std::fs::write(elsewhere.folder.path().join("secret.key"), &*Vault::generate_key().unwrap()).unwrap();
+    let wrong = elsewhere.turned_away().await;
+    assert!(wrong.contains("in Kafka") && wrong.contains("--secret-key-file"), "{wrong}");
+    let key = std::fs::read(home.folder.path().join("secret.key")).unwrap();
+    std::fs::write(elsewhere.folder.path().join("secret.key"), key).unwrap();
+    drop(elsewhere.one_more().await);
+}
+
+#[tokio::test]
+async fn what_is_damaged_is_passed_over_and_what_is_newer_refused() {
+    let Some(home) = Home::in_kafka().await else { return };
+    let registry = home.one_more().await;
+    let tenant = tenant_with_key(&registry, "Acme").await;
+    home.write(&[(&format!("tenant/{tenant}"), Some("{")), ("what/is/this", Some("{}"))]).await;
+    make(&registry, "Other").await.unwrap();
+    assert!(has(&registry, "Acme") && has(&registry, "Other"), "it goes on with what it knew");
+    assert_eq!(home.one_more().await.count().0, 1, "and the others are there");
+    home.write(&[(META, Some(r#"{"v":2,"id":"x"}"#))]).await;
+    let newer = home.turned_away().await;
+    assert!(newer.contains("written by a newer whk (format 2"), "{newer}");
+    until(PATIENCE, "refused", || store(&registry).core.progress.borrow().is_gone).await;
+    home.write(&[(META, None)]).await;
+    assert!(home.turned_away().await.contains("meta is damaged: it is missing"));
+}
+
+#[tokio::test]
+async fn nothing_secret_is_in_kafka() {
+    let Some(home) = Home::in_kafka().await else { return };
+    let registry = home.one_more().await;
+    let tenant = tenant_with_key(&registry, "Acme").await;
+    let secret = Secret::generate().unwrap();
+    registry.add_endpoint(tenant, settings(&["*"]), secret.clone()).await.unwrap();
+    let (_, key) = registry.create_api_key(Some(tenant), None).await.unwrap();
+    let there = read_all(home.kafka(), "").await.unwrap();
+    let there = format!("{:?} {:?}", there.records, there.meta);
+    assert!(there.contains("Acme"), "the check itself");
+    let secret = secret.reveal();
+    for hidden in
+        ["t-secret", "h-secret", &secret["whsec_".len()..], &key.reveal()["whk_tenant_".len() + 4..]]
+    {
+        assert!(!there.contains(hidden), "{hidden}");
+    }
+}
+
+#[tokio::test]
+async fn a_topic_that_nobody_made_is_told_with_what_makes_it() {
+    let Some(home) = Home::in_kafka().await else { return };
+    home.delete_topic().await;
+    let missing = home.turned_away().await;
+    assert!(missing.contains("whk kafka-setup"), "{missing}");
+}

@@ -1,0 +1,134 @@
+//! `whk kafka-setup` through the binary: against the broker in WHK_TEST_KAFKA, which `scripts/test.sh` starts.
+
+use std::net::TcpListener;
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::{run, stderr};
+
+/// Topics of the test's own. None where there is no broker to test with.
+struct Topics {
+    brokers: String,
+    events: String,
+    registry: String,
+}
+
+impl Topics {
+    fn new(name: &str) -> Option<Self> {
+        let Ok(brokers) = std::env::var("WHK_TEST_KAFKA") else {
+            assert!(std::env::var_os("CI").is_none(), "WHK_TEST_KAFKA isn't set; scripts/test.sh sets it");
+            eprintln!(
+                "passed over: WHK_TEST_KAFKA isn't set, scripts/services.sh starts a Kafka and says where"
+            );
+            return None;
+        };
+        let since = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos();
+        let events = format!("setup-{name}-{}-{since}", std::process::id());
+        Some(Self { brokers, registry: format!("{events}.tenants"), events })
+    }
+
+    fn setup(&self, more: &[&str]) -> Output {
+        let topics = ["--kafka-topic", &self.events, "--kafka-registry-topic", &self.registry];
+        let brokers = ["kafka-setup", "--kafka-brokers", &self.brokers];
+        run(&[&brokers, &topics[..], more].concat())
+    }
+
+    fn json(&self, more: &[&str]) -> Value {
+        let output = self.setup(&[&["--output", "json"], more].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    fn refused(&self, more: &[&str]) -> String {
+        let output = self.setup(more);
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        stderr(&output)
+    }
+}
+
+impl Drop for Topics {
+    fn drop(&mut self) {
+        use rdkafka::admin::{AdminClient, AdminOptions};
+        use rdkafka::client::DefaultClientContext;
+        let admin: AdminClient<DefaultClientContext> =
+            rdkafka::ClientConfig::new().set("bootstrap.servers", &self.brokers).create().unwrap();
+        let topics = ["", ".retry", ".dlq", ".tenants"].map(|suffix| format!("{}{suffix}", self.events));
+        let names = topics.each_ref().map(String::as_str);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        drop(runtime.block_on(admin.delete_topics(&names, &AdminOptions::new())));
+    }
+}
+
+fn outcomes(report: &Value) -> Vec<(usize, String)> {
+    let topics = report["topics"].as_array().unwrap().iter();
+    let of = |topic: &Value| {
+        let partitions = topic["partitions"].as_array().unwrap();
+        for partition in partitions {
+            assert!(partition["leader"].is_i64(), "{partition}");
+            assert_eq!(partition["in_sync"], partition["replicas"], "{partition}");
+        }
+        (partitions.len(), topic["outcome"].as_str().unwrap().to_owned())
+    };
+    topics.map(of).collect()
+}
+
+fn all(outcome: &str, partitions: usize) -> Vec<(usize, String)> {
+    [partitions, partitions, partitions, 1].map(|count| (count, outcome.to_owned())).to_vec()
+}
+
+#[test]
+fn topics_are_made_once_and_stay_as_they_are() {
+    let Some(topics) = Topics::new("once") else { return };
+    let made = topics.setup(&[]);
+    assert_eq!(made.status.code(), Some(0), "{}", stderr(&made));
+    let table = String::from_utf8(made.stdout.clone()).unwrap();
+    assert_eq!(table.lines().filter(|line| line.contains(" created")).count(), 19, "{table}");
+    assert!(stderr(&made).contains("one broker alone has its records"), "{}", stderr(&made));
+    assert_eq!(outcomes(&topics.json(&[])), all("unchanged", 6));
+    let again = topics.setup(&[]);
+    assert!(String::from_utf8_lossy(&again.stdout).contains("nothing was changed"), "{again:?}");
+    // More than are asked for do, and it is said.
+    let more = topics.setup(&["--partitions", "3", "--output", "json"]);
+    assert!(stderr(&more).contains("6 partitions, more than the 3"), "{}", stderr(&more));
+    assert_eq!(more.status.code(), Some(0));
+}
+
+#[test]
+fn what_will_not_do_is_refused_until_it_is_made_anew() {
+    let Some(topics) = Topics::new("anew") else { return };
+    assert_eq!(outcomes(&topics.json(&["--partitions", "2"])), all("created", 2));
+    let few = topics.refused(&[]);
+    assert!(few.contains("has 2 of the 6 partitions") && few.contains("--recreate"), "{few}");
+    let small = topics.refused(&["--partitions", "2", "--max-message-bytes", "5000000"]);
+    assert!(small.contains("max.message.bytes=4194304, less than 5000000"), "{small}");
+    let nobody_to_ask = topics.setup(&["--recreate"]);
+    assert_eq!(nobody_to_ask.status.code(), Some(64), "{}", stderr(&nobody_to_ask));
+    assert!(stderr(&nobody_to_ask).contains("pass --yes"), "{}", stderr(&nobody_to_ask));
+    assert_eq!(outcomes(&topics.json(&["--partitions", "2"])), all("unchanged", 2));
+    assert_eq!(outcomes(&topics.json(&["--recreate", "--yes"])), all("recreated", 6));
+}
+
+#[test]
+fn more_replicas_than_brokers_are_refused_with_the_flag_to_change() {
+    let Some(topics) = Topics::new("replicas") else { return };
+    let refused = topics.refused(&["--replication", "99"]);
+    assert!(refused.contains("--replication"), "{refused}");
+    let usage = topics.setup(&["--min-insync-replicas", "2"]);
+    assert_eq!(usage.status.code(), Some(64), "{}", stderr(&usage));
+    assert!(stderr(&usage).contains("--min-insync-replicas: 2 is more"), "{}", stderr(&usage));
+}
+
+#[test]
+fn without_a_broker_it_ends_in_time() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let brokers = format!("127.0.0.1:{port}");
+    let started = Instant::now();
+    let output = run(&["kafka-setup", "--kafka-brokers", &brokers, "--kafka-timeout", "1s"]);
+    assert_eq!(output.status.code(), Some(69), "{}", stderr(&output));
+    let told = stderr(&output);
+    assert!(told.contains("--kafka-brokers") && told.contains(&brokers), "{told}");
+    // Far less than waiting for ever, and far more than a second for a machine that is busy.
+    assert!(started.elapsed() < Duration::from_secs(20));
+}
