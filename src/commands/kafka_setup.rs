@@ -213,21 +213,23 @@ impl Setup {
         let found = describe(&self.admin, &self.wanted).await?;
         // Another may have made them meanwhile.
         refuse(&plan(&self.wanted, &found).problems)?;
-        let mut topics = Vec::new();
+        let (mut topics, mut of_one_broker) = (Vec::new(), Vec::new());
         for (wanted, found) in self.wanted.iter().zip(found) {
             let found = found.with_context(|| format!("topic {} is gone again", wanted.name))?;
             if found.replication() < 2 {
-                self.progress.suspend(|| {
-                    tracing::warn!(
-                        topic = wanted.name,
-                        "one broker alone has its records: if its disk is lost, so are they; see --replication"
-                    );
-                });
+                of_one_broker.push(wanted.name.clone());
             }
             let outcome = outcome(&wanted.name);
             topics.push(TopicReport { topic: wanted.name.clone(), outcome, partitions: found.partitions });
         }
         self.progress.finish_and_clear();
+        if !of_one_broker.is_empty() {
+            let topics = of_one_broker.join(", ");
+            tracing::warn!(
+                topics,
+                "one broker alone has their records: if its disk is lost, so are they; see --replication"
+            );
+        }
         Ok(Report { topics })
     }
 }

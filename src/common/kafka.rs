@@ -51,6 +51,8 @@ impl ClientContext for KafkaContext {
                     tracing::error!(reason, "no Kafka broker can be reached; trying again until one is");
                 }
             }
+            // Where a log ends is no error.
+            Some(RDKafkaErrorCode::PartitionEOF) => {}
             Some(RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::OperationTimedOut) => {
                 tracing::debug!(%error, reason, "Kafka");
             }

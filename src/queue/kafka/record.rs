@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! topic          key                                  headers
-//! events         tenant id; in direct mode the URL    whk-job
+//! events         tenant id, or direct mode's target    whk-job
 //! events.retry   the same                             whk-job, whk-past
 //! events.dlq     message id                           whk-job, whk-past, whk-death; without value: replayed or purged
 //! ```
@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::common::attempt::Attempt;
 use crate::common::id::MessageId;
-use crate::common::job::{Job, Target};
+use crate::common::job::Job;
 use crate::common::retry::{Cause, CauseKind};
 use crate::queue::record::{self, RecordError};
 
@@ -119,13 +119,10 @@ impl Death {
     }
 }
 
-/// What partition a job's record goes to in `events`: a tenant's jobs go to one, since Kafka keeps order within that
-/// alone. In direct mode it is the URL's, as it is the URL that order is kept by there.
+/// What says in which partition of `events` a job's record is: its tenant, since Kafka keeps order within a partition
+/// alone.
 pub(super) fn key_of(job: &Job) -> Vec<u8> {
-    match job.target {
-        Target::Endpoint(..) => job.tenant.as_bytes().to_vec(),
-        Target::Url(_) => job.lane.name().as_bytes().to_vec(),
-    }
+    job.tenant.as_bytes().to_vec()
 }
 
 /// Strings, numbers and lists of them: nothing that can't be written.
