@@ -25,15 +25,15 @@ fn a_tenant_made_at_one_server_is_known_to_the_other() {
     let kafka = ["--kafka-brokers", &brokers, "--kafka-topic", &events, "--kafka-registry-topic", &registry];
     let data_dir = tempfile::tempdir().unwrap();
     let flags = ["publish-server", "--port", "0", "--registry", "kafka", "--data-dir"];
-    let too_soon = run(&[&flags, &[data_dir.path().to_str().unwrap()], &kafka[..]].concat());
+    let too_soon = run(&[&flags[..], &[data_dir.path().to_str().unwrap()], &kafka[..]].concat());
     assert_eq!(too_soon.status.code(), Some(69), "{too_soon:?}");
     assert!(stderr(&too_soon).contains("whk kafka-setup"), "{}", stderr(&too_soon));
-    let setup = run(&[&["kafka-setup", "--partitions", "1"], &kafka[..]].concat());
+    let setup = run(&[&["kafka-setup", "--partitions", "1"][..], &kafka].concat());
     assert_eq!(setup.status.code(), Some(0), "{}", stderr(&setup));
 
     let key = fixture("registry/v1/secret.key");
     let own = ["--registry", "kafka", "--queue", "memory", "--secret-key-file", key.to_str().unwrap()];
-    let flags = [&own, &kafka[..]].concat();
+    let flags = [&own[..], &kafka].concat();
     let (one, other) = (Server::tenants(&flags), Server::tenants(&flags));
     assert!(!other.data_dir().join("provider_key.txt").exists(), "there is one");
     let provider = one.api();

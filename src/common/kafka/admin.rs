@@ -282,7 +282,7 @@ impl Admin {
 
     fn options(&self) -> AdminOptions {
         // The brokers' own part of it a little shorter, so that their answer still comes.
-        let at_brokers = self.timeout.saturating_sub(self.timeout / 10);
+        let at_brokers = self.timeout.mul_f64(0.9);
         AdminOptions::new().request_timeout(Some(self.timeout)).operation_timeout(Some(at_brokers))
     }
 

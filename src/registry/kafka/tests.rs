@@ -1,3 +1,5 @@
+#![expect(clippy::print_stdout, reason = "how long things took is for people to read")]
+
 use std::time::Instant;
 
 use super::*;
