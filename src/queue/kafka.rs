@@ -27,6 +27,8 @@ mod lag;
 mod offsets;
 mod producer;
 mod record;
+#[cfg(test)]
+mod tests;
 mod topics;
 
 use std::sync::Arc;
@@ -38,7 +40,8 @@ use tokio::sync::Notify;
 
 use self::consumer::Consumer;
 pub use self::group::GroupConfig;
-use self::lag::Lag;
+use self::held::Log;
+use self::lag::{Lag, LogLag};
 use self::producer::Producer;
 pub use self::producer::{Batching, Compression};
 use self::record::Record;
@@ -193,13 +196,20 @@ impl Queue for KafkaQueue {
         }
     }
 
+    /// Of partitions that this process has it is exact; of others it is what their consumers haven't committed.
     async fn depth(&self) -> Result<Depth, QueueError> {
-        let lag = self.lag.depth(&self.kafka).await?;
-        let held = self.consumer.as_ref().map(Consumer::depth).unwrap_or_default();
-        // What this process holds is a part of the group's lag.
-        let ready = lag.ready.saturating_sub(held.leased).saturating_sub(held.delayed);
-        let delayed = lag.delayed.saturating_add(held.delayed);
-        Ok(Depth { ready, delayed, leased: held.leased, dead: lag.dead })
+        let lags = self.lag.of_logs(&self.kafka).await?;
+        let mut depth = self.consumer.as_ref().map(Consumer::depth).unwrap_or_default();
+        for LogLag { log, partition, from, end } in lags {
+            let read = self.consumer.as_ref().and_then(|consumer| consumer.next(log, partition));
+            let left = u64::try_from(end.saturating_sub(read.unwrap_or(from))).unwrap_or_default();
+            let state = match log {
+                Log::Events => &mut depth.ready,
+                Log::Retry => &mut depth.delayed,
+            };
+            *state = state.saturating_add(left);
+        }
+        Ok(depth)
     }
 
     async fn queued(&self, tenants: &[String]) -> Result<Vec<Queued>, QueueError> {

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::group::{Group, GroupConfig, Shared, Writing};
-use super::held::{Held, Rest, Window};
+use super::held::{Held, Log, Rest, Window};
 use super::producer::Producer;
 use super::record::{self, Death, Record};
 use crate::common::clock::Clock;
@@ -152,6 +152,11 @@ impl Consumer {
         let group = Arc::clone(&self.group);
         // It ends by itself; that it couldn't be waited for changes nothing.
         tokio::task::spawn_blocking(move || group.leave()).await.unwrap_or_default();
+    }
+
+    /// The offset that a log is read on from, where this consumer has it.
+    pub(super) fn next(&self, log: Log, partition: i32) -> Option<i64> {
+        self.shared.lock().next(log, partition)
     }
 
     /// What is held.

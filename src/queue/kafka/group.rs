@@ -5,6 +5,7 @@
 //! as well, and commits for both.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -164,6 +165,7 @@ struct GroupContext {
     shared: Arc<Shared>,
     timeout: Duration,
     drain: Duration,
+    is_dropped: AtomicBool,
 }
 
 impl ClientContext for GroupContext {
@@ -236,7 +238,9 @@ impl GroupContext {
             self.shared.lock().assign(*number, &events, &retry, retry_end);
         }
         consumer.incremental_assign(&from)?;
-        tracing::info!(partitions = ?numbers, "partitions came");
+        if !numbers.is_empty() {
+            tracing::info!(partitions = ?numbers, "partitions came");
+        }
         Ok(())
     }
 
@@ -275,7 +279,9 @@ impl GroupContext {
         } else {
             let mut held = shared.lock();
             held.leave(numbers, shared.clock.now());
-            let waited = shared.settled.wait_timeout_while(held, self.drain, |held| held.busy(numbers) > 0);
+            // Nobody settles any more where the queue was dropped.
+            let drain = if self.is_dropped.load(Ordering::Relaxed) { Duration::ZERO } else { self.drain };
+            let waited = shared.settled.wait_timeout_while(held, drain, |held| held.busy(numbers) > 0);
             held = waited.unwrap_or_else(PoisonError::into_inner).0;
             let left = held.busy(numbers);
             let progress = held.progress();
@@ -327,9 +333,10 @@ impl Group {
             shared: Arc::clone(shared),
             timeout: kafka.timeout,
             drain: config.drain,
+            is_dropped: AtomicBool::new(false),
         };
         let between_polls = config.drain.saturating_add(Duration::from_secs(300));
-        let heartbeats = (config.session_timeout / 5).min(Duration::from_secs(3));
+        let heartbeats = (config.session_timeout / 10).min(Duration::from_secs(3));
         let mut settings = kafka.client();
         settings
             .set("group.id", &config.group)
@@ -397,7 +404,15 @@ struct Turns {
 
 impl Reader {
     fn run(mut self) {
-        while !matches!(self.asked.try_recv(), Ok(()) | Err(mpsc::TryRecvError::Disconnected)) {
+        loop {
+            match self.asked.try_recv() {
+                Err(mpsc::TryRecvError::Empty) => {}
+                Ok(()) => break,
+                Err(mpsc::TryRecvError::Disconnected) => {
+                    self.consumer.context().is_dropped.store(true, Ordering::Relaxed);
+                    break;
+                }
+            }
             self.read();
             self.look_after_windows();
             self.commit_now_and_then();

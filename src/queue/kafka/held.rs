@@ -468,6 +468,13 @@ impl Held {
         self.settled
     }
 
+    /// The offset that a log is read on from.
+    pub(super) fn next(&self, log: Log, partition: i32) -> Option<i64> {
+        let held = self.partitions.get(&partition)?;
+        let reading = if log == Log::Events { &held.events } else { &held.retry };
+        reading.offsets.next()
+    }
+
     /// Jobs that are held, by state.
     pub(super) fn depth(&self, now: Timestamp) -> Depth {
         self.lanes.depth(now)

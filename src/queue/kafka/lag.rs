@@ -5,12 +5,14 @@ use std::sync::Arc;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::metadata::Metadata;
+use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::OpenKafkaError;
+use super::held::Log;
 use super::topics::AskContext;
 use crate::common::kafka::KafkaConfig;
-use crate::queue::{Depth, QueueError};
+use crate::queue::QueueError;
 
 /// Asks Kafka, without taking part in the group.
 pub(super) struct Lag(Arc<BaseConsumer<AskContext>>);
@@ -34,10 +36,10 @@ impl Lag {
         tokio::task::spawn_blocking(move || ask(&consumer)).await.unwrap_or(Err(KafkaError::Canceled))
     }
 
-    /// Jobs that aren't settled, and those in `events.retry` of them; the dead.
-    pub(super) async fn depth(&self, kafka: &KafkaConfig) -> Result<Depth, QueueError> {
+    /// What is left of each log, whoever reads it.
+    pub(super) async fn of_logs(&self, kafka: &KafkaConfig) -> Result<Vec<LogLag>, QueueError> {
         let (topics, timeout) = (kafka.topics.clone(), kafka.timeout);
-        let depth = self.ask(move |consumer| {
+        let lags = self.ask(move |consumer| {
             let metadata = consumer.fetch_metadata(None, timeout)?;
             let mut list = TopicPartitionList::new();
             for topic in [&topics.events, &topics.retry] {
@@ -46,23 +48,31 @@ impl Lag {
                 }
             }
             let committed = consumer.committed_offsets(list, timeout)?;
-            let mut depth = Depth::default();
-            for element in committed.elements() {
-                let (start, end) =
-                    consumer.fetch_watermarks(element.topic(), element.partition(), timeout)?;
+            let lag = |element: &TopicPartitionListElem<'_>| {
+                let (topic, partition) = (element.topic(), element.partition());
+                let (start, end) = consumer.fetch_watermarks(topic, partition, timeout)?;
                 let from = match element.offset() {
-                    Offset::Offset(offset) => offset.clamp(start, end),
+                    Offset::Offset(offset) => offset.clamp(start, end.max(start)),
                     _ => start,
                 };
-                let left = u64::try_from(end.saturating_sub(from)).unwrap_or_default();
-                let state =
-                    if element.topic() == topics.events { &mut depth.ready } else { &mut depth.delayed };
-                *state = state.saturating_add(left);
-            }
-            Ok(depth)
+                let log = if topic == topics.events { Log::Events } else { Log::Retry };
+                Ok(LogLag { log, partition, from, end })
+            };
+            committed.elements().iter().map(lag).collect()
         });
-        depth.await.map_err(|error| QueueError::Unavailable("ask Kafka for the group's lag", error.into()))
+        lags.await.map_err(|error| QueueError::Unavailable("ask Kafka for the group's lag", error.into()))
     }
+}
+
+/// How far a group is with one log.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LogLag {
+    pub(super) log: Log,
+    pub(super) partition: i32,
+    /// What was committed, or where the log begins.
+    pub(super) from: i64,
+    /// Where it ends.
+    pub(super) end: i64,
 }
 
 /// The partitions of a topic; none where it is missing.

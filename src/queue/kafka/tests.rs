@@ -1,0 +1,52 @@
+//! Against a real broker: the promises of every queue that Kafka's has as well, those that differ, and what is its own.
+
+mod conforms;
+
+use std::time::Duration;
+
+use super::{Batching, GroupConfig, KafkaQueue};
+use crate::common::clock::Clock;
+use crate::common::kafka::admin::{Admin, Patience, WantedTopic};
+use crate::common::kafka::{KafkaConfig, Topics};
+use crate::queue::QueueConfig;
+
+/// The broker that `scripts/services.sh start kafka` started, with topics of `partitions` that nobody else has.
+#[expect(clippy::print_stderr, reason = "said aloud")]
+pub(super) async fn kafka(partitions: i32) -> Option<KafkaConfig> {
+    let Ok(brokers) = std::env::var("WHK_TEST_KAFKA") else {
+        assert!(std::env::var_os("CI").is_none(), "WHK_TEST_KAFKA isn't set; scripts/test.sh sets it");
+        eprintln!("passed over: WHK_TEST_KAFKA isn't set, `scripts/services.sh start kafka` prints it");
+        return None;
+    };
+    let name = format!("test-{}", uuid::Uuid::now_v7().simple());
+    let topics = Topics::parse(&name, &format!("{name}.tenants")).unwrap();
+    let kafka = KafkaConfig::parse(&brokers, topics, Duration::from_secs(10)).unwrap();
+    let wanted =
+        |name: &str, settings| WantedTopic { name: name.into(), partitions, replication: 1, settings };
+    let Topics { events, retry, dead, .. } = &kafka.topics;
+    let compacted = vec![("cleanup.policy", "compact,delete".to_owned())];
+    let admin = Admin::open(&kafka).unwrap();
+    let topics = [wanted(events, vec![]), wanted(retry, vec![]), wanted(dead, compacted)];
+    assert!(admin.create(&topics).await.unwrap().is_empty(), "nobody else has them");
+    let names = [events, retry, dead].map(String::as_str);
+    admin.wait_until_ready(&names, Patience::new(Duration::from_secs(20))).await.unwrap();
+    Some(kafka)
+}
+
+pub(super) fn group() -> GroupConfig {
+    GroupConfig {
+        group: "test".into(),
+        instance_id: None,
+        session_timeout: Duration::from_secs(6),
+        drain: Duration::from_secs(2),
+        window_jobs: 1_000,
+        window_bytes: 1 << 20,
+        partitions_at_once: None,
+    }
+}
+
+pub(super) async fn consume(kafka: &KafkaConfig, config: QueueConfig, clock: Clock) -> KafkaQueue {
+    // Each test's own, since Kafka tells a group of its topics alone.
+    let group = GroupConfig { group: format!("{}-group", kafka.topics.events), ..group() };
+    KafkaQueue::consume(kafka, Batching::default(), &group, config, clock).await.unwrap()
+}
