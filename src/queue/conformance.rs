@@ -36,6 +36,11 @@ pub(super) trait Harness: Sized {
     /// Whether what was pushed is there after [`Harness::reopen`].
     const DURABLE: bool;
 
+    /// Whether attempts are counted on after [`Harness::reopen`].
+    const KEEPS_COUNT: bool = Self::DURABLE;
+    /// Whether it knows messages that aren't dead by their ids.
+    const KNOWS_MESSAGES: bool = true;
+
     /// None where it can't be tested here, which it has said aloud.
     async fn start(config: QueueConfig) -> Option<Self>;
 

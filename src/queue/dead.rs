@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use super::QueueError;
 use crate::common::attempt::Attempt;
+use crate::common::endpoint_url::EndpointUrl;
 use crate::common::id::{EndpointId, MessageId, TenantId};
 use crate::common::job::{ContentType, Target};
 use crate::common::retry::CauseKind;
@@ -121,6 +122,15 @@ pub struct DeadBody {
     pub attempts: Vec<Attempt>,
 }
 
+/// Where a damaged letter doesn't say where its job was to go.
+const NOWHERE: &str = "https://unknown.invalid/";
+
+/// The target of a letter that doesn't say it.
+pub(super) fn nowhere() -> Target {
+    #[expect(clippy::expect_used, reason = "the URL is a constant, and a test reads it")]
+    Target::Url(EndpointUrl::parse(NOWHERE).expect("a URL"))
+}
+
 /// A page of dead letters.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeadPage {
@@ -167,6 +177,11 @@ impl FromStr for DeadCursor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nowhere_is_a_url() {
+        assert_eq!(nowhere().to_string(), "https://unknown.invalid");
+    }
 
     #[test]
     fn a_cursor_is_read_as_it_is_written() {

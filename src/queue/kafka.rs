@@ -18,6 +18,8 @@
 //!   under the same ids they come twice, unless a consumer holds the first of them at that moment.
 //! - How much a tenant, or all of them, have queued isn't bounded here, but by the topics' retention and Kafka's quotas.
 //! - What becomes of a message is told of the dead alone.
+//! - Attempts at a job are counted by the consumer that holds it: where its partition goes to another before it was
+//!   settled, that one begins to count anew.
 
 mod consumer;
 mod dead;
@@ -27,6 +29,7 @@ mod lag;
 mod offsets;
 mod producer;
 mod record;
+mod scan;
 #[cfg(test)]
 mod tests;
 mod topics;
@@ -39,6 +42,7 @@ use rdkafka::error::KafkaError;
 use tokio::sync::Notify;
 
 use self::consumer::Consumer;
+use self::dead::Counted;
 pub use self::group::GroupConfig;
 use self::held::Log;
 use self::lag::{Lag, LogLag};
@@ -91,6 +95,7 @@ pub struct KafkaQueue {
     consumer: Option<Consumer>,
     lag: Lag,
     keeps_order: bool,
+    counted: Counted,
     is_closed: AtomicBool,
     closed: Notify,
 }
@@ -114,6 +119,7 @@ impl KafkaQueue {
             consumer: None,
             lag,
             keeps_order: config.ordered,
+            counted: Counted::default(),
             is_closed: AtomicBool::new(false),
             closed: Notify::new(),
         })
@@ -133,6 +139,10 @@ impl KafkaQueue {
         let queue = Self::publish(kafka, batching, &group.group, &config).await?;
         let consumer = Consumer::join(kafka, group, config, queue.producer.clone(), clock);
         Ok(Self { consumer: Some(consumer.map_err(OpenKafkaError::of_settings)?), ..queue })
+    }
+
+    fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
     }
 
     /// Drains what is being delivered, commits, and leaves the group.
@@ -156,7 +166,7 @@ impl OpenKafkaError {
 #[async_trait]
 impl Queue for KafkaQueue {
     async fn push(&self, jobs: Vec<Job>) -> Result<(), QueueError> {
-        if self.is_closed.load(Ordering::Acquire) {
+        if self.is_closed() {
             return Err(QueueError::Closed);
         }
         let topic: Arc<str> = self.kafka.topics.events.as_str().into();
@@ -183,7 +193,7 @@ impl Queue for KafkaQueue {
         let closed = self.closed.notified();
         tokio::pin!(closed);
         closed.as_mut().enable();
-        if !self.is_closed.load(Ordering::Acquire) {
+        if !self.is_closed() {
             closed.await;
         }
         Ok(Vec::new())
@@ -209,7 +219,7 @@ impl Queue for KafkaQueue {
             };
             *state = state.saturating_add(left);
         }
-        Ok(depth)
+        Ok(Depth { dead: self.dead_count().await?, ..depth })
     }
 
     async fn queued(&self, tenants: &[String]) -> Result<Vec<Queued>, QueueError> {

@@ -16,7 +16,8 @@ use crate::common::id::TenantId;
 
 /// Shows a message of any tenant, or of direct mode, with its latest attempts
 ///
-/// Every message that is queued or dead is known, and the latest that were delivered.
+/// Every message that is queued or dead is known, and the latest that were delivered; with `--queue kafka` the dead
+/// alone.
 #[utoipa::path(
     get, path = "/messages/{message_id}", tag = "messages",
     operation_id = "show_any_message", security(("api_key" = [])),
@@ -34,7 +35,8 @@ pub(super) async fn show_any(
 
 /// Shows a message of a tenant with its latest attempts
 ///
-/// Every message that is queued or dead is known, and the latest that were delivered.
+/// Every message that is queued or dead is known, and the latest that were delivered; with `--queue kafka` the dead
+/// alone.
 #[utoipa::path(
     get, path = "/tenants/{tenant}/messages/{message_id}", tag = "messages",
     operation_id = "show_message", security(("api_key" = [])),

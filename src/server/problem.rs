@@ -137,7 +137,9 @@ impl From<QueueError> for Problem {
                 tracing::error!(error = %format!("{:#}", anyhow::Error::from(error)), "queue");
                 Self::new(
                     StatusCode::SERVICE_UNAVAILABLE,
-                    format!("{detail}, and nothing was changed; try again, and see the server's log"),
+                    format!(
+                        "{detail}; try again, with the same Idempotency-Key where there is one, and see the server's log"
+                    ),
                 )
             }
         }

@@ -182,8 +182,10 @@ pub(in crate::queue) async fn settling_twice_is_harmless<H: Harness>() {
     let again = claim_one(queue).await;
     queue.settle(&settlement).await.unwrap();
     assert_eq!((again.attempt, queue.depth().await.unwrap().leased), (2, 1));
-    let record = queue.message(again.job.id).await.unwrap().unwrap();
-    assert_eq!(record.attempts.len(), 1);
+    if H::KNOWS_MESSAGES {
+        let record = queue.message(again.job.id).await.unwrap().unwrap();
+        assert_eq!(record.attempts.len(), 1);
+    }
     done(queue, again).await;
     assert_eq!(queue.depth().await.unwrap().unsettled(), 0);
 }
@@ -199,7 +201,7 @@ pub(in crate::queue) async fn settling_a_lease_that_ran_out_is_harmless<H: Harne
     assert_eq!(queue.depth().await.unwrap().leased, 1, "the lease that is out is another");
     settle(queue, again, Verdict::Done).await;
     assert_eq!(queue.depth().await.unwrap().unsettled(), 0);
-    assert!(queue.message(id).await.unwrap().is_some());
+    assert_eq!(queue.message(id).await.unwrap().is_some(), H::KNOWS_MESSAGES);
 }
 
 pub(in crate::queue) async fn what_is_pushed_survives_or_is_reported<H: Harness>() {

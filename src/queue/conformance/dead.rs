@@ -124,7 +124,9 @@ pub(in crate::queue) async fn replay_starts_over_in_order<H: Harness>() {
     assert_eq!(seen, [&[waiting.id], &died[..3]].concat());
     assert_eq!(queue.replay(&all_dead(), 100).await.unwrap(), 2);
     assert_eq!(queue.replay(&all_dead(), 100).await.unwrap(), 0);
-    assert_eq!(queue.message(died[4]).await.unwrap().unwrap().state, MessageState::Queued);
+    if H::KNOWS_MESSAGES {
+        assert_eq!(queue.message(died[4]).await.unwrap().unwrap().state, MessageState::Queued);
+    }
 }
 
 pub(in crate::queue) async fn replay_has_room_or_changes_nothing<H: Harness>() {

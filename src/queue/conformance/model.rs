@@ -163,6 +163,9 @@ async fn run<H: Harness>(steps: Vec<Step>, ordered: bool) -> bool {
             }
             Step::Reopen if H::DURABLE => {
                 harness.reopen().await;
+                if !H::KEEPS_COUNT {
+                    model.jobs.values_mut().for_each(|job| job.attempts = 0);
+                }
                 for lease in out.drain(..) {
                     model.jobs.get_mut(&lease.job.id).unwrap().state = State::Lost;
                 }

@@ -155,10 +155,20 @@ pub(super) fn death(message: &impl Message) -> Option<Death> {
     serde_json::from_slice(header(message, DEATH)?).ok()
 }
 
+/// Where a record stands: topic, partition, offset.
+pub(super) fn place(message: &impl Message) -> String {
+    format!("{}/{}/{}", message.topic(), message.partition(), message.offset())
+}
+
+/// What a record is known by that has no id of its own.
+pub(super) fn id_of_place(place: &str) -> MessageId {
+    MessageId::derived(&[b"kafka", place.as_bytes()])
+}
+
 /// The dead letter of a record that isn't a job, as far as it can be made: what can be read of it stays as it is.
 pub(super) fn damaged(message: &impl Message, topic: &str, error: &RecordError, now: Timestamp) -> Record {
-    let place = format!("{}/{}/{}", message.topic(), message.partition(), message.offset());
-    let id = MessageId::derived(&[b"kafka", place.as_bytes()]);
+    let place = place(message);
+    let id = id_of_place(&place);
     let detail = Cause::Damaged(format!("{error} ({place})")).to_string();
     let job = header(message, JOB).map(|job| (JOB, String::from_utf8_lossy(job).into_owned()));
     let death = Death::new(CauseKind::Damaged, detail, 0, now);

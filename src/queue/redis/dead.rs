@@ -10,19 +10,17 @@ use super::RedisQueue;
 use super::settle::Said;
 use super::shards::Shard;
 use crate::common::attempt::Attempt;
-use crate::common::endpoint_url::EndpointUrl;
 use crate::common::id::MessageId;
-use crate::common::job::{ContentType, Job, Target};
+use crate::common::job::{ContentType, Job};
 use crate::common::retry::CauseKind;
-use crate::queue::dead::{DeadBody, DeadCursor, DeadFilter, DeadLetter, DeadLetters, DeadPage, MOST_AT_ONCE};
+use crate::queue::dead::{
+    DeadBody, DeadCursor, DeadFilter, DeadLetter, DeadLetters, DeadPage, MOST_AT_ONCE, nowhere,
+};
 use crate::queue::message::{MessageRecord, MessageState, Messages};
 use crate::queue::{QueueError, record};
 
 /// Dead letters that are read, or deleted, in one call.
 const SLICE: usize = 250;
-
-/// Where a damaged record doesn't say where its job was to go.
-const NOWHERE: &str = "https://unknown.invalid/";
 
 /// What is kept of a message, as the scripts give it.
 struct Kept {
@@ -71,11 +69,6 @@ impl Kept {
             bytes: self.bytes,
         }
     }
-}
-
-fn nowhere() -> Target {
-    #[expect(clippy::expect_used, reason = "the URL is a constant, and a test reads it")]
-    Target::Url(EndpointUrl::parse(NOWHERE).expect("a URL"))
 }
 
 impl RedisQueue {

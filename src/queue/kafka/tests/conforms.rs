@@ -115,6 +115,10 @@ struct Kafka {
 
 impl Harness for Kafka {
     const DURABLE: bool = true;
+    /// What isn't in events.retry is counted in the consumer's memory: who has the partition next begins anew.
+    const KEEPS_COUNT: bool = false;
+    /// `dead::messages_tell_where_they_stand` and `dead::history_is_bounded` differ: only the dead are known.
+    const KNOWS_MESSAGES: bool = false;
 
     async fn start(config: QueueConfig) -> Option<Self> {
         // In one partition what was pushed first is read first.
