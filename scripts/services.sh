@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Servers for tests, each on a free port, with what it keeps in target/services/NAME. Installs what is missing with
 # apt-get where it is root.
-#   usage: scripts/services.sh start redis    prints WHK_TEST_REDIS=redis://127.0.0.1:PORT once it answers
-#          scripts/services.sh stop redis     ends the one that was started here
+#   usage: scripts/services.sh start redis|kafka    prints where it is, as VARIABLE=value lines, once it answers:
+#                      WHK_TEST_REDIS; WHK_TEST_KAFKA, WHK_KAFKA_CLASSPATH, WHK_TEST_KAFKA_TLS, WHK_TEST_KAFKA_CA
+#          scripts/services.sh stop redis|kafka     ends the one that was started here
+#   Where KAFKA_BROKERS is set, that Kafka is used, and none is started.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-usage() { sed -n '2,5s/^# //p' "$0" >&2; exit 64; }
+usage() { sed -n '2,8s/^# //p' "$0" >&2; exit 64; }
 
 # need PROGRAM PACKAGE: the program, installed where it is missing.
 need() {
@@ -25,7 +27,7 @@ stop_pid() {
   local pid
   pid=$(<"$1")
   kill "$pid" 2>/dev/null || true
-  for _ in {1..100}; do
+  for _ in {1..300}; do
     kill -0 "$pid" 2>/dev/null || break
     sleep 0.1
   done
@@ -59,7 +61,133 @@ redis_stop() {
   rm -rf "$dir"
 }
 
-[[ $# == 2 && $2 == redis ]] || usage
+# The newest that runs on Java 17.
+KAFKA_VERSION=4.4.0
+# The latest of its tools that is published; they talk to newer brokers as well.
+KAFKA_TOOLS_VERSION=4.3.0
+LOG4J_VERSION=2.25.5
+
+# kafka_resolve FILE: writes the class path of the broker and its tools, from Maven's artefacts.
+kafka_resolve() {
+  local first
+  first=$(cut -d : -f 1 "$1" 2>/dev/null || true)
+  [[ -n $first && -f $first ]] && return
+  need mvn maven
+  mkdir -p "$(dirname "$1")"
+  cat >"$(dirname "$1")/pom.xml" <<POM
+<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>whk</groupId><artifactId>test-kafka</artifactId><version>1</version><packaging>pom</packaging>
+  <dependencies>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>$KAFKA_VERSION</version></dependency>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka-tools</artifactId><version>$KAFKA_TOOLS_VERSION</version></dependency>
+    <dependency><groupId>org.apache.logging.log4j</groupId><artifactId>log4j-slf4j-impl</artifactId><version>$LOG4J_VERSION</version></dependency>
+  </dependencies>
+</project>
+POM
+  mvn -q -B -f "$(dirname "$1")/pom.xml" org.apache.maven.plugins:maven-dependency-plugin:3.6.1:build-classpath \
+    -DincludeScope=runtime -Dmdep.outputFile="$1.new" >&2
+  mv "$1.new" "$1"
+}
+
+# kafka_certificates: a CA, and a certificate of the broker's with its key, as PEM.
+kafka_certificates() {
+  need openssl openssl
+  openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=whk-test-ca -keyout "$dir/ca.key" -out "$dir/ca.pem" 2>/dev/null
+  openssl req -newkey rsa:2048 -nodes -subj /CN=localhost -keyout "$dir/broker.key" -out "$dir/broker.csr" 2>/dev/null
+  openssl x509 -req -in "$dir/broker.csr" -CA "$dir/ca.pem" -CAkey "$dir/ca.key" -CAcreateserial -days 30 \
+    -extfile <(echo 'subjectAltName=DNS:localhost,IP:127.0.0.1') -out "$dir/broker.crt" 2>/dev/null
+  cat "$dir/broker.key" "$dir/broker.crt" >"$dir/broker.pem"
+}
+
+kafka_start() {
+  if [[ -n ${KAFKA_BROKERS:-} ]]; then
+    echo "WHK_TEST_KAFKA=$KAFKA_BROKERS"
+    return
+  fi
+  need java openjdk-17-jre-headless
+  need python3 python3
+  local classpath=$PWD/target/kafka-$KAFKA_VERSION/classpath port controller tls
+  kafka_resolve "$classpath"
+  kafka_stop
+  mkdir -p "$dir"
+  kafka_certificates
+  port=$(free_port) controller=$(free_port) tls=$(free_port)
+  cat >"$dir/log4j2.properties" <<'CONF'
+rootLogger.level=warn
+rootLogger.appenderRef.stdout.ref=stdout
+appender.stdout.type=Console
+appender.stdout.name=stdout
+appender.stdout.layout.type=PatternLayout
+appender.stdout.layout.pattern=[%d] %p %m (%c)%n
+CONF
+  cat >"$dir/server.properties" <<CONF
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:$controller
+controller.listener.names=CONTROLLER
+listeners=PLAINTEXT://127.0.0.1:$port,SASL_SSL://127.0.0.1:$tls,CONTROLLER://127.0.0.1:$controller
+advertised.listeners=PLAINTEXT://127.0.0.1:$port,SASL_SSL://127.0.0.1:$tls
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=PLAINTEXT
+ssl.keystore.type=PEM
+ssl.keystore.location=$dir/broker.pem
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
+listener.name.sasl_ssl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_whk="whk-secret";
+listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+log.dirs=$dir/data
+auto.create.topics.enable=false
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+CONF
+  # Many small topics: no segment of theirs needs room before it is filled.
+  echo 'log.index.size.max.bytes=65536' >>"$dir/server.properties"
+  local java=(java -Xms256m -Xmx512m -XX:+UseSerialGC -XX:TieredStopAtLevel=1
+    "-Dlog4j2.configurationFile=file:$dir/log4j2.properties" -cp "$(<"$classpath")")
+  "${java[@]}" kafka.tools.StorageTool format --config "$dir/server.properties" \
+    --cluster-id "$("${java[@]}" kafka.tools.StorageTool random-uuid)" \
+    --add-scram 'SCRAM-SHA-256=[name=whk,password=whk-secret]' \
+    --add-scram 'SCRAM-SHA-512=[name=whk,password=whk-secret]' >"$dir/log" 2>&1 || { tail -n 20 "$dir/log" >&2; exit 1; }
+  setsid "${java[@]}" kafka.Kafka "$dir/server.properties" >>"$dir/log" 2>&1 </dev/null &
+  echo $! >"$dir/pid"
+  for _ in {1..300}; do
+    if kafka_answers "$port"; then
+      echo "WHK_TEST_KAFKA=127.0.0.1:$port"
+      echo "WHK_KAFKA_CLASSPATH=$classpath"
+      echo "WHK_TEST_KAFKA_TLS=127.0.0.1:$tls"
+      echo "WHK_TEST_KAFKA_CA=$dir/ca.pem"
+      return
+    fi
+    kill -0 "$(<"$dir/pid")" 2>/dev/null || break
+    sleep 0.2
+  done
+  echo "Kafka doesn't answer; the end of $dir/log:" >&2
+  tail -n 20 "$dir/log" >&2
+  exit 1
+}
+
+# kafka_answers PORT: whether a broker answers ApiVersions there, which it does when it has started.
+kafka_answers() {
+  timeout 2 python3 - "$1" 2>/dev/null <<'PY'
+import socket, struct, sys
+with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 1) as s:
+    s.sendall(struct.pack(">ihhih", 10, 18, 0, 7, 0))
+    sys.exit(0 if s.recv(10)[4:] == struct.pack(">ih", 7, 0) else 1)
+PY
+}
+
+kafka_stop() {
+  stop_pid "$dir/pid"
+  rm -rf "$dir"
+}
+
+[[ $# == 2 && ($2 == redis || $2 == kafka) ]] || usage
 dir=$PWD/target/services/$2
 case $1 in
   start | stop) "$2_$1" ;;

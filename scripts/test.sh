@@ -43,11 +43,13 @@ step 'schemathesis'
 [[ -x target/schemathesis/bin/python ]] || python3 -m venv target/schemathesis
 target/schemathesis/bin/pip install --quiet --disable-pip-version-check -r tests/openapi/requirements.txt
 
-step 'Redis'
-trap 'scripts/services.sh stop redis' EXIT
-# Under its own name, as services.sh prints it.
-redis=$(scripts/services.sh start redis)
-export "$redis"
+step 'Redis, Kafka'
+trap 'scripts/services.sh stop redis; scripts/services.sh stop kafka' EXIT
+# Under their own names, as services.sh prints them.
+for service in redis kafka; do
+  printed=$(scripts/services.sh start "$service")
+  while read -r variable; do export "${variable?}"; done <<<"$printed"
+done
 
 step 'format'
 cargo fmt --check
