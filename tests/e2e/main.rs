@@ -18,6 +18,7 @@ mod disk;
 mod drain;
 mod interop;
 mod isolation;
+mod kafka;
 mod kafka_registry;
 mod kafka_setup;
 mod publish;

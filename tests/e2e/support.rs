@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 /// How long a test waits for what must come: far longer than it takes.
+pub(crate) mod kafka;
+
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) fn fixture(name: &str) -> PathBuf {

@@ -19,15 +19,15 @@ const IN_FLIGHT: usize = 16;
 const LANES: usize = 8;
 const PUBLISHERS: usize = 4;
 
-fn rounds() -> usize {
+pub(crate) fn rounds() -> usize {
     std::env::var("WHK_TORTURE_ROUNDS").map_or(20, |rounds| rounds.parse().unwrap())
 }
 
 /// Numbers that look random and are the same each time.
-struct Dice(u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
+    pub(crate) fn roll(&mut self, sides: u64) -> u64 {
         // Xorshift (Marsaglia, 2003).
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -37,13 +37,13 @@ impl Dice {
 }
 
 /// A customer that answers every fifth request with 500, and remembers the ids that it took, by lane.
-struct Flaky {
-    port: u16,
+pub(crate) struct Flaky {
+    pub(crate) port: u16,
     taken: Arc<Mutex<HashMap<String, Vec<String>>>>,
 }
 
 impl Flaky {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let taken = Arc::new(Mutex::new(HashMap::<String, Vec<String>>::new()));
@@ -97,14 +97,14 @@ impl Flaky {
     }
 
     /// The ids that it took, each lane's in order.
-    fn taken(&self) -> HashMap<String, Vec<String>> {
+    pub(crate) fn taken(&self) -> HashMap<String, Vec<String>> {
         self.taken.lock().unwrap().clone()
     }
 }
 
-/// Publishes one event; its id where it was answered 202.
-fn publish(port: u16, url: &str) -> Option<String> {
-    let body = format!(r#"{{"url":"{url}","payload":"x"}}"#);
+/// Publishes one event of a tenant's; its id where it was answered 202.
+fn publish(port: u16, url: &str, target: &str) -> Option<String> {
+    let body = format!(r#"{{"url":"{url}","target":"{target}","payload":"x"}}"#);
     let head =
         "POST /publish HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-type: application/json\r\n";
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
@@ -121,14 +121,14 @@ fn publish(port: u16, url: &str) -> Option<String> {
 }
 
 /// Those who publish, each to lanes of its own, and what they were answered 202 for, in order.
-struct Publishers {
+pub(crate) struct Publishers {
     stop: Arc<AtomicBool>,
     accepted: Arc<Mutex<HashMap<String, Vec<String>>>>,
     threads: Vec<thread::JoinHandle<()>>,
 }
 
 impl Publishers {
-    fn start(customer: u16, port: u16) -> Self {
+    pub(crate) fn start(customer: u16, port: u16) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let accepted = Arc::new(Mutex::new(HashMap::<String, Vec<String>>::new()));
         let publishing = |number: usize| {
@@ -138,7 +138,7 @@ impl Publishers {
                 while !stop.load(Ordering::Relaxed) {
                     let lane = format!("/{}", lanes.next().unwrap());
                     let url = format!("http://127.0.0.1:{customer}{lane}");
-                    match publish(port, &url) {
+                    match publish(port, &url, &lane) {
                         Some(id) => accepted.lock().unwrap().entry(lane).or_default().push(id),
                         // It is being started again.
                         None => thread::sleep(Duration::from_millis(2)),
@@ -151,7 +151,7 @@ impl Publishers {
     }
 
     /// Ends them; what was accepted, each lane's in order.
-    fn stop(self) -> HashMap<String, Vec<String>> {
+    pub(crate) fn stop(self) -> HashMap<String, Vec<String>> {
         self.stop.store(true, Ordering::Relaxed);
         self.threads.into_iter().for_each(|thread| thread.join().unwrap());
         Arc::into_inner(self.accepted).unwrap().into_inner().unwrap()
@@ -176,7 +176,7 @@ fn start(data_dir: &std::path::Path, port: u16, flags: &[&str]) -> Server {
 }
 
 /// The first time each came.
-fn deduped(ids: &[String]) -> Vec<&String> {
+pub(crate) fn deduped(ids: &[String]) -> Vec<&String> {
     let mut seen = HashSet::new();
     ids.iter().filter(|id| seen.insert(*id)).collect()
 }
@@ -190,6 +190,30 @@ enum Blow<'a> {
     Redis(&'a RefCell<Redis>),
     /// Its Redis answers nobody for ten seconds.
     Pause(&'a Redis),
+}
+
+/// Which of what was accepted hasn't arrived.
+pub(crate) fn missing(accepted: &HashMap<String, Vec<String>>, customer: &Flaky) -> Vec<String> {
+    let taken = customer.taken();
+    let of_lane = |(lane, ids): (&String, &Vec<String>)| -> Vec<String> {
+        let taken: HashSet<&String> = taken.get(lane).into_iter().flatten().collect();
+        ids.iter().filter(|id| !taken.contains(id)).cloned().collect()
+    };
+    accepted.iter().flat_map(of_lane).collect()
+}
+
+/// What came more than once.
+pub(crate) fn count_twice(taken: &HashMap<String, Vec<String>>) -> usize {
+    taken.values().map(|ids| ids.len() - deduped(ids).len()).sum()
+}
+
+/// That what was accepted came in order, of each lane, the first time.
+pub(crate) fn assert_in_order(accepted: &HashMap<String, Vec<String>>, taken: &HashMap<String, Vec<String>>) {
+    for (lane, ids) in accepted {
+        let known: HashSet<&String> = ids.iter().collect();
+        let came: Vec<&String> = deduped(&taken[lane]).into_iter().filter(|id| known.contains(id)).collect();
+        assert!(came.iter().eq(&ids.iter().collect::<Vec<_>>()), "lane {lane} is out of order");
+    }
 }
 
 /// Deals a blow in each of `rounds`, and looks at what arrived in the end.
@@ -221,22 +245,14 @@ fn torture(flags: &[&str], ordered: bool, blow: Blow<'_>, rounds: usize) {
     let accepted = publishers.stop();
     let total: usize = accepted.values().map(Vec::len).sum();
     assert!(total > rounds, "next to nothing was published: {total}");
-    let missing = || -> Vec<String> {
-        let taken = customer.taken();
-        let of_lane = |(lane, ids): (&String, &Vec<String>)| -> Vec<String> {
-            let taken: HashSet<&String> = taken.get(lane).into_iter().flatten().collect();
-            ids.iter().filter(|id| !taken.contains(id)).cloned().collect()
-        };
-        accepted.iter().flat_map(of_lane).collect()
-    };
-    wait_until("everything accepted", || missing().is_empty());
+    wait_until("everything accepted", || missing(&accepted, &customer).is_empty());
     wait_until("an empty queue", || server.queued_jobs() == 0);
     assert_eq!(server.metric("whk_queue_jobs{state=\"dead\"}"), 0);
     server.signal("TERM");
     assert_eq!(server.wait().code(), Some(0), "{}", server.log());
 
     let taken = customer.taken();
-    let twice: usize = taken.values().map(|ids| ids.len() - deduped(ids).len()).sum();
+    let twice = count_twice(&taken);
     let what = match blow {
         Blow::Server(signal) => signal,
         Blow::Redis(_) => "Redis killed",
@@ -246,12 +262,7 @@ fn torture(flags: &[&str], ordered: bool, blow: Blow<'_>, rounds: usize) {
     let in_flight = if what == "TERM" { 0 } else { rounds * IN_FLIGHT };
     assert!(twice <= in_flight, "{twice} twice, though {in_flight} were in flight");
     if ordered {
-        for (lane, ids) in &accepted {
-            let known: HashSet<&String> = ids.iter().collect();
-            let came: Vec<&String> =
-                deduped(&taken[lane]).into_iter().filter(|id| known.contains(id)).collect();
-            assert!(came.iter().eq(&ids.iter().collect::<Vec<_>>()), "lane {lane} is out of order");
-        }
+        assert_in_order(&accepted, &taken);
     }
 }
 

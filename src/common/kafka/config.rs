@@ -91,8 +91,10 @@ pub enum SaslMechanism {
     /// Name and password as they are: with TLS alone
     Plain,
     /// SCRAM-SHA-256: the password itself isn't sent
+    #[value(name = "scram-sha-256")]
     ScramSha256,
     /// SCRAM-SHA-512: the password itself isn't sent
+    #[value(name = "scram-sha-512")]
     ScramSha512,
 }
 

@@ -1,0 +1,390 @@
+//! `whk publish-server --queue kafka` and `whk consume-kafka` with a real broker.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use serde_json::json;
+
+use crate::support::kafka::{Kafka, said};
+use crate::support::{Api, RawCustomer, Server, message_ids, publish, run, stderr, wait_until};
+use crate::torture::{Dice, Flaky, Publishers, assert_in_order, count_twice, missing, rounds};
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+const FAILED: &str = "HTTP/1.1 500 Oh\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+/// Attempts at once of one consumer.
+const IN_FLIGHT: usize = 16;
+
+/// Jobs that a consumer settles before it commits, and while it does.
+const UNCOMMITTED: usize = 200;
+
+/// A job that is published directly, of `target`; its id.
+fn publish_of(server: &Server, url: &str, target: &str) -> String {
+    let body = json!({"url": url, "target": target, "payload": 1}).to_string();
+    let answer = publish(server, &body);
+    assert_eq!(answer.status, 202, "{answer:?}");
+    answer.json()["messages"][0]["id"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_consumer_delivers_and_leaves_no_lag() {
+    let Some(kafka) = Kafka::shared(3) else { return };
+    let (server, customer) = (kafka.server(&[]), RawCustomer::answering(OK));
+    let mut ids: Vec<String> =
+        (0..30).map(|n| publish_of(&server, &customer.url(), &format!("tenant-{}", n % 7))).collect();
+    assert_eq!(server.queued_jobs(), 30, "the server delivers nothing itself");
+    let mut consumer = kafka.consumer(&[]);
+    let mut came: Vec<String> =
+        ids.iter().map(|_| customer.request().headers["webhook-id"].clone()).collect();
+    (ids.sort(), came.sort());
+    assert_eq!(ids, came);
+    consumer.wait_for_metric("whk_jobs_delivered_total", 30);
+    consumer.signal("TERM");
+    assert_eq!(consumer.wait().code(), Some(0), "{}", consumer.log());
+    let rows = kafka.describe_group();
+    assert_eq!(rows.len(), 6, "events and events.retry: {rows:?}");
+    for row in rows {
+        assert_eq!((&row[2], row[4].as_str()), (&row[3], "0"), "{row:?}");
+    }
+    assert_eq!(server.queued_jobs(), 0);
+}
+
+/// Three consumers; each round one is killed, or leaves, and another joins.
+fn torture(ordered: bool) {
+    let Some(kafka) = Kafka::shared(6) else { return };
+    let (server, customer) = (kafka.server(&[]), Flaky::start());
+    let in_flight = IN_FLIGHT.to_string();
+    let flags = ["--retry-delays", "20", "--max-retries", "1000", "--in-flight", &in_flight];
+    let flags: Vec<&str> = flags.into_iter().chain(ordered.then_some("--ordered")).collect();
+    let mut consumers: Vec<Server> = (0..3).map(|_| kafka.consumer(&flags)).collect();
+    let publishers = Publishers::start(customer.port, server.port);
+    let mut dice = Dice(0xd1ce);
+    let (rounds, mut kills) = ((rounds() / 4).max(2), 0);
+    for round in 0..rounds {
+        thread::sleep(Duration::from_millis(1_000 + dice.roll(2_000)));
+        let which = usize::try_from(dice.roll(3)).unwrap();
+        let mut consumer = consumers.swap_remove(which);
+        if round % 3 == 2 {
+            consumer.signal("TERM");
+            assert_eq!(consumer.wait().code(), Some(0), "{}", consumer.log());
+        } else {
+            kills += 1;
+            consumer.signal("KILL");
+            consumer.wait();
+        }
+        consumers.push(kafka.consumer(&flags));
+    }
+    let accepted = publishers.stop();
+    let total: usize = accepted.values().map(Vec::len).sum();
+    assert!(total > rounds, "next to nothing was published: {total}");
+    wait_until("everything accepted", || missing(&accepted, &customer).is_empty());
+    wait_until("an empty queue", || server.queued_jobs() == 0);
+    assert_eq!(server.metric("whk_queue_jobs{state=\"dead\"}"), 0);
+    let taken = customer.taken();
+    let twice = count_twice(&taken);
+    eprintln!(
+        "ordered {ordered}: {rounds} rounds, {kills} kills, {total} accepted, none lost, {twice} delivered twice"
+    );
+    assert!(twice <= kills * (IN_FLIGHT + UNCOMMITTED), "{twice} twice after {kills} kills");
+    if ordered {
+        assert_in_order(&accepted, &taken);
+    }
+}
+
+#[test]
+fn consumers_that_are_killed_lose_nothing() {
+    torture(false);
+}
+
+#[test]
+fn consumers_that_are_killed_keep_order() {
+    torture(true);
+}
+
+#[test]
+fn a_broker_that_is_killed_under_load_loses_nothing() {
+    let Some(mut kafka) = Kafka::own(3) else { return };
+    let (server, customer) = (kafka.server(&["--kafka-timeout", "2s"]), Flaky::start());
+    let flags = ["--retry-delays", "20", "--max-retries", "1000", "--kafka-timeout", "2s", "--ordered"];
+    let _consumers = [kafka.consumer(&flags), kafka.consumer(&flags)];
+    let publishers = Publishers::start(customer.port, server.port);
+    for _ in 0..(rounds() / 8).max(1) {
+        thread::sleep(Duration::from_secs(2));
+        kafka.kill();
+        let url = format!("http://127.0.0.1:{}/away", customer.port);
+        let refused = publish(&server, &json!({"url": url, "payload": 1}).to_string());
+        assert_eq!(refused.status, 503, "{refused:?}");
+        assert!(refused.headers.contains_key("retry-after"));
+        thread::sleep(Duration::from_secs(1));
+        kafka.restart();
+        let restarted = Instant::now();
+        wait_until("a 202 again", || {
+            publish(&server, &json!({"url": url, "payload": 1}).to_string()).status == 202
+        });
+        eprintln!("published again {:.1} s after the broker listened", restarted.elapsed().as_secs_f64());
+    }
+    let accepted = publishers.stop();
+    wait_until("everything accepted", || missing(&accepted, &customer).is_empty());
+    wait_until("an empty queue", || server.queued_jobs() == 0);
+    let total: usize = accepted.values().map(Vec::len).sum();
+    eprintln!("{total} accepted, none lost, {} delivered twice", count_twice(&customer.taken()));
+    assert_in_order(&accepted, &customer.taken());
+}
+
+/// Publishes to an endpoint that hangs more than the window holds, and then to another of the same tenant.
+fn beside_one_that_hangs(ordered: bool) {
+    let Some(kafka) = Kafka::shared(1) else { return };
+    let server = kafka.server(&[]);
+    let (hangs, well) =
+        (RawCustomer::start(|_, _| thread::sleep(Duration::from_secs(3_600))), RawCustomer::answering(OK));
+    let flags = ["--window", "40", "--delivery-timeout", "60s", "--drain-timeout", "1s"];
+    let flags: Vec<&str> = flags.into_iter().chain(ordered.then_some("--ordered")).collect();
+    let consumer = kafka.consumer(&flags);
+    for _ in 0..200 {
+        publish_of(&server, &hangs.url(), "tenant");
+    }
+    let mut slowest = Duration::ZERO;
+    for round in 0..30 {
+        let published = Instant::now();
+        let id = publish_of(&server, &well.url(), "tenant");
+        assert_eq!(well.request().headers["webhook-id"], id);
+        // The first waits until the jobs that fill the window were put aside.
+        if round > 0 {
+            slowest = slowest.max(published.elapsed());
+        }
+    }
+    eprintln!("ordered {ordered}: slowest beside one that hangs {slowest:?}");
+    assert_eq!(consumer.metric("whk_jobs_delivered_total"), 30);
+    assert_eq!(server.queued_jobs(), 200);
+}
+
+#[test]
+fn an_endpoint_that_hangs_does_not_hold_up_its_partition() {
+    beside_one_that_hangs(false);
+}
+
+#[test]
+fn an_ordered_endpoint_that_hangs_does_not_hold_up_its_partition() {
+    beside_one_that_hangs(true);
+}
+
+#[test]
+fn what_is_no_job_is_dead_lettered_and_what_has_nowhere_to_go_is_dropped() {
+    let Some(kafka) = Kafka::shared(2) else { return };
+    let server = kafka.server(&[]);
+    let customer = RawCustomer::answering(OK);
+    let api = server.api();
+    let tenant = api.subscribe("Acme", &customer.url(), &["*"]);
+    assert_eq!(api.published("gone.later", json!(1)).len(), 1);
+    assert_eq!(tenant.api.delete(&tenant.endpoint_path()).status, 204);
+    let stranger = json!({
+        "v": 1, "id": "msg_00000000000000000000000000000001", "tenant": "ten_00000000000000000000000000000001",
+        "endpoint": "ep_00000000000000000000000000000001", "ordered": false, "content_type": "application/json",
+        "published_at": 1_700_000_000_000_000_i64, "trace": "4bf92f3577b34da6a3ce929d0e0e4736-01"
+    });
+    let newer = json!({"v": 9, "id": "msg_00000000000000000000000000000002"});
+    let producer: BaseProducer =
+        ClientConfig::new().set("bootstrap.servers", &kafka.brokers).create().unwrap();
+    let header = |job: String| OwnedHeaders::new().insert(Header { key: "whk-job", value: Some(&job) });
+    let send = |record: BaseRecord<'_, str, str>| producer.send(record).map_err(|(error, _)| error).unwrap();
+    send(BaseRecord::to(&kafka.topic).key("a").payload("garbage"));
+    send(BaseRecord::to(&kafka.topic).key("b").payload("{}").headers(header("{\"v\":1".to_owned())));
+    send(BaseRecord::to(&kafka.topic).key("c").payload("{}").headers(header(newer.to_string())));
+    send(BaseRecord::to(&kafka.topic).key("d").payload("{}").headers(header(stranger.to_string())));
+    send(BaseRecord::to(&kafka.topic).key("e"));
+    producer.flush(Duration::from_secs(20)).unwrap();
+
+    let mut consumer = kafka.consumer(&[]);
+    consumer.wait_for_metric("whk_jobs_dropped_total", 2);
+    wait_until("an empty queue", || server.queued_jobs() == 0);
+    let dead = api.get("/dead-letters?cause=damaged").json();
+    assert_eq!(dead["data"].as_array().unwrap().len(), 4, "{dead}");
+    let id = dead["data"][0]["id"].as_str().unwrap();
+    let shown = api.get(&format!("/dead-letters/{id}")).json();
+    assert_eq!((shown["body"].is_null(), shown["attempt_count"].as_u64()), (true, Some(0)), "{shown}");
+    let replayed = api.post("/dead-letters/replay", json!({"all": true})).json();
+    assert_eq!(replayed["replayed"], 0, "what can't be read can't be delivered: {replayed}");
+    // It isn't read again either.
+    consumer.signal("TERM");
+    assert_eq!(consumer.wait().code(), Some(0));
+    let again = kafka.consumer(&[]);
+    publish_of(&server, &customer.url(), "tenant");
+    customer.request();
+    assert_eq!(api.get("/dead-letters").json()["data"].as_array().unwrap().len(), 4);
+    assert_eq!(again.metric("whk_jobs_dropped_total"), 0);
+    assert!(!consumer.log().contains("garbage"), "no payload is logged");
+}
+
+#[test]
+fn the_dead_are_listed_and_replayed() {
+    let Some(kafka) = Kafka::shared(2) else { return };
+    let server = kafka.server(&[]);
+    let api = server.api();
+    let answers_well = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let well = std::sync::Arc::clone(&answers_well);
+    let customer = RawCustomer::start(move |stream, _| {
+        let answer = if well.load(std::sync::atomic::Ordering::Relaxed) { OK } else { FAILED };
+        drop(std::io::Write::write_all(stream, answer.as_bytes()));
+    });
+    let tenant = api.subscribe("Acme", &customer.url(), &["*"]);
+    let other = api.subscribe("Other", &customer.url(), &["*"]);
+    let consumer = kafka.consumer(&["--max-retries", "1"]);
+    let ids = api.published("invoice.paid", json!({"amount": 1}));
+    assert_eq!(ids.len(), 2);
+    wait_until("two dead letters", || server.metric("whk_queue_jobs{state=\"dead\"}") == 2);
+    let own = |api: &Api| api.get("/tenants/me/dead-letters").json()["data"].as_array().unwrap().clone();
+    let (mine, theirs) = (own(&tenant.api), own(&other.api));
+    assert_eq!((mine.len(), theirs.len()), (1, 1));
+    assert_eq!((&mine[0]["cause"], &mine[0]["attempt_count"]), (&json!("exhausted"), &json!(2)));
+    let id = mine[0]["id"].as_str().unwrap();
+    assert_eq!(other.api.get(&format!("/tenants/me/dead-letters/{id}")).status, 404);
+    let shown = tenant.api.get(&format!("/tenants/me/dead-letters/{id}")).json();
+    assert_eq!(shown["attempts"].as_array().unwrap().len(), 2, "{shown}");
+    assert!(shown["body"]["ciphertext"].is_string(), "{shown}");
+    // The same through the command line, with its flags.
+    let url = server.url("");
+    let data_dir = server.data_dir().to_str().unwrap();
+    let dlq = |arguments: &[&str]| {
+        let output =
+            run(&[&["dlq", "--server", url.trim_end_matches('/'), "--data-dir", data_dir], arguments]
+                .concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(dlq(&["list", "--tenant", "Acme"]).contains(id));
+    assert!(dlq(&["show", id]).contains("exhausted"));
+    answers_well.store(true, std::sync::atomic::Ordering::Relaxed);
+    dlq(&["replay", "--tenant", "Acme"]);
+    consumer.wait_for_metric("whk_jobs_delivered_total", 1);
+    assert!(own(&tenant.api).is_empty());
+    dlq(&["purge", "--all", "--yes"]);
+    assert!(own(&other.api).is_empty());
+    assert_eq!(server.metric("whk_queue_jobs{state=\"dead\"}"), 0);
+}
+
+#[test]
+fn a_far_retry_waits_in_the_retry_topic() {
+    let Some(kafka) = Kafka::shared(1) else { return };
+    let (server, customer) = (kafka.server(&[]), RawCustomer::answering(FAILED));
+    let id = publish_of(&server, &customer.url(), "tenant");
+    let mut consumer = kafka.consumer(&["--retry-delays", "120000", "--retry-jitter", "0"]);
+    assert_eq!(customer.request().headers["webhook-id"], id);
+    let waiting = |kafka: &Kafka| -> Vec<String> {
+        kafka.describe_group().into_iter().map(|row| row[4].clone()).collect()
+    };
+    consumer.wait_for_metric("whk_queue_jobs{state=\"delayed\"}", 1);
+    consumer.signal("TERM");
+    assert_eq!(consumer.wait().code(), Some(0), "{}", consumer.log());
+    let mut lags = waiting(&kafka);
+    lags.sort();
+    assert_eq!(lags, ["0", "1"], "the partition goes on");
+    // Who has it next knows when it is due.
+    let next = kafka.consumer(&[]);
+    next.wait_for_metric("whk_queue_jobs{state=\"delayed\"}", 1);
+    assert!(customer.got_nothing());
+}
+
+#[test]
+fn one_partition_at_a_time_serves_all_of_them() {
+    let Some(kafka) = Kafka::shared(4) else { return };
+    let (server, customer) = (kafka.server(&[]), RawCustomer::answering(OK));
+    let ids: Vec<String> =
+        (0..40).map(|n| publish_of(&server, &customer.url(), &format!("tenant-{n}"))).collect();
+    let consumer = kafka.consumer(&["--partitions-concurrency", "1"]);
+    for _ in &ids {
+        customer.request();
+    }
+    consumer.wait_for_metric("whk_jobs_delivered_total", 40);
+}
+
+#[test]
+fn a_consumer_with_a_name_comes_back_to_its_partitions() {
+    let Some(kafka) = Kafka::shared(4) else { return };
+    let (server, customer) = (kafka.server(&[]), RawCustomer::answering(OK));
+    let named = |name| kafka.consumer(&["--instance-id", name, "--session-timeout", "20s"]);
+    let (one, mut other) = (named("one"), named("other"));
+    wait_until("two each", || other.log().contains("partitions came"));
+    let before = one.log().matches("partitions came").count() + one.log().matches("partitions went").count();
+    other.signal("TERM");
+    assert_eq!(other.wait().code(), Some(0));
+    let other = named("other");
+    wait_until("its own again", || other.log().contains("partitions came"));
+    let ids: Vec<String> =
+        (0..20).map(|n| publish_of(&server, &customer.url(), &format!("tenant-{n}"))).collect();
+    for _ in &ids {
+        customer.request();
+    }
+    let after = one.log().matches("partitions came").count() + one.log().matches("partitions went").count();
+    assert_eq!(before, after, "the other didn't notice: {}", one.log());
+}
+
+#[test]
+fn a_broker_that_is_not_there_is_said_at_once() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let brokers = format!("127.0.0.1:{port}");
+    let folder = tempfile::tempdir().unwrap();
+    let own =
+        ["--kafka-brokers", &brokers, "--kafka-timeout", "1s", "--data-dir", folder.path().to_str().unwrap()];
+    let server = ["publish-server", "--port", "0", "--queue", "kafka", "--registry", "sqlite"];
+    let output = run(&[&server[..], &own].concat());
+    assert_eq!(output.status.code(), Some(69), "{output:?}");
+    assert!(stderr(&output).contains("--kafka-brokers"), "{}", stderr(&output));
+}
+
+#[test]
+fn tls_and_passwords_are_shown_and_checked() {
+    let (Some(brokers), Some(ca)) = (said("WHK_TEST_KAFKA_TLS"), said("WHK_TEST_KAFKA_CA")) else { return };
+    let setup = |mechanism: &str, password: &str, more: &[&str]| {
+        let topic = format!("tls-{}-{mechanism}", std::process::id());
+        let registry = format!("{topic}.tenants");
+        let mut command =
+            crate::support::whk(&["kafka-setup", "--partitions", "1", "--kafka-brokers", &brokers]);
+        command.args([
+            "--kafka-topic",
+            &topic,
+            "--kafka-registry-topic",
+            &registry,
+            "--kafka-timeout",
+            "10s",
+        ]);
+        command.args(["--kafka-tls", "--kafka-sasl", mechanism, "--kafka-username", "whk"]).args(more);
+        command.env("KAFKA_PASSWORD", password).output().unwrap()
+    };
+    for mechanism in ["plain", "scram-sha-256", "scram-sha-512"] {
+        let output = setup(mechanism, "whk-secret", &["--kafka-ca-file", &ca]);
+        assert_eq!(output.status.code(), Some(0), "{mechanism}: {}", stderr(&output));
+    }
+    for (password, more, told) in [
+        ("wrong-one", vec!["--kafka-ca-file", &ca, "--kafka-timeout", "2s"], "uthentication"),
+        ("whk-secret", vec!["--kafka-timeout", "2s"], "ertificate"),
+    ] {
+        let more: Vec<&str> = more.into_iter().map(|flag| -> &str { flag }).collect();
+        let topic = "tls-refused";
+        let mut command =
+            crate::support::whk(&["kafka-setup", "--kafka-brokers", &brokers, "--kafka-topic", topic]);
+        command.args(["--kafka-tls", "--kafka-sasl", "scram-sha-256", "--kafka-username", "whk"]).args(more);
+        let output = command.env("KAFKA_PASSWORD", password).output().unwrap();
+        let said = stderr(&output);
+        assert!(matches!(output.status.code(), Some(69 | 77)), "{said}");
+        assert!(said.contains(told) && !said.contains("wrong-one"), "{said}");
+    }
+}
+
+#[test]
+fn order_asked_of_the_server_holds_at_the_consumer() {
+    let Some(kafka) = Kafka::shared(1) else { return };
+    let server = kafka.server(&["--ordered"]);
+    let first_fails = RawCustomer::start(|stream, number| {
+        let answer = if number == 0 { FAILED } else { OK };
+        drop(std::io::Write::write_all(stream, answer.as_bytes()));
+    });
+    server.api().subscribe("Acme", &first_fails.url(), &["*"]);
+    let ids: Vec<String> =
+        (0..5).flat_map(|n| message_ids(&server.api().publish("invoice.paid", json!(n)))).collect();
+    let _consumer = kafka.consumer(&[]);
+    let came: Vec<String> = (0..6).map(|_| first_fails.request().headers["webhook-id"].clone()).collect();
+    assert_eq!(came[1..], ids, "the first is tried again before the others");
+}
