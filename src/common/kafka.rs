@@ -8,13 +8,18 @@ mod config;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::BaseConsumer;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 pub use self::config::{KafkaConfig, KafkaConfigError, Sasl, SaslMechanism, Secret, Tls, Topics};
+
+/// How long it is listened to what librdkafka has to say.
+const HEARING: Duration = Duration::from_millis(100);
 
 /// What librdkafka says goes to our log: that the brokers are away once, not at each attempt to reach them.
 /// Clones share what they know.
@@ -38,6 +43,11 @@ impl KafkaContext {
     }
 }
 
+/// Lets librdkafka say why something failed, such as a password that is wrong: it speaks to those who poll alone.
+pub fn hear(consumer: &BaseConsumer<KafkaContext>) {
+    while let Some(Err(_)) = consumer.poll(HEARING) {}
+}
+
 impl ClientContext for KafkaContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         // Each of them comes as an error below as well, or is followed by one.
@@ -48,7 +58,7 @@ impl ClientContext for KafkaContext {
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AllBrokersDown) => {
                 if !self.is_away.swap(true, Ordering::Relaxed) {
-                    tracing::error!(reason, "no Kafka broker can be reached; trying again until one is");
+                    tracing::error!(reason, "no Kafka broker can be reached");
                 }
             }
             // Where a log ends is no error.

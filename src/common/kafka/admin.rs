@@ -11,7 +11,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::time::Instant;
 
-use super::{KafkaConfig, KafkaContext};
+use super::{KafkaConfig, KafkaContext, hear};
 
 /// Between two looks at whether Kafka is done: it takes some tenths of a second.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -190,7 +190,9 @@ impl Admin {
     pub async fn partitions(&self, topic: &str) -> Result<Option<Vec<Partition>>, AdminError> {
         let doing = "look for topic";
         let (looking, name, timeout) = (Arc::clone(&self.looking), topic.to_owned(), self.timeout);
-        let asking = tokio::task::spawn_blocking(move || partitions_of(&looking, &name, timeout));
+        let asking = tokio::task::spawn_blocking(move || {
+            partitions_of(&looking, &name, timeout).inspect_err(|_| hear(&looking))
+        });
         match asking.await.unwrap_or(Err(KafkaError::Canceled)) {
             Ok(Ok(partitions)) => Ok(Some(partitions)),
             Ok(Err(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) => Ok(None),

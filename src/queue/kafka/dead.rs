@@ -18,10 +18,9 @@ use rdkafka::{Message, Offset, TopicPartitionList};
 use super::KafkaQueue;
 use super::record::{self, Death, Past, Record};
 use super::scan::{Ranges, Scan};
-use super::topics::AskContext;
 use crate::common::id::MessageId;
 use crate::common::job::{ContentType, Job};
-use crate::common::kafka::KafkaConfig;
+use crate::common::kafka::{KafkaConfig, KafkaContext};
 use crate::common::retry::CauseKind;
 use crate::queue::dead::{
     DeadBody, DeadCursor, DeadFilter, DeadLetter, DeadLetters, DeadPage, MOST_AT_ONCE, nowhere,
@@ -262,7 +261,8 @@ impl KafkaQueue {
         if before.count() == 0 {
             return Ok(());
         }
-        let admin: AdminClient<AskContext> = self.kafka.client().create_with_context(AskContext)?;
+        let admin: AdminClient<KafkaContext> =
+            self.kafka.client().create_with_context(KafkaContext::default())?;
         let options = AdminOptions::new().request_timeout(Some(self.kafka.timeout));
         admin.delete_records(&before, &options).await.map(drop)
     }

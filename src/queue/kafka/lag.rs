@@ -10,12 +10,11 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::OpenKafkaError;
 use super::held::Log;
-use super::topics::AskContext;
-use crate::common::kafka::KafkaConfig;
+use crate::common::kafka::{KafkaConfig, KafkaContext, hear};
 use crate::queue::QueueError;
 
 /// Asks Kafka, without taking part in the group.
-pub(super) struct Lag(Arc<BaseConsumer<AskContext>>);
+pub(super) struct Lag(Arc<BaseConsumer<KafkaContext>>);
 
 impl Lag {
     pub(super) fn open(kafka: &KafkaConfig, group: &str) -> Result<Self, OpenKafkaError> {
@@ -23,17 +22,18 @@ impl Lag {
             .client()
             .set("group.id", group)
             .set("enable.auto.commit", "false")
-            .create_with_context(AskContext);
+            .create_with_context(KafkaContext::default());
         Ok(Self(Arc::new(consumer.map_err(OpenKafkaError::of_settings)?)))
     }
 
     /// Lets `ask` ask on a thread that may wait.
     pub(super) async fn ask<T: Send + 'static>(
         &self,
-        ask: impl FnOnce(&BaseConsumer<AskContext>) -> KafkaResult<T> + Send + 'static,
+        ask: impl FnOnce(&BaseConsumer<KafkaContext>) -> KafkaResult<T> + Send + 'static,
     ) -> KafkaResult<T> {
         let consumer = Arc::clone(&self.0);
-        tokio::task::spawn_blocking(move || ask(&consumer)).await.unwrap_or(Err(KafkaError::Canceled))
+        let asked = tokio::task::spawn_blocking(move || ask(&consumer).inspect_err(|_| hear(&consumer)));
+        asked.await.unwrap_or(Err(KafkaError::Canceled))
     }
 
     /// What is left of each log, whoever reads it.

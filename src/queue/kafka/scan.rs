@@ -10,8 +10,7 @@ use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 
 use super::lag::partitions;
-use super::topics::AskContext;
-use crate::common::kafka::KafkaConfig;
+use crate::common::kafka::{KafkaConfig, KafkaContext};
 
 /// How long it is waited for the next record before it is looked at whether time is over.
 const POLL: Duration = Duration::from_millis(100);
@@ -21,7 +20,7 @@ pub(super) type Ranges = BTreeMap<i32, Range<i64>>;
 
 /// Reads one topic. All of it blocks.
 pub(super) struct Scan {
-    consumer: BaseConsumer<AskContext>,
+    consumer: BaseConsumer<KafkaContext>,
     topic: String,
     timeout: Duration,
 }
@@ -37,7 +36,7 @@ impl Scan {
             .set("enable.partition.eof", "true")
             .set("auto.offset.reset", "earliest")
             .set("fetch.wait.max.ms", "50")
-            .create_with_context(AskContext)?;
+            .create_with_context(KafkaContext::default())?;
         Ok(Self { consumer, topic: topic.to_owned(), timeout: kafka.timeout })
     }
 

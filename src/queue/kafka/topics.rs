@@ -1,29 +1,10 @@
 //! Whether the topics are there, and fit each other.
 
-use rdkafka::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{Consumer as _, ConsumerContext};
-use rdkafka::error::KafkaError;
+use rdkafka::consumer::Consumer as _;
 
 use super::OpenKafkaError;
 use super::lag::{Lag, partitions};
 use crate::common::kafka::KafkaConfig;
-
-/// Of clients that ask Kafka and consume nothing: whoever asks is told what fails.
-#[derive(Debug)]
-pub(super) struct AskContext;
-
-impl ClientContext for AskContext {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        tracing::debug!(target: "librdkafka", ?level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "Kafka");
-    }
-}
-
-impl ConsumerContext for AskContext {}
 
 /// That all topics of jobs are there, with as many partitions.
 pub(super) async fn check(lag: &Lag, kafka: &KafkaConfig) -> Result<(), OpenKafkaError> {

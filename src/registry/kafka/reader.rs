@@ -11,7 +11,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::log::{Entry, Gathering, META, Meta, VERSION, Whole};
 use super::{Core, own_of};
-use crate::common::kafka::{KafkaConfig, KafkaContext};
+use crate::common::kafka::{KafkaConfig, KafkaContext, hear};
 use crate::registry::record;
 use crate::registry::state::{Change, Position, State};
 use crate::registry::store::StoreError;
@@ -61,7 +61,8 @@ impl Log {
             .set("fetch.error.backoff.ms", "100")
             .create_with_context(context.clone())
             .map_err(failed)?;
-        let metadata = consumer.fetch_metadata(Some(&topic), config.timeout).map_err(failed)?;
+        let metadata = consumer.fetch_metadata(Some(&topic), config.timeout);
+        let metadata = metadata.inspect_err(|_| hear(&consumer)).map_err(failed)?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         match found.map(|found| (found.error().map(RDKafkaErrorCode::from), found)) {
             Some((None, found)) if found.partitions().len() == 1 => {}

@@ -93,7 +93,7 @@ impl Kafka {
 
     /// `whk publish-server --queue kafka`, which takes events of direct mode as well, and `more`.
     pub(crate) fn server(&self, more: &[&str]) -> Server {
-        let own = ["--queue", "kafka", "--allow-net", "127.0.0.0/8"];
+        let own = ["--queue", "kafka", "--allow-net", "127.0.0.0/8", "--kafka-group", &self.topic];
         Server::publish(&[&own[..], &secret_key(), &strs(&self.flags()), more].concat())
     }
 
