@@ -8,7 +8,7 @@ mod config;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -19,7 +19,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 pub use self::config::{KafkaConfig, KafkaConfigError, Sasl, SaslMechanism, Secret, Tls, Topics};
 
 /// How long it is listened to what librdkafka has to say.
-const HEARING: Duration = Duration::from_millis(100);
+const HEARING: Duration = Duration::from_millis(400);
+const HEARING_EACH: Duration = Duration::from_millis(100);
 
 /// What librdkafka says goes to our log: that the brokers are away once, not at each attempt to reach them.
 /// Clones share what they know.
@@ -45,7 +46,11 @@ impl KafkaContext {
 
 /// Lets librdkafka say why something failed, such as a password that is wrong: it speaks to those who poll alone.
 pub fn hear(consumer: &BaseConsumer<KafkaContext>) {
-    while let Some(Err(_)) = consumer.poll(HEARING) {}
+    let began = Instant::now();
+    while began.elapsed() < HEARING {
+        // It is told to the context.
+        consumer.poll(HEARING_EACH);
+    }
 }
 
 impl ClientContext for KafkaContext {

@@ -210,9 +210,10 @@ impl Queue for KafkaQueue {
     async fn depth(&self) -> Result<Depth, QueueError> {
         let lags = self.lag.of_logs(&self.kafka).await?;
         let mut depth = self.consumer.as_ref().map(Consumer::depth).unwrap_or_default();
-        for LogLag { log, partition, from, end } in lags {
+        for LogLag { log, partition, left, end } in lags {
             let read = self.consumer.as_ref().and_then(|consumer| consumer.next(log, partition));
-            let left = u64::try_from(end.saturating_sub(read.unwrap_or(from))).unwrap_or_default();
+            let left = read.map_or(left, |next| end.saturating_sub(next));
+            let left = u64::try_from(left).unwrap_or_default();
             let state = match log {
                 Log::Events => &mut depth.ready,
                 Log::Retry => &mut depth.delayed,

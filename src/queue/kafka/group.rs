@@ -15,6 +15,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::BorrowedMessage;
+use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::util::Timeout;
 use rdkafka::{ClientContext, Message as _, Offset, TopicPartitionList};
@@ -185,24 +186,13 @@ impl ConsumerContext for GroupContext {
         error: RDKafkaRespErr,
         partitions: &mut TopicPartitionList,
     ) {
-        let numbers: Vec<i32> = partitions
-            .elements()
-            .iter()
-            .map(rdkafka::topic_partition_list::TopicPartitionListElem::partition)
-            .collect();
+        let numbers: Vec<i32> = partitions.elements().iter().map(TopicPartitionListElem::partition).collect();
         let done = match error {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assign(consumer, &numbers),
             _ => self.revoke(consumer, &numbers),
         };
         if let Err(error) = done {
             tracing::error!(%error, "take part in the consumer group");
-        }
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        if let Err(error) = result {
-            tracing::debug!(%error, "commit offsets");
-            self.shared.lock().nothing_committed();
         }
     }
 }
@@ -289,7 +279,7 @@ impl GroupContext {
             if left > 0 {
                 tracing::warn!(partitions = ?numbers, jobs = left, "partitions go before all that is being delivered of them was; it is delivered again");
             }
-            if let Err(error) = self.commit(consumer, &progress, CommitMode::Sync) {
+            if let Err(error) = self.commit(consumer, &progress) {
                 tracing::warn!(%error, "commit offsets of partitions that go: what was settled since the last time is delivered again");
             }
         }
@@ -300,12 +290,8 @@ impl GroupContext {
         Ok(())
     }
 
-    fn commit(
-        &self,
-        consumer: &BaseConsumer<Self>,
-        progress: &[(i32, Log, Progress)],
-        mode: CommitMode,
-    ) -> KafkaResult<()> {
+    /// Waits for the answer: of commits that aren't waited for librdkafka doesn't tell whether they failed.
+    fn commit(&self, consumer: &BaseConsumer<Self>, progress: &[(i32, Log, Progress)]) -> KafkaResult<()> {
         if progress.is_empty() {
             return Ok(());
         }
@@ -315,7 +301,7 @@ impl GroupContext {
             element.set_offset(Offset::Offset(*offset))?;
             element.set_metadata(metadata);
         }
-        consumer.commit(&offsets, mode).inspect_err(|_| self.shared.lock().nothing_committed())
+        consumer.commit(&offsets, CommitMode::Sync).inspect_err(|_| self.shared.lock().nothing_committed())
     }
 }
 
@@ -336,7 +322,7 @@ impl Group {
             is_dropped: AtomicBool::new(false),
         };
         let between_polls = config.drain.saturating_add(Duration::from_secs(300));
-        let heartbeats = (config.session_timeout / 10).min(Duration::from_secs(3));
+        let heartbeats = config.session_timeout.div_f64(10.0).min(Duration::from_secs(3));
         let mut settings = kafka.client();
         settings
             .set("group.id", &config.group)
@@ -478,16 +464,17 @@ impl Reader {
     }
 
     fn commit_now_and_then(&mut self) {
-        let is_time = self.committed_at.elapsed() >= COMMIT_AFTER;
+        let elapsed = self.committed_at.elapsed();
         let progress = {
             let mut held = self.shared.lock();
-            if !is_time && held.settled() < COMMIT_JOBS {
+            if elapsed < COMMIT_AFTER && held.settled() < COMMIT_JOBS {
                 return;
             }
             held.progress()
         };
         self.committed_at = Instant::now();
-        if let Err(error) = self.consumer.context().commit(&self.consumer, &progress, CommitMode::Async) {
+        // As while partitions are shared out anew: it is repeated next time.
+        if let Err(error) = self.consumer.context().commit(&self.consumer, &progress) {
             tracing::debug!(%error, "commit offsets");
         }
     }

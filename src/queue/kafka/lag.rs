@@ -10,6 +10,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::OpenKafkaError;
 use super::held::Log;
+use super::offsets::settled_beyond;
 use crate::common::kafka::{KafkaConfig, KafkaContext, hear};
 use crate::queue::QueueError;
 
@@ -51,12 +52,18 @@ impl Lag {
             let lag = |element: &TopicPartitionListElem<'_>| {
                 let (topic, partition) = (element.topic(), element.partition());
                 let (start, end) = consumer.fetch_watermarks(topic, partition, timeout)?;
-                let from = match element.offset() {
-                    Offset::Offset(offset) => offset.clamp(start, end.max(start)),
-                    _ => start,
+                let (from, settled) = match element.offset() {
+                    Offset::Offset(offset) if (start..=end).contains(&offset) => {
+                        (offset, settled_beyond(offset, element.metadata()))
+                    }
+                    _ => (start, Vec::new()),
                 };
+                let settled = settled
+                    .iter()
+                    .fold(0_i64, |sum, range| sum.saturating_add(range.end.saturating_sub(range.start)));
+                let left = end.saturating_sub(from).saturating_sub(settled);
                 let log = if topic == topics.events { Log::Events } else { Log::Retry };
-                Ok(LogLag { log, partition, from, end })
+                Ok(LogLag { log, partition, left, end })
             };
             committed.elements().iter().map(lag).collect()
         });
@@ -69,8 +76,8 @@ impl Lag {
 pub(super) struct LogLag {
     pub(super) log: Log,
     pub(super) partition: i32,
-    /// What was committed, or where the log begins.
-    pub(super) from: i64,
+    /// Records that aren't known to be settled.
+    pub(super) left: i64,
     /// Where it ends.
     pub(super) end: i64,
 }

@@ -118,7 +118,7 @@ impl Offsets {
 }
 
 /// What metadata says is settled from `offset` on; nothing where it isn't ours.
-fn settled_beyond(offset: i64, metadata: &str) -> Vec<Range<i64>> {
+pub(super) fn settled_beyond(offset: i64, metadata: &str) -> Vec<Range<i64>> {
     let Some(lengths) = metadata.strip_prefix(VERSION) else { return Vec::new() };
     let lengths: Option<Vec<i64>> =
         lengths.split(',').map(|length| length.parse().ok().filter(|length| *length > 0)).collect();

@@ -24,6 +24,7 @@ impl Consumer {
         self.read_again(log, job, Past::default())
     }
 
+    #[expect(clippy::arithmetic_side_effects, reason = "tests, though in functions of their own")]
     fn read_again(&mut self, log: Log, job: Job, past: Past) -> Option<Aside> {
         let next = &mut self.next[log as usize];
         let offset = *next;
