@@ -69,6 +69,8 @@ scripts/check-api.sh
 step 'demos'
 WHK=${CARGO_TARGET_DIR:-target}/debug/whk scripts/demo.sh
 WHK=${CARGO_TARGET_DIR:-target}/debug/whk scripts/demo-redis.sh
+# In the Kafka that is there.
+KAFKA_BROKERS=$WHK_TEST_KAFKA WHK=${CARGO_TARGET_DIR:-target}/debug/whk scripts/demo-kafka.sh
 
 # Advisories too where their database can be had: `cargo deny check advisories`.
 step 'licences, bans, sources'

@@ -198,6 +198,10 @@ impl ConsumerContext for GroupContext {
 }
 
 impl GroupContext {
+    fn had(&self) -> Vec<i32> {
+        self.shared.lock().partitions().collect()
+    }
+
     fn both_logs(&self, numbers: &[i32]) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
         for number in numbers {
@@ -229,7 +233,7 @@ impl GroupContext {
         }
         consumer.incremental_assign(&from)?;
         if !numbers.is_empty() {
-            tracing::info!(partitions = ?numbers, "partitions came");
+            tracing::info!(partitions = ?numbers, now = ?self.had(), "partitions came");
         }
         Ok(())
     }
@@ -286,7 +290,7 @@ impl GroupContext {
         shared.lock().forget(numbers, shared.clock.now());
         shared.changed.notify_waiters();
         consumer.incremental_unassign(&self.both_logs(numbers))?;
-        tracing::info!(partitions = ?numbers, "partitions went");
+        tracing::info!(partitions = ?numbers, now = ?self.had(), "partitions went");
         Ok(())
     }
 
