@@ -20,6 +20,7 @@ The steps, in order, servers in terminals of their own:
      whk tenant onboard Acme --public-key public_key.pem --secret-file signing_secret.txt \\
          --url http://127.0.0.1:9000/webhook --events '*'
                                                  the customer subscribes
+  2b whk consume-kafka                           delivers what --queue kafka took: as many as the load needs
   4  whk send --subscribers --type invoice.paid  a hundred events to try it all
   5  whk dlq list                                what was given up; whk dlq replay sends it again")]
 pub struct Cli {

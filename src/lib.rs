@@ -10,7 +10,7 @@
 //! 1. [`server`] takes the request: who asks, limits, JSON, errors.
 //! 2. [`publish`] asks the [`registry`] who subscribes, seals the payload once a tenant ([`common::crypto::envelope`])
 //!    and makes it a [`common::job::Job`] an endpoint.
-//! 3. [`queue`] holds them, on disk ([`queue::disk`]), in Redis ([`queue::redis`]) or in memory: [`queue::lanes`] says whose
+//! 3. [`queue`] holds them, on disk ([`queue::disk`]), in Redis ([`queue::redis`]), in Kafka ([`queue::kafka`]) or in memory: [`queue::lanes`] says whose
 //!    turn it is, [`queue::throttle`] who is held back.
 //! 4. [`dispatch`] claims one, and asks the registry where its endpoint is now. Only here do queue and network meet.
 //! 5. [`deliver`] makes one attempt: egress guard, signature, POST.

@@ -8,6 +8,7 @@
 
 mod fan_out;
 mod forwarder;
+mod kafka;
 mod process;
 mod queues;
 mod sink;
@@ -59,10 +60,11 @@ fn main() -> anyhow::Result<()> {
             bench_fan_out(1_000)
         }
         ["--fan-out"] => bench_fan_out(10_000),
+        ["--kafka"] => kafka::bench(&Files::make()?, 60_000),
         ["--queues"] => queues::compare(&Files::make()?, 20_000, 2_000),
         ["--backlog"] => queues::backlog(&Files::make()?, 1_000_000),
         ["--backlog", jobs] => queues::backlog(&Files::make()?, jobs.parse()?),
-        _ => anyhow::bail!("usage: load [--quick | --fan-out | --queues | --backlog [JOBS]]"),
+        _ => anyhow::bail!("usage: load [--quick | --fan-out | --queues | --kafka | --backlog [JOBS]]"),
     }
 }
 

@@ -329,10 +329,14 @@ fn a_broker_that_is_not_there_is_said_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let own =
         ["--kafka-brokers", &brokers, "--kafka-timeout", "1s", "--data-dir", folder.path().to_str().unwrap()];
-    let server = ["publish-server", "--port", "0", "--queue", "kafka", "--registry", "sqlite"];
+    let server = ["publish-server", "--port", "0", "--queue", "kafka"];
     let output = run(&[&server[..], &own].concat());
     assert_eq!(output.status.code(), Some(69), "{output:?}");
     assert!(stderr(&output).contains("--kafka-brokers"), "{}", stderr(&output));
+    // Nor would consumers know the tenants of one server.
+    let output = run(&[&server[..], &own, &["--registry", "sqlite"]].concat());
+    assert_eq!(output.status.code(), Some(64), "{output:?}");
+    assert!(stderr(&output).contains("--registry sqlite"), "{}", stderr(&output));
 }
 
 #[test]

@@ -62,7 +62,7 @@ Deliveries go to public addresses over https. --allow-net opens a network of you
 SIGTERM or SIGINT stops accepting and finishes what is being delivered within --drain-timeout; a second one ends at
 once. What waits then is delivered after the next start; a queue in memory is emptied first.
 Exit status: 0 stopped with nothing lost, 1 jobs in memory were left, 64 usage, 66 a file is missing, 69 the port isn't
-free, Redis can't be used or the data dir is in use, 77 the data dir can't be written, 130 interrupted while draining.")]
+free, Redis or Kafka can't be used or the data dir is in use, 77 the data dir can't be written, 130 interrupted while draining.")]
 pub struct Args {
     /// Where jobs wait between publish and delivery
     #[arg(long, value_enum, default_value_t)]
@@ -121,6 +121,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     // Held until the end: no other server uses the folder meanwhile.
     let data_dir = DataDir::open(&args.data.data_dir)?;
     let secret_key_file = args.data.secret_key_file.as_deref();
+    if args.queue == QueueKind::Kafka && args.data.registry(args.queue) == RegistryKind::Sqlite {
+        let text = "--registry sqlite: consumers don't know its tenants, and would drop their jobs; with --queue kafka it is kafka or redis";
+        return Err(UsageError(text.into()).into());
+    }
     let place = match args.data.registry(args.queue) {
         RegistryKind::Sqlite => RegistryPlace::DataDir,
         RegistryKind::Redis => RegistryPlace::Redis(redis.clone()),
@@ -165,6 +169,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let address = address_of(&listener);
     warn_of_direct_mode(direct.is_some(), is_signed, address);
     let sealing_bytes = args.limits.of_queue(args.queue).1.min(SEALING_BYTES);
+    if matches!(args.queue, QueueKind::Kafka) {
+        tracing::info!(topic = kafka.topics.events, "jobs go to Kafka; whk consume-kafka delivers them");
+    }
     if matches!(args.queue, QueueKind::Redis) && matches!(place, RegistryPlace::DataDir) {
         tracing::warn!(
             "with --registry sqlite this must be the only server of its --redis-prefix: jobs to endpoints of another's tenants would be dropped"

@@ -1,0 +1,101 @@
+//! Kafka: publishing to it, and delivering from it with one and three consumers.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+
+use crate::process::{Process, own, whk};
+use crate::{CONCURRENCY, Files, sink_count, wait_for_sink};
+
+/// Tenants, so that all partitions have some.
+const TENANTS: u64 = 12;
+
+/// Rates at the broker that WHK_TEST_KAFKA names, and how long a consumer that is killed is missed.
+pub(crate) fn bench(files: &Files, count: u64) -> anyhow::Result<()> {
+    let brokers = std::env::var("WHK_TEST_KAFKA")
+        .context("WHK_TEST_KAFKA: `scripts/services.sh start kafka` starts one and prints it")?;
+    let topic = format!("bench-{}", std::process::id());
+    let registry = format!("{topic}.tenants");
+    let kafka = ["--kafka-brokers", &brokers, "--kafka-topic", &topic, "--kafka-registry-topic", &registry];
+    let setup = whk().arg("kafka-setup").args(kafka).stdout(Stdio::null()).status()?;
+    anyhow::ensure!(setup.success(), "kafka-setup");
+    let key = files.path("secret.key");
+    std::fs::write(&key, "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")?;
+    let key = key.to_str().context("a path")?;
+    let shared = [&kafka[..], &["--secret-key-file", key, "--kafka-group", &topic]].concat();
+    let server = files.server_with(&[&["--queue", "kafka"], &shared[..]].concat())?;
+    let sink = Process::start(&mut own("sink")?)?;
+    let consumer = || {
+        let mut command = whk();
+        command.args(["--log-format", "json", "consume-kafka", "--port", "0", "--allow-net", "127.0.0.0/8"]);
+        command.args(kafka).args(["--secret-key-file", key, "--group", &topic, "--session-timeout", "6s"]);
+        Process::start(&mut command)
+    };
+    println!("\nKafka: {count} events of 1 KiB, 6 partitions, {TENANTS} tenants");
+    for consumers in [1, 3] {
+        let before = sink_count(sink.port)?;
+        let cpu = server.cpu_seconds()?;
+        let start = Instant::now();
+        publish(files, server.port, sink.port, count)?;
+        let accepted = count as f64 / start.elapsed().as_secs_f64();
+        let of_server = (server.cpu_seconds()? - cpu) * 1_000.0 / count as f64;
+        let running: Vec<Process> = (0..consumers).map(|_| consumer()).collect::<anyhow::Result<_>>()?;
+        while sink_count(sink.port)? == before {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let start = Instant::now();
+        wait_for_sink(sink.port, before + count)?;
+        let delivered = count as f64 / start.elapsed().as_secs_f64();
+        let of_consumers = running.iter().map(Process::cpu_seconds).sum::<anyhow::Result<f64>>()?;
+        let peak = running.iter().map(Process::peak_mib).collect::<anyhow::Result<Vec<f64>>>()?;
+        println!(
+            "{consumers} consumers: {accepted:>7.0} accepted/s at {of_server:.3} cpu s/1,000, then {delivered:>7.0} delivered/s from the backlog at {:.3}; {:.0} MiB at most each, the server {:.0}",
+            of_consumers * 1_000.0 / count as f64,
+            peak.into_iter().fold(0.0, f64::max),
+            server.peak_mib()?,
+        );
+        drop(running);
+        // Their sessions are over.
+        std::thread::sleep(Duration::from_secs(8));
+    }
+    let (killed, _one, _other) = (consumer()?, consumer()?, consumer()?);
+    std::thread::sleep(Duration::from_secs(8));
+    let before = sink_count(sink.port)?;
+    drop(killed);
+    let start = Instant::now();
+    publish(files, server.port, sink.port, 1_000)?;
+    wait_for_sink(sink.port, before + 1_000)?;
+    println!(
+        "one of three consumers killed: all of 1,000 events published then were delivered after {:.1} s, with --session-timeout 6s",
+        start.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
+/// Publishes `count` events, those of each tenant by a sender of its own.
+fn publish(files: &Files, server: u16, sink: u16, count: u64) -> anyhow::Result<()> {
+    let sender = |tenant: u64| {
+        let share = count / TENANTS + u64::from(tenant < count % TENANTS);
+        let mut command = whk();
+        command.args([
+            "send",
+            "--output",
+            "json",
+            "--concurrency",
+            CONCURRENCY,
+            "--count",
+            &share.to_string(),
+        ]);
+        command.args(["--server", &format!("http://127.0.0.1:{server}")]);
+        command.args(["--webhook-url", &format!("http://127.0.0.1:{sink}/{tenant}")]);
+        command.args(["--target", &format!("tenant-{tenant}")]);
+        command.arg("--payload-file").arg(files.path("payload.json"));
+        Ok(command.stdout(Stdio::null()).spawn()?)
+    };
+    let senders = (0..TENANTS).map(sender).collect::<anyhow::Result<Vec<_>>>()?;
+    for mut sender in senders {
+        anyhow::ensure!(sender.wait()?.success(), "send");
+    }
+    Ok(())
+}
