@@ -187,7 +187,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         // First, since a drain ends the dispatcher as well.
         biased;
         () = shutdown.drain.cancelled() => {}
-        _ = &mut dispatching => anyhow::bail!("the dispatcher broke down; its panic stands above"),
+        _ = &mut dispatching => anyhow::bail!("it can deliver no more; why, stands above"),
     }
     drain(&queue, dispatching, args.delivery.drain_timeout, &shutdown.abort).await
 }

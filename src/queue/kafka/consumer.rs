@@ -2,7 +2,7 @@
 //! in memory alone is written to another topic first.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rdkafka::error::KafkaError;
@@ -32,7 +32,6 @@ pub(super) struct Consumer {
     shared: Arc<Shared>,
     group: Arc<Group>,
     producer: Producer,
-    is_closed: AtomicBool,
     _writing: AbortOnDropHandle<()>,
 }
 
@@ -53,7 +52,6 @@ impl Consumer {
             group: Arc::new(Group::join(kafka, group, &shared)?),
             shared,
             producer,
-            is_closed: AtomicBool::new(false),
             _writing: AbortOnDropHandle::new(writing),
         })
     }
@@ -64,7 +62,7 @@ impl Consumer {
             let changed = self.shared.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if self.is_closed.load(Ordering::Acquire) {
+            if self.shared.is_closed.load(Ordering::Acquire) {
                 return Vec::new();
             }
             let due = {
@@ -142,8 +140,7 @@ impl Consumer {
 
     /// Gives out no more.
     pub(super) fn close(&self) {
-        self.is_closed.store(true, Ordering::Release);
-        self.shared.changed.notify_waiters();
+        self.shared.close();
     }
 
     /// Drains what is being delivered, commits, and leaves the group.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::types::RDKafkaRespErr;
@@ -83,6 +83,8 @@ pub(super) struct Shared {
     pub(super) writing: tokio_mpsc::UnboundedSender<Writing>,
     pub(super) topics: Topics,
     pub(super) clock: Clock,
+    /// Nothing is given out any more.
+    pub(super) is_closed: AtomicBool,
 }
 
 impl Shared {
@@ -93,11 +95,18 @@ impl Shared {
         clock: Clock,
     ) -> Self {
         let (changed, settled) = (Notify::new(), Condvar::new());
-        Self { held: Mutex::new(held), changed, settled, writing, topics, clock }
+        let (held, is_closed) = (Mutex::new(held), AtomicBool::new(false));
+        Self { held, changed, settled, writing, topics, clock, is_closed }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives out no more.
+    pub(super) fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+        self.changed.notify_waiters();
     }
 
     /// Something was settled.
@@ -227,9 +236,7 @@ impl GroupContext {
                     progress.as_ref().map_or(Offset::Stored, |progress| Offset::Offset(progress.offset));
                 from.add_partition_offset(self.shared.topic(log), *number, offset)?;
             }
-            let unknown = Progress { offset: 0, metadata: String::new() };
-            let [events, retry] = [events, retry].map(|progress| progress.unwrap_or(unknown.clone()));
-            self.shared.lock().assign(*number, &events, &retry, retry_end);
+            self.shared.lock().assign(*number, events.as_ref(), retry.as_ref(), retry_end);
         }
         consumer.incremental_assign(&from)?;
         if !numbers.is_empty() {
@@ -259,8 +266,8 @@ impl GroupContext {
                 (Some(progress.unwrap_or(Progress { offset: start, metadata: String::new() })), end)
             }
             Err(error) => {
-                tracing::warn!(topic, partition = number, %error, "where the log ends isn't known");
-                (progress, i64::MAX)
+                tracing::warn!(topic, partition = number, %error, "where the log ends isn't known: jobs that were put aside before may come late");
+                (progress, 0)
             }
         }
     }
@@ -339,7 +346,8 @@ impl Group {
             .set("auto.offset.reset", "earliest")
             .set("queued.min.messages", "2000")
             .set("queued.max.messages.kbytes", "16384")
-            .set("fetch.wait.max.ms", "500");
+            // A partition that is read again after a pause waits for the question that is out.
+            .set("fetch.wait.max.ms", "100");
         if let Some(id) = &config.instance_id {
             settings.set("group.instance.id", id);
         }
@@ -357,6 +365,7 @@ impl Group {
             }),
             committed_at: Instant::now(),
             looked_at: Instant::now(),
+            failure: None,
         };
         let thread = std::thread::Builder::new().name("kafka-group".into()).spawn(move || reader.run());
         let thread = thread.map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
@@ -382,6 +391,8 @@ struct Reader {
     turns: Option<Turns>,
     committed_at: Instant,
     looked_at: Instant,
+    /// What reading failed with, since a record was read.
+    failure: Option<RDKafkaErrorCode>,
 }
 
 /// Which partitions are read, where not all are at once.
@@ -416,8 +427,17 @@ impl Reader {
         }
     }
 
+    /// Says once what goes on failing.
+    fn failed(&mut self, error: &KafkaError) {
+        let code = error.rdkafka_error_code();
+        if self.failure != code {
+            self.failure = code;
+            tracing::warn!(%error, "read from Kafka");
+        }
+    }
+
     /// Takes in what has come, waiting a little for it.
-    fn read(&self) {
+    fn read(&mut self) {
         let is_idle = self.shared.lock().settled() == 0;
         let wait = if is_idle { POLL.1 } else { POLL.0 };
         let mut timeout = Timeout::After(wait);
@@ -426,10 +446,16 @@ impl Reader {
             match self.consumer.poll(timeout) {
                 // At once: the next poll may give the partition to another consumer, and later back.
                 Some(Ok(message)) => {
+                    self.failure = None;
                     self.consumer.context().kafka.is_back();
                     self.shared.take_in(&message);
                 }
-                Some(Err(error)) => tracing::debug!(%error, "read from Kafka"),
+                Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => {
+                    tracing::error!(%error, "Kafka has let go of this consumer for good; is its --instance-id another's as well?");
+                    self.shared.close();
+                    break;
+                }
+                Some(Err(error)) => self.failed(&error),
                 None => break,
             }
             taken = taken.saturating_add(1);

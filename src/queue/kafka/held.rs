@@ -100,8 +100,6 @@ pub(super) struct Held {
     is_ordered: bool,
     seq: u64,
     terms: u64,
-    /// Bytes of bodies.
-    bytes: usize,
     /// Since progress was last asked for.
     settled: usize,
 }
@@ -124,13 +122,16 @@ struct Reading {
     offsets: Offsets,
     /// Jobs that are being written elsewhere.
     writing: usize,
+    /// Bytes of the bodies of those that are held.
+    bytes: usize,
     committed: Option<Progress>,
     is_paused: bool,
 }
 
 impl Reading {
-    fn new(term: u64, from: &Progress) -> Self {
-        Self { term, offsets: Offsets::resume(Some(from)), writing: 0, committed: None, is_paused: false }
+    fn new(term: u64, from: Option<&Progress>) -> Self {
+        let offsets = Offsets::resume(from);
+        Self { term, offsets, writing: 0, bytes: 0, committed: None, is_paused: false }
     }
 }
 
@@ -144,7 +145,8 @@ impl Partition {
 
     /// Whether all is known that was put aside before the partition came.
     fn knows_what_is_aside(&self) -> bool {
-        self.retry.offsets.next().is_some_and(|next| next >= self.retry_end)
+        // Where nobody could say where it begins, nobody could say where it ends either.
+        self.retry.offsets.next().is_none_or(|next| next >= self.retry_end)
     }
 }
 
@@ -158,13 +160,19 @@ impl Held {
             window,
             seq: 0,
             terms: 0,
-            bytes: 0,
             settled: 0,
         }
     }
 
-    /// A partition came, to be read on from `events` and `retry`; that ends at `retry_end` now.
-    pub(super) fn assign(&mut self, partition: i32, events: &Progress, retry: &Progress, retry_end: i64) {
+    /// A partition came, to be read on from `events` and `retry`, as far as that is known; the latter ends at
+    /// `retry_end` now.
+    pub(super) fn assign(
+        &mut self,
+        partition: i32,
+        events: Option<&Progress>,
+        retry: Option<&Progress>,
+        retry_end: i64,
+    ) {
         let [events, retry] = [events, retry].map(|from| Reading::new(self.next_term(), from));
         let held = Partition { events, retry, retry_end, aside: HashMap::new(), is_leaving: false };
         self.partitions.insert(partition, held);
@@ -197,7 +205,8 @@ impl Held {
                 ?log,
                 "the log begins anew: its topic was made again, or has lost records"
             );
-            *reading = Reading::new(term, &Progress { offset, metadata: String::new() });
+            let from = Progress { offset, metadata: String::new() };
+            *reading = Reading { is_paused: reading.is_paused, ..Reading::new(term, Some(&from)) };
         }
         let place = Place { log, partition, offset, term: reading.term };
         reading.offsets.read(offset).then_some(place)
@@ -228,7 +237,8 @@ impl Held {
         let held = self.partitions.get_mut(&partition)?;
         let keeps_order = self.is_ordered || job.ordered;
         let lane = job.lane.clone();
-        self.bytes = self.bytes.saturating_add(job.body.len());
+        let reading = held.reading_mut(log);
+        reading.bytes = reading.bytes.saturating_add(job.body.len());
         let attempts = past.attempts.clone();
         let entry = Arc::new(Entry { job: Arc::new(job), place, attempts, read_at: now });
         self.ids.entry(entry.job.id).or_insert(place);
@@ -325,7 +335,9 @@ impl Held {
     }
 
     fn let_go(&mut self, place: Place, job: &Job) {
-        self.bytes = self.bytes.saturating_sub(job.body.len());
+        if let Some(reading) = self.reading_of(place) {
+            reading.bytes = reading.bytes.saturating_sub(job.body.len());
+        }
         if self.ids.get(&job.id) == Some(&place) {
             self.ids.remove(&job.id);
         }
@@ -355,9 +367,7 @@ impl Held {
             let is_one = |waiting: &Waiting<Arc<Entry>>| partitions.contains(&waiting.job.place.partition);
             near.iter().filter(|(_, waiting)| is_one(waiting)).map(|(key, _)| *key).collect()
         };
-        for (_, (_, waiting)) in self.lanes.take(|lane| of_them(lane.near), now) {
-            self.bytes = self.bytes.saturating_sub(waiting.job.job.body.len());
-        }
+        drop(self.lanes.take(|lane| of_them(lane.near), now));
     }
 
     /// How many jobs of `partitions` are being delivered, or written elsewhere.
@@ -377,15 +387,12 @@ impl Held {
         self.lanes.remove(|entry| is_theirs(&entry.place), now);
         self.ids.retain(|_, place| !is_theirs(place));
         self.partitions.retain(|partition, _| !partitions.contains(partition));
-        if self.partitions.is_empty() {
-            self.bytes = 0;
-        }
     }
 
     /// Jobs of lanes that stand still, and those that aren't due for long, where a window is more than half full: they are
     /// to be put aside. Those of a lane in order.
     pub(super) fn crowding(&mut self, now: Timestamp) -> Vec<Aside> {
-        let (window, bytes) = (self.window, self.bytes);
+        let (window, bytes) = (self.window, self.bytes());
         let crowded: Vec<(i32, Log)> = self
             .logs()
             .filter(|(_, _, reading)| {
@@ -414,7 +421,7 @@ impl Held {
 
     /// Which logs are to be read and which aren't, as far as that has changed.
     pub(super) fn flow(&mut self, may_read: impl Fn(i32) -> bool) -> Vec<(i32, Log, bool)> {
-        let (window, bytes) = (self.window, self.bytes);
+        let (window, bytes) = (self.window, self.bytes());
         let mut changed = Vec::new();
         for (partition, held) in &mut self.partitions {
             let waits_for_retry = !held.knows_what_is_aside();
@@ -478,6 +485,11 @@ impl Held {
     /// Jobs that are held, by state.
     pub(super) fn depth(&self, now: Timestamp) -> Depth {
         self.lanes.depth(now)
+    }
+
+    /// Bytes of the bodies that are held.
+    fn bytes(&self) -> usize {
+        self.logs().fold(0, |sum, (_, _, reading)| sum.saturating_add(reading.bytes))
     }
 
     fn logs(&self) -> impl Iterator<Item = (i32, Log, &Reading)> {

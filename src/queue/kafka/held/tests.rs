@@ -16,7 +16,7 @@ struct Consumer {
 impl Consumer {
     fn new(ordered: bool) -> Self {
         let mut held = Held::new(tests::config(ordered), WINDOW);
-        held.assign(0, &start(), &start(), 0);
+        held.assign(0, Some(&start()), Some(&start()), 0);
         Self { held, now: Timestamp::UNIX_EPOCH, next: [0, 0] }
     }
 
@@ -86,7 +86,7 @@ fn what_is_settled_moves_the_offset_and_what_is_not_holds_it() {
     assert_eq!(third.attempt, 2);
     consumer.settle(third, Verdict::Dropped);
     assert_eq!(consumer.committed(Log::Events), 3);
-    assert_eq!(consumer.held.bytes, 0);
+    assert_eq!(consumer.held.bytes(), 0);
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn a_lane_that_keeps_order_is_put_aside_in_order_and_what_comes_follows() {
 #[test]
 fn until_it_is_known_what_is_aside_all_that_keeps_order_goes_there() {
     let mut consumer = Consumer::new(true);
-    consumer.held.assign(0, &start(), &start(), 1);
+    consumer.held.assign(0, Some(&start()), Some(&start()), 1);
     let paused = consumer.held.flow(|_| true);
     assert_eq!(paused, [(0, Log::Events, true)], "events.retry is read first");
     let second = consumer.read(Log::Events, job("a")).expect("the first may be in events.retry");
@@ -267,7 +267,7 @@ fn a_partition_that_goes_lets_what_is_under_way_end_and_forgets_the_rest() {
     assert_eq!((consumer.held.busy(&[0]), consumer.committed(Log::Events)), (0, 1));
     assert!(consumer.held.claim(9, consumer.now).is_empty(), "who has it next tries again");
     consumer.held.forget(&[0], consumer.now);
-    assert_eq!((consumer.held.depth(consumer.now), consumer.held.bytes), (Depth::default(), 0));
+    assert_eq!((consumer.held.depth(consumer.now), consumer.held.bytes()), (Depth::default(), 0));
 }
 
 #[test]
@@ -276,7 +276,7 @@ fn a_lease_of_an_earlier_time_settles_nothing() {
     drop(consumer.read(Log::Events, job("a")));
     let early = consumer.claim();
     consumer.held.forget(&[0], consumer.now);
-    consumer.held.assign(0, &start(), &start(), 0);
+    consumer.held.assign(0, Some(&start()), Some(&start()), 0);
     consumer.next = [0, 0];
     drop(consumer.read(Log::Events, job("a")));
     consumer.settle(early, Verdict::Done);
