@@ -28,12 +28,11 @@ use crate::common::clock::Clock;
 use crate::common::job::Job;
 use crate::common::kafka::{KafkaConfig, KafkaContext, Topics};
 
-/// How long the thread waits for records before it looks after commits and windows: while there is something to look
-/// after, and otherwise.
-const POLL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
+/// How long the thread waits for records before it looks after windows.
+const POLL: Duration = Duration::from_millis(50);
 
 /// Records that are taken in at a time.
-const BATCH: usize = 256;
+const BATCH: usize = 1_024;
 
 /// Progress is committed when so many jobs were settled, or so much time went by.
 const COMMIT_JOBS: usize = 100;
@@ -176,6 +175,7 @@ struct GroupContext {
     timeout: Duration,
     drain: Duration,
     is_dropped: AtomicBool,
+    committing: Mutex<()>,
 }
 
 impl ClientContext for GroupContext {
@@ -285,12 +285,11 @@ impl GroupContext {
             let waited = shared.settled.wait_timeout_while(held, drain, |held| held.busy(numbers) > 0);
             held = waited.unwrap_or_else(PoisonError::into_inner).0;
             let left = held.busy(numbers);
-            let progress = held.progress();
             drop(held);
             if left > 0 {
                 tracing::warn!(partitions = ?numbers, jobs = left, "partitions go before all that is being delivered of them was; it is delivered again");
             }
-            if let Err(error) = self.commit(consumer, &progress) {
+            if let Err(error) = self.commit(consumer) {
                 tracing::warn!(%error, "commit offsets of partitions that go: what was settled since the last time is delivered again");
             }
         }
@@ -301,22 +300,25 @@ impl GroupContext {
         Ok(())
     }
 
-    /// Waits for the answer: of commits that aren't waited for librdkafka doesn't tell whether they failed.
-    fn commit(&self, consumer: &BaseConsumer<Self>, progress: &[(i32, Log, Progress)]) -> KafkaResult<()> {
+    /// Commits what is settled, as far as that has changed, one caller at a time. It waits for the answer: of commits that
+    /// aren't waited for librdkafka doesn't tell whether they failed.
+    fn commit(&self, consumer: &BaseConsumer<Self>) -> KafkaResult<()> {
+        let _turn = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
+        let progress = self.shared.lock().progress();
         if progress.is_empty() {
             return Ok(());
         }
         let mut offsets = TopicPartitionList::new();
         for (partition, log, Progress { offset, metadata }) in progress {
-            let mut element = offsets.add_partition(self.shared.topic(*log), *partition);
-            element.set_offset(Offset::Offset(*offset))?;
-            element.set_metadata(metadata);
+            let mut element = offsets.add_partition(self.shared.topic(log), partition);
+            element.set_offset(Offset::Offset(offset))?;
+            element.set_metadata(&metadata);
         }
         consumer.commit(&offsets, CommitMode::Sync).inspect_err(|_| self.shared.lock().nothing_committed())
     }
 }
 
-/// The thread, until it has left the group.
+/// The threads, until they have left the group.
 pub(super) struct Group {
     leave: mpsc::Sender<()>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -331,6 +333,7 @@ impl Group {
             timeout: kafka.timeout,
             drain: config.drain,
             is_dropped: AtomicBool::new(false),
+            committing: Mutex::new(()),
         };
         let between_polls = config.drain.saturating_add(Duration::from_secs(300));
         let heartbeats = config.session_timeout.div_f64(10.0).min(Duration::from_secs(3));
@@ -354,8 +357,9 @@ impl Group {
         let consumer: BaseConsumer<GroupContext> = settings.create_with_context(context)?;
         consumer.subscribe(&[&shared.topics.events])?;
         let (leave, asked) = mpsc::channel();
+        let consumer = Arc::new(consumer);
         let reader = Reader {
-            consumer,
+            consumer: Arc::clone(&consumer),
             shared: Arc::clone(shared),
             asked,
             turns: config.partitions_at_once.map(|most| Turns {
@@ -363,12 +367,18 @@ impl Group {
                 order: VecDeque::new(),
                 since: Instant::now(),
             }),
-            committed_at: Instant::now(),
             looked_at: Instant::now(),
             failure: None,
         };
-        let thread = std::thread::Builder::new().name("kafka-group".into()).spawn(move || reader.run());
-        let thread = thread.map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
+        let failed = |error: std::io::Error| KafkaError::ClientCreation(error.to_string());
+        let named = |name: &str| std::thread::Builder::new().name(name.into());
+        let reading = named("kafka-group").spawn(move || reader.run()).map_err(failed)?;
+        let committing = named("kafka-commit").spawn(move || {
+            commit_now_and_then(&consumer, &reading);
+            // Who waits for this thread waits for both.
+            drop(reading.join());
+        });
+        let thread = committing.map_err(failed)?;
         Ok(Self { leave, thread: Mutex::new(Some(thread)) })
     }
 
@@ -385,11 +395,10 @@ impl Group {
 
 /// What the thread works with.
 struct Reader {
-    consumer: BaseConsumer<GroupContext>,
+    consumer: Arc<BaseConsumer<GroupContext>>,
     shared: Arc<Shared>,
     asked: mpsc::Receiver<()>,
     turns: Option<Turns>,
-    committed_at: Instant,
     looked_at: Instant,
     /// What reading failed with, since a record was read.
     failure: Option<RDKafkaErrorCode>,
@@ -416,14 +425,13 @@ impl Reader {
             }
             self.read();
             self.look_after_windows();
-            self.commit_now_and_then();
         }
         // Gives the partitions back, by way of revoke().
         self.consumer.unsubscribe();
         let by = Instant::now().checked_add(self.consumer.context().drain.saturating_add(LEAVING));
         while self.shared.lock().partitions().next().is_some() && by.is_none_or(|by| Instant::now() < by) {
             // A record that comes now is another consumer's.
-            self.consumer.poll(POLL.0);
+            self.consumer.poll(POLL);
         }
     }
 
@@ -438,9 +446,7 @@ impl Reader {
 
     /// Takes in what has come, waiting a little for it.
     fn read(&mut self) {
-        let is_idle = self.shared.lock().settled() == 0;
-        let wait = if is_idle { POLL.1 } else { POLL.0 };
-        let mut timeout = Timeout::After(wait);
+        let mut timeout = Timeout::After(POLL);
         let mut taken = 0_usize;
         while taken < BATCH {
             match self.consumer.poll(timeout) {
@@ -492,20 +498,25 @@ impl Reader {
             }
         }
     }
+}
 
-    fn commit_now_and_then(&mut self) {
-        let elapsed = self.committed_at.elapsed();
-        let progress = {
-            let mut held = self.shared.lock();
-            if elapsed < COMMIT_AFTER && held.settled() < COMMIT_JOBS {
-                return;
-            }
-            held.progress()
-        };
-        self.committed_at = Instant::now();
+/// Commits now and then, until `reader` has ended: in a thread of its own, since an answer takes as long as hundreds of
+/// records take to be read.
+fn commit_now_and_then(consumer: &BaseConsumer<GroupContext>, reader: &JoinHandle<()>) {
+    let (context, mut committed_at) = (consumer.context(), Instant::now());
+    while !reader.is_finished() {
+        {
+            let is_little =
+                |held: &mut Held| held.settled() < COMMIT_JOBS && committed_at.elapsed() < COMMIT_AFTER;
+            let held = context.shared.lock();
+            let waited = context.shared.settled.wait_timeout_while(held, COMMIT_AFTER, is_little);
+            drop(waited.unwrap_or_else(PoisonError::into_inner));
+        }
+        committed_at = Instant::now();
         // As while partitions are shared out anew: it is repeated next time.
-        if let Err(error) = self.consumer.context().commit(&self.consumer, &progress) {
+        if let Err(error) = context.commit(consumer) {
             tracing::debug!(%error, "commit offsets");
+            std::thread::sleep(COMMIT_AFTER);
         }
     }
 }
