@@ -10,6 +10,9 @@ use crate::common::kafka::admin::{FoundTopic, WantedTopic};
 pub(super) const CLEANUP: &str = "cleanup.policy";
 pub(super) const RETENTION: &str = "retention.ms";
 pub(super) const MOST_BYTES: &str = "max.message.bytes";
+
+/// What a job's record may grow by when it goes to another topic: its attempts, and what is said of its death.
+const OF_THE_PAST: u32 = 64 << 10;
 pub(super) const IN_SYNC: &str = "min.insync.replicas";
 /// How long a deletion can be read, which is also how long a server may be away from the registry before it has to read
 /// all of it anew.
@@ -45,13 +48,18 @@ impl Asked {
     /// Jobs, retries, dead letters, tenants.
     pub(super) fn topics(&self, topics: &Topics) -> [WantedTopic; 4] {
         let milliseconds = |duration: Duration| duration.as_millis().to_string();
+        let most_of = |name: &str| match [&topics.retry, &topics.dead].into_iter().any(|topic| topic == name)
+        {
+            true => self.most_bytes.saturating_add(OF_THE_PAST),
+            false => self.most_bytes,
+        };
         let of = |name: &str, partitions, cleanup: &str, own: &[(&'static str, String)]| WantedTopic {
             name: name.to_owned(),
             partitions,
             replication: self.replication,
             settings: [
                 (CLEANUP, cleanup.to_owned()),
-                (MOST_BYTES, self.most_bytes.to_string()),
+                (MOST_BYTES, most_of(name).to_string()),
                 (IN_SYNC, self.min_in_sync.to_string()),
             ]
             .into_iter()
