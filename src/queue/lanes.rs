@@ -95,6 +95,8 @@ pub(super) struct LaneView<'a, J> {
     pub(super) ordered: bool,
     /// Whether its endpoint takes no more just now: it has as many attempts as it may, or is left alone.
     pub(super) is_held_back: bool,
+    /// Whether its endpoint took the last job that it was sent.
+    pub(super) is_well: bool,
     /// Its jobs that wait, the next one first.
     pub(super) near: &'a BTreeMap<Key, Waiting<J>>,
 }
@@ -105,7 +107,8 @@ impl<'a, J> LaneView<'a, J> {
             Room::NotBefore(_) => true,
             Room::Upto(limit) => state.leased >= if state.ordered { 1 } else { limit },
         };
-        Self { ordered: state.ordered, is_held_back, near: state.window.near() }
+        let is_well = state.throttle.standing() == Standing::Well;
+        Self { ordered: state.ordered, is_held_back, is_well, near: state.window.near() }
     }
 }
 

@@ -29,8 +29,13 @@ use crate::queue::{Depth, Lease, QueueConfig, Settlement};
 /// Retries that are further away than this wait in `events.retry`, if no order is kept.
 const LONG: Duration = Duration::from_secs(60);
 
-/// A lane whose endpoint takes no more, and whose first job has waited for so long, stands still.
+/// A lane whose endpoint takes no more, and whose first job has waited for so long, stands still: one that fails, or that
+/// nothing is known of.
 const STANDS_STILL: Duration = Duration::from_secs(5);
+
+/// The same of one that does well: with a long backlog its jobs wait for one another, and it is slow only if that takes
+/// long.
+const IS_SLOW: Duration = Duration::from_secs(30);
 
 /// How long a job of `events.retry` was held at least, before it makes room for those behind it.
 const HELD_FOR: Duration = Duration::from_secs(30);
@@ -522,7 +527,8 @@ impl Partition {
 
 fn stands_still(lane: &LaneView<'_, Arc<Entry>>, now: Timestamp) -> bool {
     let first = lane.near.first_key_value();
-    lane.is_held_back && first.is_some_and(|(_, first)| after(first.job.read_at, STANDS_STILL) <= now)
+    let most = if lane.is_well { IS_SLOW } else { STANDS_STILL };
+    lane.is_held_back && first.is_some_and(|(_, first)| after(first.job.read_at, most) <= now)
 }
 
 /// Of a lane's jobs in crowded logs those that are to make room: all but `share` where it stands still, and those that

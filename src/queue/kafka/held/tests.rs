@@ -165,6 +165,19 @@ fn a_lane_that_stands_still_makes_room() {
 }
 
 #[test]
+fn a_lane_that_does_well_has_time_for_its_backlog() {
+    let mut consumer = Consumer::new(false);
+    (0..60).for_each(|_| drop(consumer.read(Log::Events, job("slow"))));
+    let first = consumer.claim();
+    consumer.settle(first, Verdict::Done);
+    let _leased = consumer.held.claim(9, consumer.now);
+    consumer.wait(6);
+    assert!(consumer.held.crowding(consumer.now).is_empty());
+    consumer.wait(30);
+    assert_eq!(consumer.held.crowding(consumer.now).len(), 57 - 25);
+}
+
+#[test]
 fn what_is_read_again_is_held_for_a_while_before_it_makes_room_again() {
     let mut consumer = Consumer::new(false);
     (0..60).for_each(|_| drop(consumer.read(Log::Retry, job("hangs"))));
