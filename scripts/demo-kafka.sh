@@ -22,7 +22,7 @@ fi
 pids=()
 stop() {
   for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; wait "$pid" 2>/dev/null || true; done
-  [[ -n ${own_kafka:-} ]] && scripts/services.sh stop kafka
+  if [[ -n ${own_kafka:-} ]]; then scripts/services.sh stop kafka; fi
 }
 trap stop EXIT
 
