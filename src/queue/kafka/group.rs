@@ -349,6 +349,8 @@ impl Group {
             .set("auto.offset.reset", "earliest")
             .set("queued.min.messages", "2000")
             .set("queued.max.messages.kbytes", "16384")
+            // Once so many wait to be taken in, it asks for more after this; they are taken in within milliseconds.
+            .set("fetch.queue.backoff.ms", "10")
             // A partition that is read again after a pause waits for the question that is out.
             .set("fetch.wait.max.ms", "100");
         if let Some(id) = &config.instance_id {
