@@ -126,7 +126,7 @@ fn conditions_are_all_fulfilled_and_pages_hold_each_once() {
     let everything = listed(&api, "/dead-letters");
     let all = ids(&everything);
     assert_eq!(all.len(), 5);
-    let died = |letter: &Value| letter["died_at"].as_str().unwrap().to_owned();
+    let died = |letter: &Value| letter["died_at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
     assert!(everything.is_sorted_by_key(died), "the longest dead first");
     let last = died(&everything[4]);
 
