@@ -1,0 +1,172 @@
+//! The thread that reads: takes in what Kafka sends, pauses what a window has no room for, and leaves the group at last.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::util::Timeout;
+
+use super::rebalance::GroupContext;
+use super::shared::Shared;
+
+/// How long the thread waits for records before it looks after windows.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Records that are taken in at a time.
+const BATCH: usize = 1_024;
+
+/// How often windows are looked at for lanes that stand still.
+const CROWDING: Duration = Duration::from_millis(250);
+
+/// How long a partition has its turn, where not all may be read at once.
+const TURN: Duration = Duration::from_millis(500);
+
+/// How long leaving the group may take.
+const LEAVING: Duration = Duration::from_secs(10);
+
+/// What the thread works with.
+pub(super) struct Reader {
+    consumer: Arc<BaseConsumer<GroupContext>>,
+    shared: Arc<Shared>,
+    asked: mpsc::Receiver<()>,
+    turns: Option<Turns>,
+    looked_at: Instant,
+    /// What reading failed with, since a record was read.
+    failure: Option<RDKafkaErrorCode>,
+}
+
+/// Which partitions are read, where not all are at once.
+struct Turns {
+    most: usize,
+    /// Those in front have their turn.
+    order: VecDeque<i32>,
+    since: Instant,
+}
+
+impl Reader {
+    /// Reads all partitions that come, `partitions_at_once` of them at a time, until `asked` has a word, or nobody is left
+    /// to ask.
+    pub(super) fn new(
+        consumer: Arc<BaseConsumer<GroupContext>>,
+        asked: mpsc::Receiver<()>,
+        partitions_at_once: Option<usize>,
+    ) -> Self {
+        let turns = |most| Turns { most, order: VecDeque::new(), since: Instant::now() };
+        Self {
+            shared: Arc::clone(&consumer.context().shared),
+            consumer,
+            asked,
+            turns: partitions_at_once.map(turns),
+            looked_at: Instant::now(),
+            failure: None,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        loop {
+            match self.asked.try_recv() {
+                Err(mpsc::TryRecvError::Empty) => {}
+                Ok(()) => break,
+                Err(mpsc::TryRecvError::Disconnected) => {
+                    self.consumer.context().is_dropped.store(true, Ordering::Relaxed);
+                    break;
+                }
+            }
+            self.read();
+            self.look_after_windows();
+        }
+        // Gives the partitions back, by way of revoke().
+        self.consumer.unsubscribe();
+        let by = Instant::now().checked_add(self.consumer.context().drain.saturating_add(LEAVING));
+        while self.shared.lock().partitions().next().is_some() && by.is_none_or(|by| Instant::now() < by) {
+            // A record that comes now is another consumer's.
+            self.consumer.poll(POLL);
+        }
+    }
+
+    /// Says once what goes on failing.
+    fn failed(&mut self, error: &KafkaError) {
+        let code = error.rdkafka_error_code();
+        if self.failure != code {
+            self.failure = code;
+            tracing::warn!(%error, "read from Kafka");
+        }
+    }
+
+    /// Takes in what has come, waiting a little for it.
+    fn read(&mut self) {
+        let mut timeout = Timeout::After(POLL);
+        let mut taken = 0_usize;
+        while taken < BATCH {
+            match self.consumer.poll(timeout) {
+                // At once: the next poll may give the partition to another consumer, and later back.
+                Some(Ok(message)) => {
+                    self.failure = None;
+                    self.consumer.context().kafka.is_back();
+                    self.shared.take_in(&message);
+                }
+                Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => {
+                    tracing::error!(%error, "Kafka has let go of this consumer for good; is its --instance-id another's as well?");
+                    self.shared.close();
+                    break;
+                }
+                Some(Err(error)) => self.failed(&error),
+                None => break,
+            }
+            taken = taken.saturating_add(1);
+            timeout = Timeout::After(Duration::ZERO);
+        }
+        if taken > 0 {
+            self.shared.changed.notify_waiters();
+        }
+    }
+
+    fn look_after_windows(&mut self) {
+        if self.looked_at.elapsed() >= CROWDING {
+            self.looked_at = Instant::now();
+            let asides = self.shared.lock().crowding(self.shared.clock.now());
+            if !asides.is_empty() {
+                tracing::debug!(
+                    jobs = asides.len(),
+                    "put aside to the retry topic, since their endpoints stand still"
+                );
+            }
+            self.shared.put_aside(asides);
+        }
+        let changed = {
+            let mut held = self.shared.lock();
+            let may_read = self.turns.as_mut().map(|turns| turns.take(held.partitions().collect()));
+            held.flow(|partition| may_read.as_ref().is_none_or(|open| open.contains(&partition)))
+        };
+        for (partition, log, pause) in changed {
+            let mut list = TopicPartitionList::new();
+            list.add_partition(self.shared.topic(log), partition);
+            let done = if pause { self.consumer.pause(&list) } else { self.consumer.resume(&list) };
+            if let Err(error) = done {
+                tracing::warn!(partition, %error, pause, "pause or resume a partition");
+            }
+        }
+    }
+}
+
+impl Turns {
+    /// Those of `partitions` that may be read now.
+    fn take(&mut self, partitions: Vec<i32>) -> Vec<i32> {
+        self.order.retain(|partition| partitions.contains(partition));
+        for partition in partitions {
+            if !self.order.contains(&partition) {
+                self.order.push_back(partition);
+            }
+        }
+        if self.since.elapsed() >= TURN && !self.order.is_empty() {
+            self.since = Instant::now();
+            let many = self.most.checked_rem(self.order.len()).unwrap_or(0);
+            self.order.rotate_left(many);
+        }
+        self.order.iter().take(self.most).copied().collect()
+    }
+}
