@@ -24,7 +24,7 @@ mod tests;
 mod writer;
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -41,13 +41,13 @@ pub(super) use self::reader::Follower;
 use self::reader::{Loaded, Log, load, state_of};
 use self::writer::{Unwritten, Writer};
 use super::record::{self, Write};
-use super::refresh::{Outcome, Shared};
+use super::refresh::{FAILURE_HOLDS, Outcome, Shared};
 use super::state::{Change, State};
 use super::store::StoreError;
 use super::{Limits, OpenError, RegistryError, sealed};
 use crate::common::crypto::vault::Vault;
 use crate::common::data_dir::DataDirError;
-use crate::common::kafka::KafkaConfig;
+use crate::common::kafka::{KafkaConfig, KafkaContext};
 
 /// Where it is, for those whose secret key doesn't fit.
 const PLACE: &str = "Kafka";
@@ -64,6 +64,8 @@ pub(super) struct KafkaStore {
     core: Arc<Core>,
     /// Held by the one change that is being made; none where another server may have the right to write.
     writer: Mutex<Option<Writer>>,
+    /// When the right to write couldn't be had: for a moment others that wait are told so as well.
+    failed: std::sync::Mutex<Option<(Instant, Arc<StoreError>)>>,
     /// Changes that this server tried to write.
     tried: AtomicU64,
     /// Up to where it was made sure that all is known.
@@ -146,6 +148,7 @@ impl KafkaStore {
         Ok(Arc::new(Self {
             core: Arc::new(core),
             writer: Mutex::new(None),
+            failed: std::sync::Mutex::default(),
             tried: AtomicU64::new(0),
             known: Arc::default(),
             news: Shared::new(Duration::ZERO),
@@ -192,7 +195,8 @@ impl KafkaStore {
                 let taken = self.take_over().await;
                 *held = match (taken, open.take()) {
                     // Whatever was begun before is done or undone by now.
-                    (Ok(_), Some(before)) if self.core.read().at.own >= before.own => {
+                    (Ok(writer), Some(before)) if self.core.read().at.own >= before.own => {
+                        *held = Some(writer);
                         return Ok(before.result);
                     }
                     (Ok(writer), _) => Some(writer),
@@ -214,7 +218,16 @@ impl KafkaStore {
             let (kept, written) = writer.write(&format!("{}.{own}", self.core.server), &writes, next).await;
             *held = kept;
             match written {
-                Ok(()) => return self.seen(own).await.map(|()| result),
+                Ok(()) => {
+                    let seen = self.seen(own).await;
+                    // Who hasn't seen its own change must not decide on the next one before it has read the log again.
+                    if seen.is_err()
+                        && let Some(writer) = held.take()
+                    {
+                        writer.let_go();
+                    }
+                    return seen.map(|()| result);
+                }
                 Err(Unwritten::Fenced) => {}
                 Err(Unwritten::Foreign) => return Err(StoreError::Gone.into()),
                 Err(Unwritten::Failed(error)) => return Err(writing(error).into()),
@@ -232,9 +245,28 @@ impl KafkaStore {
         if self.core.progress.borrow().is_gone {
             return Err(Arc::new(StoreError::Gone));
         }
-        let writer = Writer::take(&self.core.config).await.map_err(|source| Arc::new(writing(source)))?;
-        self.catch_up().await?;
-        Ok(writer)
+        if let Some((at, error)) = &*self.failed()
+            && at.elapsed() < FAILURE_HOLDS
+        {
+            return Err(Arc::clone(error));
+        }
+        let context = self.core.log().context.clone();
+        let writer = Writer::take(&self.core.config, context).await.map_err(|source| {
+            let error = Arc::new(writing(source));
+            *self.failed() = Some((Instant::now(), Arc::clone(&error)));
+            error
+        })?;
+        match self.catch_up().await {
+            Ok(()) => Ok(writer),
+            Err(error) => {
+                writer.let_go();
+                Err(error)
+            }
+        }
+    }
+
+    fn failed(&self) -> MutexGuard<'_, Option<(Instant, Arc<StoreError>)>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until a change of this server's own is followed, and so can be read by others too.
@@ -296,10 +328,14 @@ impl KafkaStore {
         }
         // What is left may be no record at all. The end is told of once, so it is asked for again.
         let deadline = Instant::now().checked_add(core.config.timeout);
-        let before = progress.borrow().ends;
         loop {
-            let (log, from) = (core.log(), core.next());
-            let sought = blocking(move || log.seek(from)).await;
+            let (log, from, told) = (core.log(), core.next(), progress.clone());
+            // What is told before that is of an end from before: librdkafka drops it once it reads from elsewhere.
+            let sought = blocking(move || {
+                let sought = log.seek(from);
+                Ok((sought, told.borrow().ends))
+            });
+            let (sought, before) = sought.await?;
             let came = progress.wait_for(|now| now.is_gone || now.ends > before || is_there());
             match tokio::time::timeout(Duration::from_secs(1), came).await {
                 Ok(Ok(now)) if !now.is_gone => break,
@@ -391,7 +427,10 @@ async fn make(config: &KafkaConfig, server: &str, check: String) -> Result<Loade
         if tried > 0 {
             back_off(tried).await;
         }
-        let writer = if is_written { None } else { Some(Writer::take(config).await.map_err(writing)?) };
+        let writer = match is_written {
+            true => None,
+            false => Some(Writer::take(config, KafkaContext::default()).await.map_err(writing)?),
+        };
         let loaded = read_all(config, server).await?;
         if loaded.meta.is_some() {
             return Ok(loaded);

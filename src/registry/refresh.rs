@@ -12,7 +12,7 @@ use crate::common::crypto::api_key::KeyHash;
 
 /// After a failure others are told of it for so long, instead of waiting for the next one: a store that is away takes
 /// seconds to find out about.
-const FAILURE_HOLDS: Duration = Duration::from_millis(500);
+pub(super) const FAILURE_HOLDS: Duration = Duration::from_millis(500);
 /// Between questions about API keys that nobody knows: strangers may present as many as they like.
 const STRANGERS_PAUSE: Duration = Duration::from_millis(50);
 

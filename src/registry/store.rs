@@ -140,7 +140,10 @@ pub(super) enum Store {
     /// With what follows the changes of others, for as long as the registry is used.
     Redis(Arc<RedisStore>, #[expect(dead_code, reason = "it follows until it is dropped")] Follower),
     /// The same.
-    Kafka(Arc<KafkaStore>, #[expect(dead_code, reason = "it follows until it is dropped")] LogFollower),
+    Kafka(
+        Arc<KafkaStore>,
+        #[cfg_attr(not(test), expect(dead_code, reason = "it follows until it is dropped"))] LogFollower,
+    ),
 }
 
 impl Registry {

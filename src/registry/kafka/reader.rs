@@ -11,7 +11,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::log::{Entry, Gathering, META, Meta, VERSION, Whole};
 use super::{Core, own_of};
-use crate::common::kafka::{KafkaConfig, KafkaContext, hear};
+use crate::common::kafka::{KafkaConfig, KafkaContext, hear, without_value};
 use crate::registry::record;
 use crate::registry::state::{Change, Position, State};
 use crate::registry::store::StoreError;
@@ -30,7 +30,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The log's one partition, read by this server alone: no consumer group.
 pub(super) struct Log {
     consumer: BaseConsumer<KafkaContext>,
-    context: KafkaContext,
+    pub(super) context: KafkaContext,
     topic: String,
     timeout: Duration,
 }
@@ -60,7 +60,7 @@ impl Log {
             .set("fetch.wait.max.ms", HOLD.as_millis().to_string())
             .set("fetch.error.backoff.ms", "100")
             .create_with_context(context.clone())
-            .map_err(failed)?;
+            .map_err(|error| failed(without_value(error)))?;
         let metadata = consumer.fetch_metadata(Some(&topic), config.timeout);
         let metadata = metadata.inspect_err(|_| hear(&consumer)).map_err(failed)?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
@@ -339,8 +339,15 @@ impl Follower {
     }
 }
 
+impl Follower {
+    /// Ends the thread, without waiting for that.
+    pub(in crate::registry) fn stop(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 impl Drop for Follower {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.stop();
     }
 }

@@ -39,7 +39,7 @@ impl Home {
     async fn write(&self, writes: &[(&str, Option<&str>)]) {
         let writes: Vec<Write> =
             writes.iter().map(|(key, value)| ((*key).to_owned(), value.map(str::to_owned))).collect();
-        let writer = Writer::take(self.kafka()).await.unwrap();
+        let writer = Writer::take(self.kafka(), KafkaContext::default()).await.unwrap();
         let (_, written) = writer.write(&Uuid::new_v4().to_string(), &writes, 0).await;
         written.unwrap();
     }
@@ -197,7 +197,7 @@ async fn what_a_killed_server_had_begun_is_never_seen() {
             Some(r#"{"v":1,"name":"half","created_at":0,"version":1}"#.to_owned()),
         ),
     ];
-    let writer = Writer::take(home.kafka()).await.unwrap();
+    let writer = Writer::take(home.kafka(), KafkaContext::default()).await.unwrap();
     writer.send("killed", &half, 0).await.unwrap();
     // As a killed process does: it doesn't say that it gives up.
     std::mem::forget(writer);
@@ -233,6 +233,28 @@ async fn a_writer_that_was_fenced_off_decides_again() {
         make(registry, &format!("in turn {number}")).await.unwrap();
     }
     println!("ten changes of two servers in turn: {:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn who_has_not_seen_its_own_change_does_not_decide_on_the_next() {
+    let Some(mut home) = Home::in_kafka().await else { return };
+    let RegistryPlace::Kafka(config) = &mut home.place else { panic!("it isn't in Kafka") };
+    config.timeout = 2 * SECOND;
+    let deaf = home.one_more().await;
+    let Store::Kafka(_, follower) = &deaf.0.store else { panic!("it isn't in Kafka") };
+    follower.stop();
+    // It may have been following still when it wrote the first.
+    let mut made = 0;
+    let unsure = loop {
+        match make(&deaf, &format!("a{made}")).await {
+            Ok(_) => made += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(unsure, RegistryError::Unsure(_)), "{unsure:?}");
+    let again = make(&deaf, &format!("a{made}")).await;
+    assert!(matches!(again, Err(RegistryError::Behind(_))), "{again:?}");
+    assert_eq!(home.one_more().await.count().0, made + 1, "written once");
 }
 
 #[tokio::test]

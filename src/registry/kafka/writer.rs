@@ -6,7 +6,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use tokio::task::spawn_blocking;
 
 use super::log::Part;
-use crate::common::kafka::{KafkaConfig, KafkaContext};
+use crate::common::kafka::{KafkaConfig, KafkaContext, without_value};
 use crate::registry::record::Write;
 
 /// The largest record, in bytes, that is sent: what the topic itself allows is less.
@@ -32,8 +32,9 @@ pub(super) enum Unwritten {
 }
 
 impl Writer {
-    /// Takes the right to write, from whoever has it; what they had begun is undone, or done, when this returns.
-    pub(super) async fn take(config: &KafkaConfig) -> Result<Self, KafkaError> {
+    /// Takes the right to write, from whoever has it; what they had begun is undone, or done, when this returns. Clients
+    /// with one `context` tell once that Kafka is away.
+    pub(super) async fn take(config: &KafkaConfig, context: KafkaContext) -> Result<Self, KafkaError> {
         let config = config.clone();
         let taking = spawn_blocking(move || {
             let milliseconds = config.timeout.as_millis();
@@ -46,7 +47,8 @@ impl Writer {
                 .set("request.timeout.ms", milliseconds.to_string())
                 .set("message.max.bytes", MOST_RECORD.to_string())
                 .set("linger.ms", "0")
-                .create_with_context(KafkaContext::default())?;
+                .create_with_context(context)
+                .map_err(without_value)?;
             producer.init_transactions(config.timeout)?;
             Ok(Self { producer, config })
         });
@@ -101,6 +103,11 @@ impl Writer {
             }
         }
         Ok(())
+    }
+
+    /// Lets go of it.
+    pub(super) fn let_go(self) {
+        self.give_up(false);
     }
 
     /// Lets go of it, away from the threads that serve. What was begun is undone, so that readers needn't wait.
