@@ -27,7 +27,7 @@ Examples:
 
 Made are events, events.retry and events.dlq with as many partitions each, and whk.tenants with one, which is compacted:
 it keeps the latest of each tenant for good. As many consumers as there are partitions can share the work.
-Exit status: 0 the topics are there, 1 one that is there won't do and nothing was changed, 64 usage, 69 Kafka can't be
+Exit status: 0 the topics are there, 1 one that is there won't do, or Kafka refuses, and nothing was changed, 64 usage, 69 Kafka can't be
 reached or isn't done in time, 77 Kafka doesn't permit it.")]
 pub struct Args {
     /// Partitions of the topics for jobs, retries and dead letters
@@ -108,6 +108,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         if !is_sure {
             anyhow::bail!("nothing is deleted");
         }
+        // What can't be made must not be found out once the old ones are gone.
+        setup.admin.rehearse(&setup.wanted).await?;
         // Whoever was asked may have thought about it.
         Setup { patience: Patience::new(args.wait), ..setup }.recreate(&found).await?
     } else {
@@ -162,7 +164,7 @@ impl Setup {
     /// Makes what is missing, where what is there will do.
     async fn create(&self, found: &[Option<FoundTopic>; 4]) -> anyhow::Result<Report> {
         let planned = plan(&self.wanted, found);
-        refuse(&planned.problems)?;
+        refuse("nothing was changed, since what is there won't do", &planned.problems)?;
         for note in &planned.notes {
             self.progress.suspend(|| tracing::warn!("{note}"));
         }
@@ -212,7 +214,7 @@ impl Setup {
         self.admin.wait_until_ready(&names, self.patience).await?;
         let found = describe(&self.admin, &self.wanted).await?;
         // Another may have made them meanwhile.
-        refuse(&plan(&self.wanted, &found).problems)?;
+        refuse("the topics are there, and won't do", &plan(&self.wanted, &found).problems)?;
         let (mut topics, mut of_one_broker) = (Vec::new(), Vec::new());
         for (wanted, found) in self.wanted.iter().zip(found) {
             let found = found.with_context(|| format!("topic {} is gone again", wanted.name))?;
@@ -234,11 +236,11 @@ impl Setup {
     }
 }
 
-fn refuse(problems: &[String]) -> anyhow::Result<()> {
+fn refuse(outcome: &str, problems: &[String]) -> anyhow::Result<()> {
     if problems.is_empty() {
         return Ok(());
     }
-    anyhow::bail!("nothing was changed, since what is there won't do:\n  {}", problems.join("\n  "))
+    anyhow::bail!("{outcome}:\n  {}", problems.join("\n  "))
 }
 
 async fn describe(admin: &Admin, wanted: &[WantedTopic; 4]) -> anyhow::Result<[Option<FoundTopic>; 4]> {

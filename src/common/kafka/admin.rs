@@ -11,10 +11,16 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::time::Instant;
 
-use super::{KafkaConfig, KafkaContext, hear};
+use super::{KafkaConfig, KafkaContext, hear, is_not_permitted, without_value};
 
 /// Between two looks at whether Kafka is done: it takes some tenths of a second.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// The longest name of a topic that Kafka takes, in bytes.
+const MOST_NAME: usize = 249;
+
+/// What the name of a topic ends in that isn't made.
+const REHEARSED: &str = ".rehearsed";
 
 /// Kafka didn't do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -53,11 +59,14 @@ pub enum AdminError {
 }
 
 impl AdminError {
+    fn of_settings(error: KafkaError) -> Self {
+        Self::Client(without_value(error))
+    }
+
     /// Whether this user of Kafka may not do it.
     #[must_use]
     pub fn is_not_permitted(&self) -> bool {
-        use RDKafkaErrorCode::{ClusterAuthorizationFailed, TopicAuthorizationFailed};
-        matches!(self, Self::Refused { code: ClusterAuthorizationFailed | TopicAuthorizationFailed, .. })
+        matches!(self, Self::Refused { code, .. } if is_not_permitted(*code))
     }
 }
 
@@ -69,7 +78,7 @@ fn advice(code: RDKafkaErrorCode) -> String {
         RDKafkaErrorCode::TopicDeletionDisabled => {
             "the brokers don't allow it; see delete.topic.enable of theirs".to_owned()
         }
-        RDKafkaErrorCode::ClusterAuthorizationFailed | RDKafkaErrorCode::TopicAuthorizationFailed => {
+        code if is_not_permitted(code) => {
             "this user of Kafka isn't permitted to; see --kafka-username".to_owned()
         }
         code => format!("Kafka says {code}"),
@@ -174,12 +183,12 @@ impl Admin {
     /// librdkafka doesn't take the configuration.
     pub fn open(config: &KafkaConfig) -> Result<Self, AdminError> {
         let context = KafkaContext::default();
-        let admin = config.client().create_with_context(context.clone()).map_err(AdminError::Client)?;
+        let admin = config.client().create_with_context(context.clone()).map_err(AdminError::of_settings)?;
         let looking = config
             .client()
             .set("allow.auto.create.topics", "false")
             .create_with_context(context)
-            .map_err(AdminError::Client)?;
+            .map_err(AdminError::of_settings)?;
         Ok(Self { brokers: config.to_string(), timeout: config.timeout, admin, looking: Arc::new(looking) })
     }
 
@@ -227,7 +236,32 @@ impl Admin {
     /// # Errors
     /// Kafka can't be reached, or refuses.
     pub async fn create(&self, topics: &[WantedTopic]) -> Result<Vec<String>, AdminError> {
-        let doing = "make topic";
+        self.make("make topic", topics, &self.options()).await
+    }
+
+    /// Asks whether topics like these could be made beside those that are there. None is.
+    ///
+    /// # Errors
+    /// They couldn't, or Kafka can't be reached.
+    pub async fn rehearse(&self, topics: &[WantedTopic]) -> Result<(), AdminError> {
+        let options = self.options().validate_only(true);
+        for topic in topics {
+            // One that is there says so, and nothing else. Rights may be for names that begin like this one.
+            let mut name = topic.name.clone();
+            name.truncate(MOST_NAME.saturating_sub(REHEARSED.len()));
+            name.push_str(REHEARSED);
+            let like_it = WantedTopic { name, ..topic.clone() };
+            self.make("make a topic like", std::slice::from_ref(&like_it), &options).await?;
+        }
+        Ok(())
+    }
+
+    async fn make(
+        &self,
+        doing: &'static str,
+        topics: &[WantedTopic],
+        options: &AdminOptions,
+    ) -> Result<Vec<String>, AdminError> {
         let wanted: Vec<NewTopic<'_>> = topics
             .iter()
             .map(|topic| NewTopic {
@@ -237,7 +271,7 @@ impl Admin {
                 config: topic.settings.iter().map(|(name, value)| (*name, value.as_str())).collect(),
             })
             .collect();
-        let answers = self.admin.create_topics(&wanted, &self.options()).await;
+        let answers = self.admin.create_topics(&wanted, options).await;
         let answers = answers.map_err(|source| self.unreachable(doing, source))?;
         spared(doing, answers, RDKafkaErrorCode::TopicAlreadyExists)
     }
