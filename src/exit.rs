@@ -2,11 +2,14 @@
 
 use std::io::ErrorKind;
 
+use rdkafka::error::KafkaError;
+
 use crate::client::ClientError;
 use crate::common::crypto::keys::KeyError;
 use crate::common::crypto::signature::SecretFileError;
 use crate::common::data_dir::DataDirError;
 use crate::common::kafka::admin::AdminError;
+use crate::common::kafka::is_not_permitted;
 use crate::common::shutdown::Interrupted;
 use crate::common::telemetry::LogFilterError;
 use crate::queue::OpenQueueError;
@@ -25,7 +28,7 @@ pub const USAGE: u8 = 64;
 pub const MISSING_INPUT: u8 = 66;
 /// A server isn't reachable, a port isn't free, or a data dir is in use.
 pub const UNAVAILABLE: u8 = 69;
-/// The operating system, or a server's API key, doesn't permit it.
+/// The operating system, a server's API key, or Kafka, doesn't permit it.
 pub const NOT_PERMITTED: u8 = 77;
 /// A signal ended it before it was done.
 pub const INTERRUPTED: u8 = 130;
@@ -78,9 +81,10 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     }
     if let Some(error) = cause.downcast_ref::<OpenKafkaError>() {
         return Some(match error {
-            OpenKafkaError::Unreachable { .. } => UNAVAILABLE,
+            OpenKafkaError::Unreachable { source, .. } => of_kafka_client(source),
+            OpenKafkaError::Missing(_) => UNAVAILABLE,
             OpenKafkaError::Settings(_) => USAGE,
-            OpenKafkaError::Missing(_) | OpenKafkaError::Unequal { .. } => FAILED,
+            OpenKafkaError::Unequal { .. } => FAILED,
         });
     }
     let bad_secret = cause
@@ -138,6 +142,14 @@ fn of_kafka(error: &AdminError) -> u8 {
     }
 }
 
+fn of_kafka_client(error: &KafkaError) -> u8 {
+    match error {
+        KafkaError::ClientConfig(..) => USAGE,
+        error if error.rdkafka_error_code().is_some_and(is_not_permitted) => NOT_PERMITTED,
+        _ => UNAVAILABLE,
+    }
+}
+
 fn of_disk(error: &DiskError) -> Option<u8> {
     match error {
         DiskError::Newer { .. } | DiskError::NotOurs(_) => Some(USAGE),
@@ -161,7 +173,8 @@ fn of_store(error: &StoreError) -> Option<u8> {
         | StoreError::NewerInKafka { .. }
         | StoreError::Partitions { .. }
         | StoreError::WrongSharedKey { .. } => Some(USAGE),
-        StoreError::Redis { .. } | StoreError::Kafka { .. } | StoreError::NoTopic(_) => Some(UNAVAILABLE),
+        StoreError::Kafka { source, .. } => Some(of_kafka_client(source)),
+        StoreError::Redis { .. } | StoreError::NoTopic(_) => Some(UNAVAILABLE),
         StoreError::Open { source, .. } => of_sqlite(source),
         _ => Some(FAILED),
     }

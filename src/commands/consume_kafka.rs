@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
@@ -23,7 +23,7 @@ use crate::common::shutdown::{Interrupted, Shutdown};
 use crate::deliver::Deliverer;
 use crate::dispatch::Dispatcher;
 use crate::exit::UsageError;
-use crate::queue::kafka::{Batching, GroupConfig, KafkaQueue};
+use crate::queue::kafka::{GroupConfig, KafkaQueue};
 use crate::queue::{Queue, QueueConfig};
 use crate::registry::{self, RegistryPlace};
 use crate::server::Health;
@@ -207,7 +207,7 @@ async fn open(
         window_bytes: args.window_bytes,
         partitions_at_once: args.partitions_concurrency.map(NonZeroUsize::get),
     };
-    Ok(Arc::new(KafkaQueue::consume(kafka, Batching::default(), &group, config, clock).await?))
+    Ok(Arc::new(KafkaQueue::consume(kafka, &group, config, clock).await?))
 }
 
 /// Lets deliveries in flight finish, commits, and leaves the group.
@@ -218,6 +218,7 @@ async fn drain(
     abort: &CancellationToken,
 ) -> anyhow::Result<()> {
     queue.close();
+    let until = Instant::now().checked_add(time);
     let in_time = abort.run_until_cancelled(tokio::time::timeout(time, &mut dispatching)).await;
     dispatching.abort();
     match in_time {
@@ -227,7 +228,9 @@ async fn drain(
         }
         Some(Ok(_)) => {}
     }
-    match abort.run_until_cancelled(queue.leave()).await {
+    // What is put aside may still be on its way; of what the dispatcher left behind nothing will be settled.
+    let left = until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()));
+    match abort.run_until_cancelled(queue.leave(left)).await {
         Some(()) => {
             tracing::info!("stopped; Kafka keeps what is left for the other consumers, or the next start");
             Ok(())

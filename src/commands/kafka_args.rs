@@ -47,7 +47,7 @@ pub(super) struct KafkaArgs {
     #[arg(long, env = "KAFKA_USERNAME", value_name = "NAME")]
     kafka_username: Option<String>,
     /// File with the password, where KAFKA_PASSWORD isn't set
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "kafka_sasl")]
     kafka_password_file: Option<PathBuf>,
 }
 

@@ -53,6 +53,33 @@ pub fn hear(consumer: &BaseConsumer<KafkaContext>) {
     }
 }
 
+/// Whether a user of Kafka is told that it may not do something.
+#[must_use]
+pub fn is_not_permitted(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode::{
+        ClusterAuthorizationFailed, GroupAuthorizationFailed, TopicAuthorizationFailed,
+        TransactionalIdAuthorizationFailed,
+    };
+    matches!(
+        code,
+        ClusterAuthorizationFailed
+            | GroupAuthorizationFailed
+            | TopicAuthorizationFailed
+            | TransactionalIdAuthorizationFailed
+    )
+}
+
+/// An error without the value of a setting, which may be a secret.
+#[must_use]
+pub fn without_value(error: KafkaError) -> KafkaError {
+    match error {
+        KafkaError::ClientConfig(result, description, key, _) => {
+            KafkaError::ClientConfig(result, description, key, "…".into())
+        }
+        other => other,
+    }
+}
+
 impl ClientContext for KafkaContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         // Each of them comes as an error below as well, or is followed by one.
@@ -68,6 +95,8 @@ impl ClientContext for KafkaContext {
             }
             // Where a log ends is no error.
             Some(RDKafkaErrorCode::PartitionEOF) => {}
+            // Whoever has the client finds out at its next call, and knows what it means there.
+            Some(RDKafkaErrorCode::Fatal) => tracing::debug!(%error, reason, "Kafka"),
             Some(RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::OperationTimedOut) => {
                 tracing::debug!(%error, reason, "Kafka");
             }

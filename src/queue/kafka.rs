@@ -36,8 +36,10 @@ mod topics;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
+use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
 use tokio::sync::Notify;
 
@@ -52,13 +54,13 @@ use self::record::Record;
 use super::{Depth, Lease, Queue, QueueConfig, QueueError, Queued, Settlement, record as job_record};
 use crate::common::clock::Clock;
 use crate::common::job::{Job, Lane};
-use crate::common::kafka::KafkaConfig;
+use crate::common::kafka::{KafkaConfig, without_value};
 
 /// Kafka can't be used as it is.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenKafkaError {
     /// No broker answers, or refuses.
-    #[error("reach Kafka at {brokers}; see --kafka-brokers")]
+    #[error("reach Kafka at {brokers}; see --kafka-brokers, or --kafka-username where it refuses")]
     Unreachable {
         /// Where it was looked for.
         brokers: String,
@@ -131,11 +133,13 @@ impl KafkaQueue {
     /// Kafka can't be reached, or its topics aren't there.
     pub async fn consume(
         kafka: &KafkaConfig,
-        batching: Batching,
         group: &GroupConfig,
         config: QueueConfig,
         clock: Clock,
     ) -> Result<Self, OpenKafkaError> {
+        // A topic's limit is that of records as they are compressed: what a server could write to `events`, however that
+        // compresses, can be written to the others as well.
+        let batching = Batching { compression: Compression::Zstd, ..Batching::default() };
         let queue = Self::publish(kafka, batching, &group.group, &config).await?;
         let consumer = Consumer::join(kafka, group, config, queue.producer.clone(), clock);
         Ok(Self { consumer: Some(consumer.map_err(OpenKafkaError::of_settings)?), ..queue })
@@ -145,21 +149,17 @@ impl KafkaQueue {
         self.is_closed.load(Ordering::Acquire)
     }
 
-    /// Drains what is being delivered, commits, and leaves the group.
-    pub async fn leave(&self) {
+    /// Drains what is being delivered for `within` at most, commits, and leaves the group.
+    pub async fn leave(&self, within: Duration) {
         if let Some(consumer) = &self.consumer {
-            consumer.leave().await;
+            consumer.leave(within).await;
         }
     }
 }
 
 impl OpenKafkaError {
     fn of_settings(error: KafkaError) -> Self {
-        Self::Settings(match error {
-            // The value may be a secret.
-            KafkaError::ClientConfig(_, description, key, _) => format!("{key}: {description}"),
-            other => other.to_string(),
-        })
+        Self::Settings(without_value(error).to_string())
     }
 }
 
@@ -203,6 +203,20 @@ impl Queue for KafkaQueue {
         match &self.consumer {
             Some(consumer) => consumer.settle(settlements).await,
             None => Ok(()),
+        }
+    }
+
+    /// Kafka answers, and takes this process into the group.
+    async fn ready(&self) -> Result<(), QueueError> {
+        let (topic, timeout) = (self.kafka.topics.events.clone(), self.kafka.timeout);
+        let asked = self.lag.ask(move |consumer| consumer.fetch_metadata(Some(&topic), timeout).map(drop));
+        asked.await.map_err(|error| QueueError::Unavailable("ask Kafka for its topics", error.into()))?;
+        match self.consumer.as_ref().and_then(Consumer::refused) {
+            None => Ok(()),
+            Some(code) => {
+                let source = KafkaError::MessageConsumption(code);
+                Err(QueueError::Unavailable("join the consumer group", source.into()))
+            }
         }
     }
 

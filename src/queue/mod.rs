@@ -78,6 +78,11 @@ pub trait Queue: DeadLetters + Messages + Send + Sync {
     /// lease that ran out.
     async fn settle(&self, settlements: &[Settlement]) -> Result<(), QueueError>;
 
+    /// Whether jobs can be taken and given out now.
+    async fn ready(&self) -> Result<(), QueueError> {
+        self.depth().await.map(drop)
+    }
+
     /// How many jobs are in which state.
     async fn depth(&self) -> Result<Depth, QueueError>;
 

@@ -16,7 +16,7 @@ use crate::queue::Queue;
 
 /// What is known of how the process does.
 pub struct Health {
-    /// Asked for its depth.
+    /// Asked whether it is ready, and for its depth.
     pub queue: Arc<dyn Queue>,
     /// What is shown at `/metrics`.
     pub metrics: Arc<Metrics>,
@@ -43,7 +43,7 @@ impl Health {
         if self.dispatcher_ended.is_cancelled() {
             return Err(unavailable("the dispatcher has ended"));
         }
-        self.queue.depth().await.map_err(|error| {
+        self.queue.ready().await.map_err(|error| {
             tracing::warn!(error = %format!("{:#}", anyhow::Error::from(error)), "not ready");
             unavailable("the queue can't be reached; see the server's log")
         })?;

@@ -20,7 +20,7 @@ pub(super) struct DataArgs {
     pub(super) data_dir: PathBuf,
     /// What the secrets of the registry are encrypted with: base64 of 32 bytes; secret.key in the data dir without it.
     /// Servers that share a registry share it too
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, env = "WHK_SECRET_KEY_FILE", value_name = "FILE")]
     pub(super) secret_key_file: Option<PathBuf>,
     /// Make an API key for the provider that replaces the one in the data dir's provider_key.txt, which is revoked
     #[arg(long)]

@@ -1,11 +1,12 @@
 //! The consuming side: jobs are claimed from what the group's thread has read, and settled there; what can't be settled
 //! in memory alone is written to another topic first.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use rdkafka::error::KafkaError;
+use bytes::Bytes;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -26,6 +27,11 @@ const BATCH: usize = 64;
 
 /// Between attempts to put jobs aside while Kafka is away.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// Bytes of a body that every topic takes.
+const SURELY_TAKEN: usize = 256 << 10;
+
+const TOO_SMALL: &str = "write to Kafka: the topic takes smaller records than that of the events; raise its max.message.bytes, as whk kafka-setup has it";
 
 /// See the module's page.
 pub(super) struct Consumer {
@@ -99,7 +105,10 @@ impl Consumer {
         }
         self.shared.rang();
         if !first.is_empty() {
-            self.producer.write(&records).await?;
+            self.producer.write(&records).await.map_err(|error| match error {
+                QueueError::TooLarge => QueueError::Unavailable(TOO_SMALL, Box::new(error)),
+                error => error,
+            })?;
             let mut held = self.shared.lock();
             first.into_iter().for_each(|settlement| held.settle(settlement, true, now));
             drop(held);
@@ -143,17 +152,22 @@ impl Consumer {
         self.shared.close();
     }
 
-    /// Drains what is being delivered, commits, and leaves the group.
-    pub(super) async fn leave(&self) {
+    /// Drains what is being delivered for `within` at most, commits, and leaves the group.
+    pub(super) async fn leave(&self, within: Duration) {
         self.close();
         let group = Arc::clone(&self.group);
         // It ends by itself; that it couldn't be waited for changes nothing.
-        tokio::task::spawn_blocking(move || group.leave()).await.unwrap_or_default();
+        tokio::task::spawn_blocking(move || group.leave(within)).await.unwrap_or_default();
     }
 
     /// The offset that a log is read on from, where this consumer has it.
     pub(super) fn next(&self, log: Log, partition: i32) -> Option<i64> {
         self.shared.lock().next(log, partition)
+    }
+
+    /// Why Kafka doesn't take it into the group, if it doesn't.
+    pub(super) fn refused(&self) -> Option<RDKafkaErrorCode> {
+        *self.shared.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is held.
@@ -162,17 +176,40 @@ impl Consumer {
     }
 }
 
+/// Takes their bodies from records that hold no job and are larger than the topic of dead letters takes, since nobody
+/// could deliver them. A job stays as it is: it waits until its topic takes it.
+async fn shorten_damaged(producer: &Producer, batch: &[Writing], records: &mut [Record]) {
+    for (writing, record) in batch.iter().zip(records) {
+        let is_too_large = record.value.as_ref().is_some_and(|value| value.len() > SURELY_TAKEN);
+        if !is_too_large {
+            continue;
+        }
+        let refused = matches!(producer.write(std::slice::from_ref(record)).await, Err(QueueError::TooLarge));
+        match writing.job {
+            _ if !refused => {}
+            None => {
+                tracing::error!(topic = %record.topic, "a record that isn't a job is too large for the dead letters: its body isn't kept");
+                record.value = Some(Bytes::new());
+            }
+            Some(_) => tracing::error!(topic = %record.topic, "put a job aside: {TOO_SMALL}"),
+        }
+    }
+}
+
 /// Writes what is put aside, in order, and again until it is written.
 async fn write(shared: Arc<Shared>, producer: Producer, mut to_write: mpsc::UnboundedReceiver<Writing>) {
     let mut batch = Vec::with_capacity(BATCH);
     while to_write.recv_many(&mut batch, BATCH).await > 0 {
-        let records: Vec<Record> = batch.iter().flat_map(|writing| &writing.records).cloned().collect();
+        let mut records: Vec<Record> = batch.iter().map(|writing| writing.record.clone()).collect();
         while let Err(error) = producer.write(&records).await {
-            tracing::error!(%error, cause = %root_cause(&error), "put jobs aside");
+            match error {
+                QueueError::TooLarge => shorten_damaged(&producer, &batch, &mut records).await,
+                error => tracing::error!(%error, cause = %root_cause(&error), "put jobs aside"),
+            }
             tokio::time::sleep(PAUSE).await;
         }
         let mut held = shared.lock();
-        for (place, job) in batch.drain(..).flat_map(|writing| writing.places) {
+        for Writing { place, job, .. } in batch.drain(..) {
             held.written(place, job.as_deref());
         }
         drop(held);

@@ -16,11 +16,12 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::{Message, Offset, TopicPartitionList};
 
 use super::KafkaQueue;
+use super::lag::ranges;
 use super::record::{self, Death, Past, Record};
 use super::scan::{Ranges, Scan};
 use crate::common::id::MessageId;
 use crate::common::job::{ContentType, Job};
-use crate::common::kafka::{KafkaConfig, KafkaContext};
+use crate::common::kafka::{KafkaConfig, KafkaContext, without_value};
 use crate::common::retry::CauseKind;
 use crate::queue::dead::{
     DeadBody, DeadCursor, DeadFilter, DeadLetter, DeadLetters, DeadPage, MOST_AT_ONCE, nowhere,
@@ -159,6 +160,10 @@ impl Index {
     }
 }
 
+fn reading(error: KafkaError) -> QueueError {
+    QueueError::Unavailable("read the dead letters in Kafka", error.into())
+}
+
 /// Reads those letters, in the order that they are given in. Blocks.
 fn read(kafka: &KafkaConfig, wanted: &[(DeadCursor, Entry)]) -> KafkaResult<Vec<Found>> {
     let mut ranges = Ranges::new();
@@ -186,9 +191,7 @@ impl KafkaQueue {
     ) -> Result<T, QueueError> {
         let kafka = self.kafka.clone();
         let asked = tokio::task::spawn_blocking(move || ask(&kafka)).await;
-        asked
-            .unwrap_or(Err(KafkaError::Canceled))
-            .map_err(|error| QueueError::Unavailable("read the dead letters in Kafka", error.into()))
+        asked.unwrap_or(Err(KafkaError::Canceled)).map_err(reading)
     }
 
     async fn index(&self, filter: &DeadFilter) -> Result<Index, QueueError> {
@@ -212,8 +215,10 @@ impl KafkaQueue {
     /// How many dead letters there are.
     pub(super) async fn dead_count(&self) -> Result<u64, QueueError> {
         let counted = Arc::clone(&self.counted.0);
+        let (topic, timeout) = (self.kafka.topics.dead.clone(), self.kafka.timeout);
+        let ranges = self.lag.ask(move |consumer| ranges(consumer, &topic, timeout)).await;
+        let ranges = ranges.map_err(reading)?;
         self.asked(move |kafka| {
-            let ranges = Scan::open(kafka, &kafka.topics.dead)?.all()?;
             let records = ranges
                 .values()
                 .fold(0_i64, |sum, range| sum.saturating_add(range.end.saturating_sub(range.start)));
@@ -262,7 +267,7 @@ impl KafkaQueue {
             return Ok(());
         }
         let admin: AdminClient<KafkaContext> =
-            self.kafka.client().create_with_context(KafkaContext::default())?;
+            self.kafka.client().create_with_context(KafkaContext::default()).map_err(without_value)?;
         let options = AdminOptions::new().request_timeout(Some(self.kafka.timeout));
         admin.delete_records(&before, &options).await.map(drop)
     }

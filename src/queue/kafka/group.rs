@@ -8,7 +8,6 @@ mod reader;
 mod rebalance;
 mod shared;
 
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -25,6 +24,9 @@ use crate::common::kafka::{KafkaConfig, KafkaContext};
 /// Progress is committed when so many jobs were settled, or so much time went by.
 const COMMIT_JOBS: usize = 100;
 const COMMIT_AFTER: Duration = Duration::from_millis(200);
+
+/// How much longer than a drain the reading thread may be away before Kafka takes it for dead.
+const DRAIN_MARGIN: Duration = Duration::from_secs(300);
 
 /// How this process takes part in the group.
 #[derive(Debug, Clone)]
@@ -47,7 +49,7 @@ pub struct GroupConfig {
 
 /// The threads, until they have left the group.
 pub(super) struct Group {
-    leave: mpsc::Sender<()>,
+    leave: mpsc::Sender<Duration>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -59,10 +61,10 @@ impl Group {
             shared: Arc::clone(shared),
             timeout: kafka.timeout,
             drain: config.drain,
-            is_dropped: AtomicBool::new(false),
             committing: Mutex::new(()),
         };
-        let between_polls = config.drain.saturating_add(Duration::from_secs(300));
+        // What librdkafka wants: no shorter than a session.
+        let between_polls = config.drain.saturating_add(DRAIN_MARGIN).max(config.session_timeout);
         let heartbeats = config.session_timeout.div_f64(10.0).min(Duration::from_secs(3));
         let mut settings = kafka.client();
         settings
@@ -100,10 +102,10 @@ impl Group {
         Ok(Self { leave, thread: Mutex::new(Some(thread)) })
     }
 
-    /// Drains and commits what there is, and leaves the group. It blocks for as long as that takes.
-    pub(super) fn leave(&self) {
+    /// Drains for `within` at most, commits what there is, and leaves the group. It blocks for as long as that takes.
+    pub(super) fn leave(&self, within: Duration) {
         // Where the thread has ended it left.
-        self.leave.send(()).unwrap_or_default();
+        self.leave.send(within).unwrap_or_default();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             drop(thread.join());

@@ -1,17 +1,19 @@
 //! What a consumer group has left to do, as Kafka tells it: what every tool calls its lag.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::metadata::Metadata;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::metadata::MetadataPartition;
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::OpenKafkaError;
 use super::held::Log;
 use super::offsets::settled_beyond;
-use crate::common::kafka::{KafkaConfig, KafkaContext, hear};
+use super::scan::Ranges;
+use crate::common::kafka::{KafkaConfig, KafkaContext, hear, is_not_permitted};
 use crate::queue::QueueError;
 
 /// Asks Kafka, without taking part in the group.
@@ -41,10 +43,9 @@ impl Lag {
     pub(super) async fn of_logs(&self, kafka: &KafkaConfig) -> Result<Vec<LogLag>, QueueError> {
         let (topics, timeout) = (kafka.topics.clone(), kafka.timeout);
         let lags = self.ask(move |consumer| {
-            let metadata = consumer.fetch_metadata(None, timeout)?;
             let mut list = TopicPartitionList::new();
             for topic in [&topics.events, &topics.retry] {
-                for partition in partitions(&metadata, topic) {
+                for partition in partitions(consumer, topic, timeout)? {
                     list.add_partition(topic, partition);
                 }
             }
@@ -82,12 +83,32 @@ pub(super) struct LogLag {
     pub(super) end: i64,
 }
 
-/// The partitions of a topic; none where it is missing.
-pub(super) fn partitions(metadata: &Metadata, topic: &str) -> Vec<i32> {
-    let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
-    found
-        .into_iter()
-        .flat_map(|topic| topic.partitions())
-        .map(rdkafka::metadata::MetadataPartition::id)
-        .collect()
+/// The partitions of a topic; none where it is missing. Blocks.
+pub(super) fn partitions(
+    consumer: &BaseConsumer<KafkaContext>,
+    topic: &str,
+    timeout: Duration,
+) -> KafkaResult<Vec<i32>> {
+    let metadata = consumer.fetch_metadata(Some(topic), timeout)?;
+    let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else {
+        return Ok(Vec::new());
+    };
+    match found.error().map(RDKafkaErrorCode::from) {
+        None => Ok(found.partitions().iter().map(MetadataPartition::id).collect()),
+        Some(code) if is_not_permitted(code) => Err(KafkaError::MetadataFetch(code)),
+        Some(_) => Ok(Vec::new()),
+    }
+}
+
+/// What each partition of a topic holds now. Blocks.
+pub(super) fn ranges(
+    consumer: &BaseConsumer<KafkaContext>,
+    topic: &str,
+    timeout: Duration,
+) -> KafkaResult<Ranges> {
+    let range = |partition| {
+        let (start, end) = consumer.fetch_watermarks(topic, partition, timeout)?;
+        Ok((partition, start..end))
+    };
+    partitions(consumer, topic, timeout)?.into_iter().map(range).collect()
 }

@@ -9,8 +9,8 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 
-use super::lag::partitions;
-use crate::common::kafka::{KafkaConfig, KafkaContext};
+use super::lag::ranges;
+use crate::common::kafka::{KafkaConfig, KafkaContext, without_value};
 
 /// How long it is waited for the next record before it is looked at whether time is over.
 const POLL: Duration = Duration::from_millis(100);
@@ -36,18 +36,14 @@ impl Scan {
             .set("enable.partition.eof", "true")
             .set("auto.offset.reset", "earliest")
             .set("fetch.wait.max.ms", "50")
-            .create_with_context(KafkaContext::default())?;
+            .create_with_context(KafkaContext::default())
+            .map_err(without_value)?;
         Ok(Self { consumer, topic: topic.to_owned(), timeout: kafka.timeout })
     }
 
     /// What each partition holds now.
     pub(super) fn all(&self) -> KafkaResult<Ranges> {
-        let metadata = self.consumer.fetch_metadata(Some(&self.topic), self.timeout)?;
-        let range = |partition| {
-            let (start, end) = self.consumer.fetch_watermarks(&self.topic, partition, self.timeout)?;
-            Ok((partition, start..end))
-        };
-        partitions(&metadata, &self.topic).into_iter().map(range).collect()
+        ranges(&self.consumer, &self.topic, self.timeout)
     }
 
     /// Hands over the records in `ranges`, each partition's in order. Fails where none comes for as long as a request

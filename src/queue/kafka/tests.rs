@@ -4,7 +4,7 @@ mod conforms;
 
 use std::time::Duration;
 
-use super::{Batching, GroupConfig, KafkaQueue};
+use super::{GroupConfig, KafkaQueue};
 use crate::common::clock::Clock;
 use crate::common::kafka::admin::{Admin, Patience, WantedTopic};
 use crate::common::kafka::{KafkaConfig, Topics};
@@ -48,5 +48,5 @@ pub(super) fn group() -> GroupConfig {
 pub(super) async fn consume(kafka: &KafkaConfig, config: QueueConfig, clock: Clock) -> KafkaQueue {
     // Each test's own, since Kafka tells a group of its topics alone.
     let group = GroupConfig { group: format!("{}-group", kafka.topics.events), ..group() };
-    KafkaQueue::consume(kafka, Batching::default(), &group, config, clock).await.unwrap()
+    KafkaQueue::consume(kafka, &group, config, clock).await.unwrap()
 }

@@ -1,6 +1,6 @@
 //! Whether the topics are there, and fit each other.
 
-use rdkafka::consumer::Consumer as _;
+use rdkafka::error::KafkaResult;
 
 use super::OpenKafkaError;
 use super::lag::{Lag, partitions};
@@ -9,20 +9,18 @@ use crate::common::kafka::KafkaConfig;
 /// That all topics of jobs are there, with as many partitions.
 pub(super) async fn check(lag: &Lag, kafka: &KafkaConfig) -> Result<(), OpenKafkaError> {
     let (topics, timeout) = (kafka.topics.clone(), kafka.timeout);
-    let of_jobs = [topics.events, topics.retry, topics.dead];
-    let asked = of_jobs.clone();
+    let asked = [topics.events, topics.retry, topics.dead];
     let counted = lag.ask(move |consumer| {
-        let metadata = consumer.fetch_metadata(None, timeout)?;
-        Ok(asked.map(|topic| partitions(&metadata, &topic).len()))
+        let count = |topic: String| Ok((partitions(consumer, &topic, timeout)?.len(), topic));
+        asked.into_iter().map(count).collect::<KafkaResult<Vec<_>>>()
     });
     let unreachable = |source| OpenKafkaError::Unreachable { brokers: kafka.to_string(), source };
-    let counts = counted.await.map_err(unreachable)?;
-    let mut found = of_jobs.into_iter().zip(counts);
-    let Some((first, of_first)) = found.next() else { return Ok(()) };
+    let mut found = counted.await.map_err(unreachable)?.into_iter();
+    let Some((of_first, first)) = found.next() else { return Ok(()) };
     if of_first == 0 {
         return Err(OpenKafkaError::Missing(first));
     }
-    for (second, of_second) in found {
+    for (of_second, second) in found {
         match of_second {
             0 => return Err(OpenKafkaError::Missing(second)),
             _ if of_second == of_first => {}

@@ -1,7 +1,6 @@
 //! The thread that reads: takes in what Kafka sends, pauses what a window has no room for, and leaves the group at last.
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -32,7 +31,7 @@ const LEAVING: Duration = Duration::from_secs(10);
 pub(super) struct Reader {
     consumer: Arc<BaseConsumer<GroupContext>>,
     shared: Arc<Shared>,
-    asked: mpsc::Receiver<()>,
+    asked: mpsc::Receiver<Duration>,
     turns: Option<Turns>,
     looked_at: Instant,
     /// What reading failed with, since a record was read.
@@ -48,11 +47,11 @@ struct Turns {
 }
 
 impl Reader {
-    /// Reads all partitions that come, `partitions_at_once` of them at a time, until `asked` has a word, or nobody is left
-    /// to ask.
+    /// Reads all partitions that come, `partitions_at_once` of them at a time, until `asked` says within
+    /// what time to leave, or nobody is left to ask.
     pub(super) fn new(
         consumer: Arc<BaseConsumer<GroupContext>>,
-        asked: mpsc::Receiver<()>,
+        asked: mpsc::Receiver<Duration>,
         partitions_at_once: Option<usize>,
     ) -> Self {
         let turns = |most| Turns { most, order: VecDeque::new(), since: Instant::now() };
@@ -67,21 +66,20 @@ impl Reader {
     }
 
     pub(super) fn run(mut self) {
-        loop {
+        let within = loop {
             match self.asked.try_recv() {
                 Err(mpsc::TryRecvError::Empty) => {}
-                Ok(()) => break,
-                Err(mpsc::TryRecvError::Disconnected) => {
-                    self.consumer.context().is_dropped.store(true, Ordering::Relaxed);
-                    break;
-                }
+                Ok(within) => break within,
+                // The queue was dropped: nobody settles any more.
+                Err(mpsc::TryRecvError::Disconnected) => break Duration::ZERO,
             }
             self.read();
             self.look_after_windows();
-        }
+        };
+        self.shared.drains_for(within);
         // Gives the partitions back, by way of revoke().
         self.consumer.unsubscribe();
-        let by = Instant::now().checked_add(self.consumer.context().drain.saturating_add(LEAVING));
+        let by = Instant::now().checked_add(within.saturating_add(LEAVING));
         while self.shared.lock().partitions().next().is_some() && by.is_none_or(|by| Instant::now() < by) {
             // A record that comes now is another consumer's.
             self.consumer.poll(POLL);
@@ -91,6 +89,9 @@ impl Reader {
     /// Says once what goes on failing.
     fn failed(&mut self, error: &KafkaError) {
         let code = error.rdkafka_error_code();
+        if code.is_some_and(is_refusal) {
+            self.shared.refuses(code);
+        }
         if self.failure != code {
             self.failure = code;
             tracing::warn!(%error, "read from Kafka");
@@ -151,6 +152,24 @@ impl Reader {
             }
         }
     }
+}
+
+/// Whether Kafka doesn't take whoever is told so into a group.
+fn is_refusal(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode::{
+        GroupAuthorizationFailed, GroupMaxSizeReached, InconsistentGroupProtocol, InvalidGroupId,
+        InvalidSessionTimeout, TopicAuthorizationFailed, UnknownTopicOrPartition,
+    };
+    matches!(
+        code,
+        GroupAuthorizationFailed
+            | GroupMaxSizeReached
+            | InconsistentGroupProtocol
+            | InvalidGroupId
+            | InvalidSessionTimeout
+            | TopicAuthorizationFailed
+            | UnknownTopicOrPartition
+    )
 }
 
 impl Turns {

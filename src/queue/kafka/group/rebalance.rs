@@ -1,6 +1,5 @@
 //! Partitions come and go: where a partition is read on, and how it is drained before it goes to another consumer.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,7 +21,6 @@ pub(super) struct GroupContext {
     pub(super) shared: Arc<Shared>,
     pub(super) timeout: Duration,
     pub(super) drain: Duration,
-    pub(super) is_dropped: AtomicBool,
     pub(super) committing: Mutex<()>,
 }
 
@@ -71,6 +69,7 @@ impl GroupContext {
 
     /// Goes on where those who had them before stopped.
     fn assign(&self, consumer: &BaseConsumer<Self>, numbers: &[i32]) -> KafkaResult<()> {
+        self.shared.refuses(None);
         let committed = consumer.committed_offsets(self.both_logs(numbers), self.timeout);
         let committed = committed.inspect_err(|error| {
             tracing::warn!(%error, "what was committed isn't known: what was settled beyond it may be delivered again");
@@ -128,8 +127,7 @@ impl GroupContext {
         } else {
             let mut held = shared.lock();
             held.leave(numbers, shared.clock.now());
-            // Nobody settles any more where the queue was dropped.
-            let drain = if self.is_dropped.load(Ordering::Relaxed) { Duration::ZERO } else { self.drain };
+            let drain = self.drain.min(shared.time_to_drain());
             let waited = shared.settled.wait_timeout_while(held, drain, |held| held.busy(numbers) > 0);
             held = waited.unwrap_or_else(PoisonError::into_inner).0;
             let left = held.busy(numbers);

@@ -1,10 +1,12 @@
 //! What the group's threads and those who claim and settle share.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rdkafka::Message as _;
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::BorrowedMessage;
 use tokio::sync::{Notify, mpsc};
 
@@ -13,11 +15,14 @@ use crate::common::job::Job;
 use crate::common::kafka::Topics;
 use crate::queue::kafka::held::{Aside, Held, Log, Place};
 use crate::queue::kafka::record::{self, Record};
+use crate::queue::record::RecordError;
 
-/// What is to be written to another topic, in order, before the places are settled.
+/// What is to be written to another topic before its place is settled.
 pub(in super::super) struct Writing {
-    pub(in super::super) records: Vec<Record>,
-    pub(in super::super) places: Vec<(Place, Option<Arc<Job>>)>,
+    pub(in super::super) record: Record,
+    pub(in super::super) place: Place,
+    /// `None` where what was read there is none.
+    pub(in super::super) job: Option<Arc<Job>>,
 }
 
 /// See the module's page.
@@ -32,6 +37,10 @@ pub(in super::super) struct Shared {
     pub(in super::super) clock: Clock,
     /// Nothing is given out any more.
     pub(in super::super) is_closed: AtomicBool,
+    /// Why Kafka doesn't take this process into the group, if it doesn't.
+    pub(in super::super) refused: Mutex<Option<RDKafkaErrorCode>>,
+    /// When the last drain is over, once this process leaves the group.
+    drained_by: OnceLock<Instant>,
 }
 
 impl Shared {
@@ -43,7 +52,8 @@ impl Shared {
     ) -> Self {
         let (changed, settled) = (Notify::new(), Condvar::new());
         let (held, is_closed) = (Mutex::new(held), AtomicBool::new(false));
-        Self { held, changed, settled, writing, topics, clock, is_closed }
+        let (refused, drained_by) = (Mutex::new(None), OnceLock::new());
+        Self { held, changed, settled, writing, topics, clock, is_closed, refused, drained_by }
     }
 
     pub(in super::super) fn lock(&self) -> MutexGuard<'_, Held> {
@@ -54,6 +64,21 @@ impl Shared {
     pub(in super::super) fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
         self.changed.notify_waiters();
+    }
+
+    pub(super) fn refuses(&self, code: Option<RDKafkaErrorCode>) {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = code;
+    }
+
+    /// This process leaves: all that it drains is drained `within` that time, or not.
+    pub(super) fn drains_for(&self, within: Duration) {
+        let now = Instant::now();
+        self.drained_by.get_or_init(|| now.checked_add(within).unwrap_or(now));
+    }
+
+    /// How long a partition that goes may still be drained, where this process leaves.
+    pub(super) fn time_to_drain(&self) -> Duration {
+        self.drained_by.get().map_or(Duration::MAX, |by| by.saturating_duration_since(Instant::now()))
     }
 
     /// Something was settled.
@@ -83,16 +108,17 @@ impl Shared {
         }
     }
 
-    /// Puts jobs aside, all of them in order.
-    pub(super) fn put_aside(&self, asides: Vec<Aside>) {
-        if asides.is_empty() {
-            return;
+    /// Puts jobs aside, in order.
+    pub(super) fn put_aside(&self, asides: impl IntoIterator<Item = Aside>) {
+        for aside in asides {
+            let (record, place) = (self.retry_record(&aside), aside.entry.place);
+            self.write(Writing { record, place, job: Some(Arc::clone(&aside.entry.job)) });
         }
-        let records = asides.iter().map(|aside| self.retry_record(aside)).collect();
-        let places =
-            asides.iter().map(|aside| (aside.entry.place, Some(Arc::clone(&aside.entry.job)))).collect();
+    }
+
+    fn write(&self, writing: Writing) {
         // Its other end lives as long as this.
-        drop(self.writing.send(Writing { records, places }));
+        drop(self.writing.send(writing));
     }
 
     /// Takes in a record.
@@ -100,17 +126,17 @@ impl Shared {
         let now = self.clock.now();
         let log = if message.topic() == self.topics.events { Log::Events } else { Log::Retry };
         let (partition, offset) = (message.partition(), message.offset());
-        let body = Bytes::copy_from_slice(message.payload().unwrap_or_default());
-        match record::job(message, body) {
+        let body = message.payload().ok_or(RecordError::Damaged("it has no value"));
+        match body.and_then(|body| record::job(message, Bytes::copy_from_slice(body))) {
             Ok(job) => {
                 let aside = self.lock().read((log, partition, offset), job, record::past(message), now);
-                self.put_aside(aside.into_iter().collect());
+                self.put_aside(aside);
             }
             Err(error) => {
                 let Some(place) = self.lock().read_damaged(log, partition, offset) else { return };
                 tracing::error!(topic = message.topic(), partition, offset, %error, "a record that isn't a job goes to the dead letters");
                 let record = record::damaged(message, &self.topics.dead, &error, now);
-                drop(self.writing.send(Writing { records: vec![record], places: vec![(place, None)] }));
+                self.write(Writing { record, place, job: None });
             }
         }
     }
