@@ -4,8 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [[ ${1:-} == --kafka ]]; then
-  trap 'scripts/services.sh stop kafka' EXIT
-  WHK_TEST_KAFKA=$(scripts/services.sh start kafka | sed -n 's/^WHK_TEST_KAFKA=//p')
+  trap 'scripts/services.sh stop kafka kafka-bench' EXIT
+  WHK_TEST_KAFKA=$(scripts/services.sh start kafka kafka-bench | sed -n 's/^WHK_TEST_KAFKA=//p')
   export WHK_TEST_KAFKA
   cargo bench --quiet --bench load -- "$@"
   exit

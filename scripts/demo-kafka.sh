@@ -22,7 +22,7 @@ fi
 pids=()
 stop() {
   for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; wait "$pid" 2>/dev/null || true; done
-  if [[ -n ${own_kafka:-} ]]; then scripts/services.sh stop kafka; fi
+  if [[ -n ${own_kafka:-} ]]; then scripts/services.sh stop kafka kafka-demo; fi
 }
 trap stop EXIT
 
@@ -73,7 +73,7 @@ mkdir -p "$DIR"
 if [[ -z ${KAFKA_BROKERS:-} ]]; then
   echo 'Starting Apache Kafka'
   own_kafka=yes
-  KAFKA_BROKERS=$(scripts/services.sh start kafka | sed -n 's/^WHK_TEST_KAFKA=//p')
+  KAFKA_BROKERS=$(scripts/services.sh start kafka kafka-demo | sed -n 's/^WHK_TEST_KAFKA=//p')
 fi
 export KAFKA_BROKERS
 kafka=(--kafka-topic whk-demo --kafka-registry-topic whk-demo.tenants)

@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# Servers for tests, each on a free port, with what it keeps in target/services/NAME. Installs what is missing with
-# apt-get where it is root.
-#   usage: scripts/services.sh start redis|kafka    prints where it is, as VARIABLE=value lines, once it answers:
-#                      WHK_TEST_REDIS; WHK_TEST_KAFKA, WHK_KAFKA_CLASSPATH, WHK_TEST_KAFKA_TLS, WHK_TEST_KAFKA_CA
-#          scripts/services.sh stop redis|kafka     ends the one that was started here
+# Servers for tests, each on a free port, with what it keeps in target/services/NAME, and its log, which stays, in
+# target/services/NAME.log. Installs what is missing with apt-get where it is root.
+#   usage: scripts/services.sh start redis|kafka [NAME]
+#                      prints where it is, as VARIABLE=value lines, once it answers:
+#                      WHK_TEST_REDIS; WHK_TEST_KAFKA, WHK_KAFKA_CLASSPATH, WHK_KAFKA_TOOLS, WHK_TEST_KAFKA_TLS, WHK_TEST_KAFKA_CA
+#          scripts/services.sh stop redis|kafka [NAME]    ends the one that was started here
+#   NAME is that of the service unless it is given: one of its own for who mustn't end another's.
 #   Where KAFKA_BROKERS is set, that Kafka is used, and none is started.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-usage() { sed -n '2,8s/^# //p' "$0" >&2; exit 64; }
+usage() { sed -n '2,11s/^# //p' "$0" >&2; exit 64; }
 
 # need PROGRAM PACKAGE: the program, installed where it is missing.
 need() {
@@ -17,8 +19,20 @@ need() {
   { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$2"; } >/dev/null
 }
 
+# free_port: one that the system gives to nobody who asks it for any.
 free_port() {
-  python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+  python3 - <<'PY'
+import random, socket
+while True:
+    port = random.randrange(21000, 32000)
+    with socket.socket() as s:
+        try:
+            s.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+    print(port)
+    break
+PY
 }
 
 # stop_pid FILE: ends the process whose id is in a file, and waits until it has ended.
@@ -26,12 +40,15 @@ stop_pid() {
   [[ -f $1 ]] || return 0
   local pid
   pid=$(<"$1")
-  kill "$pid" 2>/dev/null || true
+  rm -f "$1"
+  # After a restart of the machine another process may have that number.
+  tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -qE 'redis-server|kafka' || return 0
+  kill "$pid" 2>/dev/null || return 0
   for _ in {1..300}; do
-    kill -0 "$pid" 2>/dev/null || break
+    kill -0 "$pid" 2>/dev/null || return 0
     sleep 0.1
   done
-  rm -f "$1"
+  kill -KILL "$pid" 2>/dev/null || true
 }
 
 redis_start() {
@@ -43,7 +60,7 @@ redis_start() {
   local port
   # Debian's package starts a server of its own on 6379; this is another.
   port=$(free_port)
-  redis-server --port "$port" --bind 127.0.0.1 --dir "$dir" --pidfile "$dir/pid" --logfile "$dir/log" \
+  redis-server --port "$port" --bind 127.0.0.1 --dir "$dir" --pidfile "$dir/pid" --logfile "$log" \
     --daemonize yes --appendonly yes --appendfsync everysec --save '' --maxmemory-policy noeviction >/dev/null
   for _ in {1..100}; do
     if [[ $(redis-cli -p "$port" ping 2>/dev/null) == PONG ]]; then
@@ -52,7 +69,8 @@ redis_start() {
     fi
     sleep 0.1
   done
-  echo "redis-server doesn't answer; see $dir/log" >&2
+  echo "redis-server doesn't answer; see $log" >&2
+  stop_pid "$dir/pid"
   exit 1
 }
 
@@ -67,27 +85,28 @@ KAFKA_VERSION=4.4.0
 KAFKA_TOOLS_VERSION=4.3.0
 LOG4J_VERSION=2.25.5
 
-# kafka_resolve FILE: writes the class path of the broker and its tools, from Maven's artefacts.
-kafka_resolve() {
-  local first
-  first=$(cut -d : -f 1 "$1" 2>/dev/null || true)
+# resolve ARTEFACT VERSION FILE: writes the class path of one of Kafka's artefacts, which Maven fetches.
+resolve() {
+  local first folder
+  first=$(cut -d : -f 1 "$3" 2>/dev/null || true)
   [[ -n $first && -f $first ]] && return
   need mvn maven
-  mkdir -p "$(dirname "$1")"
-  cat >"$(dirname "$1")/pom.xml" <<POM
+  folder=$(dirname "$3")
+  mkdir -p "$folder"
+  cat >"$folder/pom.xml" <<POM
 <project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
   <groupId>whk</groupId><artifactId>test-kafka</artifactId><version>1</version><packaging>pom</packaging>
   <dependencies>
-    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>$KAFKA_VERSION</version></dependency>
-    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka-tools</artifactId><version>$KAFKA_TOOLS_VERSION</version></dependency>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>$1</artifactId><version>$2</version></dependency>
     <dependency><groupId>org.apache.logging.log4j</groupId><artifactId>log4j-slf4j-impl</artifactId><version>$LOG4J_VERSION</version></dependency>
   </dependencies>
 </project>
 POM
-  mvn -q -B -f "$(dirname "$1")/pom.xml" org.apache.maven.plugins:maven-dependency-plugin:3.6.1:build-classpath \
-    -DincludeScope=runtime -Dmdep.outputFile="$1.new" >&2
-  mv "$1.new" "$1"
+  mvn -q -B -f "$folder/pom.xml" "-Dmaven.repo.local=$PWD/target/maven" \
+    org.apache.maven.plugins:maven-dependency-plugin:3.6.1:build-classpath \
+    -DincludeScope=runtime -Dmdep.outputFile="$3.new" >&2
+  mv "$3.new" "$3"
 }
 
 # kafka_certificates: a CA, and a certificate of the broker's with its key, as PEM.
@@ -101,14 +120,18 @@ kafka_certificates() {
 }
 
 kafka_start() {
+  need java default-jre-headless
+  need python3 python3
+  local classpath=$PWD/target/kafka-$KAFKA_VERSION/classpath port controller tls
+  local tools=$PWD/target/kafka-tools-$KAFKA_TOOLS_VERSION/classpath
+  resolve kafka_2.13 "$KAFKA_VERSION" "$classpath"
+  resolve kafka-tools "$KAFKA_TOOLS_VERSION" "$tools"
+  echo "WHK_KAFKA_CLASSPATH=$classpath"
+  echo "WHK_KAFKA_TOOLS=$tools"
   if [[ -n ${KAFKA_BROKERS:-} ]]; then
     echo "WHK_TEST_KAFKA=$KAFKA_BROKERS"
     return
   fi
-  need java openjdk-17-jre-headless
-  need python3 python3
-  local classpath=$PWD/target/kafka-$KAFKA_VERSION/classpath port controller tls
-  kafka_resolve "$classpath"
   kafka_stop
   mkdir -p "$dir"
   kafka_certificates
@@ -153,13 +176,12 @@ CONF
   "${java[@]}" kafka.tools.StorageTool format --config "$dir/server.properties" \
     --cluster-id "$("${java[@]}" kafka.tools.StorageTool random-uuid)" \
     --add-scram 'SCRAM-SHA-256=[name=whk,password=whk-secret]' \
-    --add-scram 'SCRAM-SHA-512=[name=whk,password=whk-secret]' >"$dir/log" 2>&1 || { tail -n 20 "$dir/log" >&2; exit 1; }
-  setsid "${java[@]}" kafka.Kafka "$dir/server.properties" >>"$dir/log" 2>&1 </dev/null &
+    --add-scram 'SCRAM-SHA-512=[name=whk,password=whk-secret]' >"$log" 2>&1 || { tail -n 20 "$log" >&2; exit 1; }
+  setsid "${java[@]}" kafka.Kafka "$dir/server.properties" >>"$log" 2>&1 </dev/null &
   echo $! >"$dir/pid"
   for _ in {1..300}; do
     if kafka_answers "$port"; then
       echo "WHK_TEST_KAFKA=127.0.0.1:$port"
-      echo "WHK_KAFKA_CLASSPATH=$classpath"
       echo "WHK_TEST_KAFKA_TLS=127.0.0.1:$tls"
       echo "WHK_TEST_KAFKA_CA=$dir/ca.pem"
       return
@@ -167,8 +189,9 @@ CONF
     kill -0 "$(<"$dir/pid")" 2>/dev/null || break
     sleep 0.2
   done
-  echo "Kafka doesn't answer; the end of $dir/log:" >&2
-  tail -n 20 "$dir/log" >&2
+  echo "Kafka doesn't answer; the end of $log:" >&2
+  tail -n 20 "$log" >&2
+  stop_pid "$dir/pid"
   exit 1
 }
 
@@ -187,8 +210,9 @@ kafka_stop() {
   rm -rf "$dir"
 }
 
-[[ $# == 2 && ($2 == redis || $2 == kafka) ]] || usage
-dir=$PWD/target/services/$2
+[[ ($# == 2 || $# == 3) && ($2 == redis || $2 == kafka) ]] || usage
+dir=$PWD/target/services/${3:-$2}
+log=$dir.log
 case $1 in
   start | stop) "$2_$1" ;;
   *) usage ;;

@@ -10,16 +10,22 @@ DENY_VERSION=0.20.2
 
 step() { printf '\n== %s (at %d s)\n' "$1" "$SECONDS"; }
 
-# need PROGRAM PACKAGE: the program, installed where it is missing.
-need() {
-  command -v "$1" >/dev/null && return
-  [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null || { echo "$1 is missing; install $2" >&2; exit 1; }
+# install PACKAGE
+install() {
+  [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null || { echo "install $1" >&2; exit 1; }
   [[ -n ${APT_UPDATED:-} ]] || { apt-get update -qq; APT_UPDATED=yes; }
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$2" >/dev/null
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$1" >/dev/null
 }
+
+# need PROGRAM PACKAGE: the program, installed where it is missing.
+need() { command -v "$1" >/dev/null || install "$2"; }
 
 step 'programs'
 need cc gcc
+need c++ g++
+need make make
+# Building OpenSSL takes more of Perl than the smallest installation of it has.
+perl -MFindBin -MIPC::Cmd -MFile::Compare -e 1 2>/dev/null || install perl
 need node nodejs
 node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' ||
   { echo "Node.js 20 or newer is needed for the example receivers, $(node --version) is here" >&2; exit 1; }
@@ -44,7 +50,13 @@ step 'schemathesis'
 target/schemathesis/bin/pip install --quiet --disable-pip-version-check -r tests/openapi/requirements.txt
 
 step 'Redis, Kafka'
-trap 'scripts/services.sh stop redis; scripts/services.sh stop kafka' EXIT
+stop() {
+  local code=$?
+  scripts/services.sh stop redis
+  scripts/services.sh stop kafka
+  ((code == 0)) || echo "failed; what the services said is in target/services/*.log" >&2
+}
+trap stop EXIT
 # Under their own names, as services.sh prints them.
 for service in redis kafka; do
   printed=$(scripts/services.sh start "$service")

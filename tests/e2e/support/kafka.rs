@@ -1,16 +1,19 @@
 //! Kafka: the broker that all tests share, or one of a test's own, which it may kill.
 
 use std::fmt::Write as _;
-use std::net::TcpListener;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use super::{Server, fixture, run, stderr, wait_until, whk};
+use crate::torture::own_port;
 
 /// Topics of a test's own.
 pub(crate) struct Kafka {
     pub(crate) brokers: String,
     pub(crate) topic: String,
+    /// How to get in.
+    flags: Vec<String>,
     broker: Option<Broker>,
 }
 
@@ -33,15 +36,14 @@ pub(crate) fn said(variable: &str) -> Option<String> {
 impl Kafka {
     /// In the broker that all tests share.
     pub(crate) fn shared(partitions: usize) -> Option<Self> {
-        Some(Self::at(said("WHK_TEST_KAFKA")?, None, partitions))
+        Some(Self::at(&said("WHK_TEST_KAFKA")?, partitions, &[]))
     }
 
     /// In a broker of its own.
     pub(crate) fn own(partitions: usize) -> Option<Self> {
         said("WHK_KAFKA_CLASSPATH")?;
         let folder = tempfile::tempdir().unwrap();
-        let port = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let (port, controller) = (port(), port());
+        let (port, controller) = (own_port(), own_port());
         let mut settings = String::new();
         for (name, value) in [
             ("process.roles", "broker,controller"),
@@ -65,19 +67,23 @@ impl Kafka {
         }
         let file = folder.path().join("server.properties");
         std::fs::write(&file, settings).unwrap();
-        let format = java("kafka.tools.StorageTool")
+        let format = broker("kafka.tools.StorageTool")
             .args(["format", "--cluster-id", "MkU3OEVBNTcwNTJENDM2Qg", "--config"])
             .arg(&file)
             .output()
             .unwrap();
         assert!(format.status.success(), "{format:?}");
         let child = Broker::spawn(&file, port);
-        Some(Self::at(format!("127.0.0.1:{port}"), Some(Broker { child, folder }), partitions))
+        let kafka = Self::at(&format!("127.0.0.1:{port}"), partitions, &[]);
+        Some(Self { broker: Some(Broker { child, folder }), ..kafka })
     }
 
-    fn at(brokers: String, broker: Option<Broker>, partitions: usize) -> Self {
+    /// At that broker, with flags that say how to get in.
+    pub(crate) fn at(brokers: &str, partitions: usize, flags: &[&str]) -> Self {
         let since = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos();
-        let kafka = Self { brokers, topic: format!("e2e-{}-{since}", std::process::id()), broker };
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let topic = format!("e2e-{}-{since}", std::process::id());
+        let kafka = Self { brokers: brokers.to_owned(), topic, flags, broker: None };
         let setup = ["kafka-setup", "--kafka-timeout", "20s", "--partitions", &partitions.to_string()];
         let setup = run(&[&setup[..], &strs(&kafka.flags())].concat());
         assert!(setup.status.success(), "{}", stderr(&setup));
@@ -88,7 +94,8 @@ impl Kafka {
     pub(crate) fn flags(&self) -> Vec<String> {
         let registry = format!("{}.tenants", self.topic);
         let flags = ["--kafka-brokers", &self.brokers, "--kafka-topic", &self.topic];
-        flags.into_iter().chain(["--kafka-registry-topic", &registry]).map(str::to_owned).collect()
+        let flags = flags.into_iter().chain(["--kafka-registry-topic", &registry]).map(str::to_owned);
+        flags.chain(self.flags.iter().cloned()).collect()
     }
 
     /// `whk publish-server --queue kafka`, which takes events of direct mode as well, and `more`.
@@ -117,7 +124,7 @@ impl Kafka {
 
     /// What Kafka's own tool says of the group: topic, partition, committed offset, end, lag.
     pub(crate) fn describe_group(&self) -> Vec<Vec<String>> {
-        let mut command = java("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand");
+        let mut command = tool("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand");
         let output = command
             .args(["--bootstrap-server", &self.brokers, "--describe", "--group", &self.topic])
             .output();
@@ -125,6 +132,30 @@ impl Kafka {
         let rows =
             output.lines().filter(|line| line.contains(&self.topic) && !line.contains("Consumer group"));
         rows.map(|row| row.split_whitespace().skip(1).take(5).map(str::to_owned).collect()).collect()
+    }
+
+    /// Lets Kafka's own producer write a record for each of `keys`.
+    pub(crate) fn produce_with_java(&self, keys: &[&str]) {
+        let mut command = tool("org.apache.kafka.tools.ConsoleProducer");
+        command.args(["--bootstrap-server", &self.brokers, "--topic", &self.topic]);
+        command.args(["--reader-property", "parse.key=true", "--reader-property", "key.separator=:"]);
+        let mut producer = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut stdin = producer.stdin.take().unwrap();
+        keys.iter().for_each(|key| writeln!(stdin, "{key}:by Java").unwrap());
+        drop(stdin);
+        assert!(producer.wait().unwrap().success());
+    }
+
+    /// Sets one thing about a topic.
+    pub(crate) fn configure(&self, topic: &str, name: &str, value: &str) {
+        use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
+        use rdkafka::client::DefaultClientContext;
+        let admin: AdminClient<DefaultClientContext> =
+            rdkafka::ClientConfig::new().set("bootstrap.servers", &self.brokers).create().unwrap();
+        let config = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(name, value);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let done = runtime.block_on(admin.alter_configs(&[config], &AdminOptions::new())).unwrap();
+        done.into_iter().for_each(|done| drop(done.unwrap()));
     }
 
     /// Kills the broker.
@@ -147,7 +178,7 @@ impl Broker {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(settings.with_extension("log"));
         let log = log.unwrap();
         let child =
-            java("kafka.Kafka").arg(settings).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+            broker("kafka.Kafka").arg(settings).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         wait_until("a broker that listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
         child
     }
@@ -170,10 +201,18 @@ fn strs(flags: &[String]) -> Vec<&str> {
     flags.iter().map(String::as_str).collect()
 }
 
-/// A class of Kafka's.
-fn java(class: &str) -> Command {
-    let classpath = std::env::var("WHK_KAFKA_CLASSPATH").expect("WHK_KAFKA_CLASSPATH");
-    let classpath = std::fs::read_to_string(classpath).unwrap();
+/// A class of the broker's.
+fn broker(class: &str) -> Command {
+    java("WHK_KAFKA_CLASSPATH", class)
+}
+
+/// One of Kafka's own tools.
+fn tool(class: &str) -> Command {
+    java("WHK_KAFKA_TOOLS", class)
+}
+
+fn java(variable: &str, class: &str) -> Command {
+    let classpath = std::fs::read_to_string(std::env::var(variable).expect(variable)).unwrap();
     let mut command = Command::new("java");
     command.args(["-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", classpath.trim(), class]);
     command.stdin(Stdio::null());
