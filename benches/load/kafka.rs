@@ -1,6 +1,6 @@
 //! Kafka: publishing to it, and delivering from it with one and three consumers.
 
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -70,6 +70,42 @@ pub(crate) fn bench(files: &Files, count: u64) -> anyhow::Result<()> {
         "one of three consumers killed: all of 1,000 events published then were delivered after {:.1} s, with --session-timeout 6s",
         start.elapsed().as_secs_f64()
     );
+    beside_one_that_hangs(files, &brokers)
+}
+
+/// How long events take in a partition in which another tenant's endpoint hangs, with more of its jobs than a window holds.
+fn beside_one_that_hangs(files: &Files, brokers: &str) -> anyhow::Result<()> {
+    let topic = format!("bench-one-{}", std::process::id());
+    let registry = format!("{topic}.tenants");
+    let kafka = ["--kafka-brokers", brokers, "--kafka-topic", &topic, "--kafka-registry-topic", &registry];
+    let setup =
+        whk().args(["kafka-setup", "--partitions", "1"]).args(kafka).stdout(Stdio::null()).status()?;
+    anyhow::ensure!(setup.success(), "kafka-setup");
+    let (key, secret) = (files.path("secret.key"), files.path("signing_secret.txt"));
+    let key = key.to_str().context("a path")?;
+    let shared = [&kafka[..], &["--secret-key-file", key]].concat();
+    let server =
+        files.server_with(&[&["--queue", "kafka", "--kafka-group", &topic], &shared[..]].concat())?;
+    let sink = Process::start(&mut own("sink")?)?;
+    let customer = files.customer()?;
+    let mut consumer = whk();
+    consumer.args(["--log-format", "json", "consume-kafka", "--port", "0", "--allow-net", "127.0.0.0/8"]);
+    consumer.args(shared).args(["--group", &topic]).arg("--signing-secret-file").arg(secret);
+    let _consumer = Process::start(&mut consumer)?;
+    println!("\none partition, publish to delivery at 200/s, 2000 events, milliseconds");
+    println!("{:<50} {:>8} {:>8} {:>8}", "", "p50", "p99", "max");
+    for name in ["all well", "another tenant's endpoint hangs, with 20,000 jobs"] {
+        if name != "all well" {
+            send(files, server.port, "hangs", &format!("http://127.0.0.1:{}/hang", sink.port), 20_000)?
+                .wait()?;
+            // Until most of them are put aside.
+            std::thread::sleep(Duration::from_secs(10));
+        }
+        files.send(server.port, &customer.urls(9), 2_000, Some(200))?;
+        let latencies = customer.wait_for(2_000)?;
+        let ms = |quantile| latencies.value_at_quantile(quantile) as f64 / 1_000.0;
+        println!("{name:<50} {:>8.2} {:>8.2} {:>8.2}", ms(0.5), ms(0.99), ms(1.0));
+    }
     Ok(())
 }
 
@@ -77,25 +113,28 @@ pub(crate) fn bench(files: &Files, count: u64) -> anyhow::Result<()> {
 fn publish(files: &Files, server: u16, sink: u16, count: u64) -> anyhow::Result<()> {
     let sender = |tenant: u64| {
         let share = count / TENANTS + u64::from(tenant < count % TENANTS);
-        let mut command = whk();
-        command.args([
-            "send",
-            "--output",
-            "json",
-            "--concurrency",
-            CONCURRENCY,
-            "--count",
-            &share.to_string(),
-        ]);
-        command.args(["--server", &format!("http://127.0.0.1:{server}")]);
-        command.args(["--webhook-url", &format!("http://127.0.0.1:{sink}/{tenant}")]);
-        command.args(["--target", &format!("tenant-{tenant}")]);
-        command.arg("--payload-file").arg(files.path("payload.json"));
-        Ok(command.stdout(Stdio::null()).spawn()?)
+        let url = format!("http://127.0.0.1:{sink}/{tenant}");
+        send(files, server, &format!("tenant-{tenant}"), &url, share)
     };
     let senders = (0..TENANTS).map(sender).collect::<anyhow::Result<Vec<_>>>()?;
     for mut sender in senders {
         anyhow::ensure!(sender.wait()?.success(), "send");
     }
     Ok(())
+}
+
+/// A sender of one tenant's events.
+fn send(files: &Files, server: u16, target: &str, url: &str, count: u64) -> anyhow::Result<Child> {
+    let mut command = whk();
+    command.args(["send", "--output", "json", "--concurrency", CONCURRENCY, "--count", &count.to_string()]);
+    command.args([
+        "--server",
+        &format!("http://127.0.0.1:{server}"),
+        "--webhook-url",
+        url,
+        "--target",
+        target,
+    ]);
+    command.arg("--payload-file").arg(files.path("payload.json"));
+    Ok(command.stdout(Stdio::null()).spawn()?)
 }

@@ -47,8 +47,9 @@ where it fills the window its jobs wait in --kafka-topic's NAME.retry, as do ret
 The consumer needs the secret key of the servers that keep tenants in Kafka: secret.key in their data dir.
 SIGTERM or SIGINT finishes what is being delivered within --drain-timeout, commits, and leaves the group; a second one
 ends at once.
-Exit status: 0 stopped, 64 usage, 66 a file is missing, 69 Kafka or Redis can't be used or the port isn't free,
-130 interrupted while draining.")]
+Exit status: 0 stopped, 1 it can't go on (Kafka has let go of it, or its topics don't fit each other), 64 usage, 66 a file
+is missing, 69 Kafka or Redis can't be used or the port isn't free, 77 Kafka doesn't permit it, 130 interrupted while
+draining.")]
 pub struct Args {
     /// Name of the consumer group
     #[arg(long, default_value = "webhook", value_name = "NAME")]
@@ -136,6 +137,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let direct_signer = secrets.context("--signing-secret-file")?.map(Signer::new);
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "raise the limit of open files");
+    }
+    if direct_signer.is_none() {
+        tracing::info!("jobs of direct mode, if any come, aren't signed: there is no --signing-secret-file");
     }
     let place = match args.registry {
         Place::Kafka => RegistryPlace::Kafka(kafka.clone()),

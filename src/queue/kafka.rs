@@ -200,10 +200,10 @@ impl Queue for KafkaQueue {
     }
 
     async fn settle(&self, settlements: &[Settlement]) -> Result<(), QueueError> {
-        match &self.consumer {
-            Some(consumer) => consumer.settle(settlements).await,
-            None => Ok(()),
+        if let Some(consumer) = &self.consumer {
+            consumer.settle(settlements);
         }
+        Ok(())
     }
 
     /// Kafka answers, and takes this process into the group.

@@ -93,7 +93,8 @@ pub struct Picked<J> {
 pub(super) struct LaneView<'a, J> {
     /// Whether each job waits for the one before it.
     pub(super) ordered: bool,
-    /// Whether its endpoint takes no more just now: it has as many attempts as it may, or is left alone.
+    /// Whether its endpoint takes no more just now: it has as many attempts as it may, or is left alone, or the first job
+    /// of an ordered one waits for its retry.
     pub(super) is_held_back: bool,
     /// Whether its endpoint took the last job that it was sent.
     pub(super) is_well: bool,
@@ -103,7 +104,9 @@ pub(super) struct LaneView<'a, J> {
 
 impl<'a, J> LaneView<'a, J> {
     fn of(state: &'a LaneState<J>, now: Timestamp) -> Self {
+        let waits_for_head = state.ordered && state.window.head_due().is_some_and(|due| due > now);
         let is_held_back = match state.throttle.room(now) {
+            _ if waits_for_head => true,
             Room::NotBefore(_) => true,
             Room::Upto(limit) => state.leased >= if state.ordered { 1 } else { limit },
         };
@@ -164,11 +167,11 @@ impl<J: Clone> Lanes<J> {
         self.wake(lane, now);
     }
 
-    /// Adds a job that may have been tried before; `ordered` as in [`Self::push`].
+    /// Adds a job that may have been tried before. That the lane keeps order it can't take back.
     pub fn push_again(&mut self, lane: &Lane, ordered: bool, key: Key, waiting: Waiting<J>, now: Timestamp) {
         let ordered = self.config.ordered || ordered;
         let state = self.state_of(lane);
-        state.ordered = ordered;
+        state.ordered |= ordered;
         state.window.insert(key, waiting);
         self.wake(lane, now);
     }

@@ -1,5 +1,9 @@
 //! `whk publish-server --queue kafka` and `whk consume-kafka` with a real broker.
 
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,7 +14,7 @@ use serde_json::json;
 
 use crate::support::kafka::{Kafka, said};
 use crate::support::{Api, RawCustomer, Server, message_ids, publish, run, stderr, wait_until};
-use crate::torture::{Dice, Flaky, Publishers, assert_in_order, count_twice, missing, rounds};
+use crate::torture::{Dice, Flaky, Publishers, assert_in_order, count_twice, deduped, missing, rounds};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 const FAILED: &str = "HTTP/1.1 500 Oh\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
@@ -18,8 +22,8 @@ const FAILED: &str = "HTTP/1.1 500 Oh\r\ncontent-length: 0\r\nconnection: close\
 /// Attempts at once of one consumer.
 const IN_FLIGHT: usize = 16;
 
-/// Jobs that a consumer settles before it commits, and while it does.
-const UNCOMMITTED: usize = 200;
+/// Jobs that a consumer settles at most before that is committed.
+const UNCOMMITTED: usize = 500;
 
 /// A job that is published directly, of `target`; its id.
 fn publish_of(server: &Server, url: &str, target: &str) -> String {
@@ -127,6 +131,8 @@ fn a_broker_that_is_killed_under_load_loses_nothing() {
         });
         eprintln!("published again {:.1} s after the broker listened", restarted.elapsed().as_secs_f64());
     }
+    let refused = publishers.refused();
+    assert_eq!(refused, BTreeSet::from(["503".to_owned()]), "202, or 503, and nothing else");
     let accepted = publishers.stop();
     wait_until("everything accepted", || missing(&accepted, &customer).is_empty());
     wait_until("an empty queue", || server.queued_jobs() == 0);
@@ -135,7 +141,16 @@ fn a_broker_that_is_killed_under_load_loses_nothing() {
     assert_in_order(&accepted, &customer.taken());
 }
 
-/// Publishes to an endpoint that hangs more than the window holds, and then to another of the same tenant.
+/// A digit that no codec can foresee.
+fn noise(n: u64) -> u8 {
+    // SplitMix64 (Steele, Lea and Flood, 2014).
+    let mut z = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    u8::try_from((z ^ (z >> 31)) % 10).unwrap()
+}
+
+/// Publishes to an endpoint that hangs more than the window holds, and then to another tenant's in the same partition.
 fn beside_one_that_hangs(ordered: bool) {
     let Some(kafka) = Kafka::shared(1) else { return };
     let server = kafka.server(&[]);
@@ -145,12 +160,12 @@ fn beside_one_that_hangs(ordered: bool) {
     let flags: Vec<&str> = flags.into_iter().chain(ordered.then_some("--ordered")).collect();
     let consumer = kafka.consumer(&flags);
     for _ in 0..200 {
-        publish_of(&server, &hangs.url(), "tenant");
+        publish_of(&server, &hangs.url(), "one tenant");
     }
     let mut slowest = Duration::ZERO;
     for round in 0..30 {
         let published = Instant::now();
-        let id = publish_of(&server, &well.url(), "tenant");
+        let id = publish_of(&server, &well.url(), "another");
         assert_eq!(well.request().headers["webhook-id"], id);
         // The first waits until the jobs that fill the window were put aside.
         if round > 0 {
@@ -170,6 +185,51 @@ fn an_endpoint_that_hangs_does_not_hold_up_its_partition() {
 #[test]
 fn an_ordered_endpoint_that_hangs_does_not_hold_up_its_partition() {
     beside_one_that_hangs(true);
+}
+
+/// An endpoint that fails until `jobs` were published to it and most were put aside, and the order in which it takes them.
+#[test]
+fn order_outlives_jobs_that_were_put_aside() {
+    let Some(kafka) = Kafka::shared(1) else { return };
+    let server = kafka.server(&["--ordered"]);
+    let is_well = Arc::new(AtomicBool::new(false));
+    let (well, taken) = (Arc::clone(&is_well), Arc::new(Mutex::new(Vec::new())));
+    let customer = RawCustomer::start(move |stream, _| {
+        let answer = if well.load(Ordering::Relaxed) { OK } else { FAILED };
+        drop(stream.write_all(answer.as_bytes()));
+    });
+    let flags = ["--window", "40", "--retry-delays", "6000", "--max-retries", "1000", "--in-flight", "16"];
+    let consumer = kafka.consumer(&flags);
+    let mut expected: Vec<String> = (0..60).map(|_| publish_of(&server, &customer.url(), "tenant")).collect();
+    let in_retry = |kafka: &Kafka| -> u64 {
+        let rows = kafka.describe_group().into_iter();
+        rows.filter(|row| row[0].ends_with(".retry")).map(|row| row[3].parse::<u64>().unwrap()).sum()
+    };
+    wait_until("most of them in events.retry", || in_retry(&kafka) >= 20);
+    // Of those that are killed, one is while others are put aside.
+    drop(consumer);
+    for round in 0..3 {
+        let mut consumer = kafka.consumer(&flags);
+        expected.extend((0..10).map(|_| publish_of(&server, &customer.url(), "tenant")));
+        consumer.wait_for_log("partitions came");
+        consumer.signal(if round % 2 == 0 { "KILL" } else { "TERM" });
+        consumer.wait();
+    }
+    is_well.store(true, Ordering::Relaxed);
+    let _consumer = kafka.consumer(&["--window", "40", "--retry-delays", "50"]);
+    wait_until("all of them", || {
+        while let Some(request) = customer.request_so_far() {
+            taken.lock().unwrap().push(request.headers["webhook-id"].clone());
+        }
+        expected.iter().all(|id| taken.lock().unwrap().contains(id))
+    });
+    wait_until("an empty queue", || server.queued_jobs() == 0);
+    let taken = taken.lock().unwrap();
+    // Attempts that failed were all of the first.
+    let failed = taken.iter().take_while(|id| **id == expected[0]).count();
+    assert!(failed > 1, "it was tried before");
+    let came: Vec<&String> = deduped(&taken);
+    assert!(came.iter().copied().eq(&expected), "out of order");
 }
 
 #[test]
@@ -196,13 +256,18 @@ fn what_is_no_job_is_dead_lettered_and_what_has_nowhere_to_go_is_dropped() {
     send(BaseRecord::to(&kafka.topic).key("c").payload("{}").headers(header(newer.to_string())));
     send(BaseRecord::to(&kafka.topic).key("d").payload("{}").headers(header(stranger.to_string())));
     send(BaseRecord::to(&kafka.topic).key("e"));
+    send(BaseRecord::to(&kafka.topic).key("f").headers(header(stranger.to_string())));
+    // Larger than the topic of dead letters takes.
+    kafka.configure(&format!("{}.dlq", kafka.topic), "max.message.bytes", "100000");
+    let noise: String = (0..900_000).map(|n| char::from(b'0' + noise(n))).collect();
+    send(BaseRecord::to(&kafka.topic).key("g").payload(&noise));
     producer.flush(Duration::from_secs(20)).unwrap();
 
     let mut consumer = kafka.consumer(&[]);
     consumer.wait_for_metric("whk_jobs_dropped_total", 2);
     wait_until("an empty queue", || server.queued_jobs() == 0);
     let dead = api.get("/dead-letters?cause=damaged").json();
-    assert_eq!(dead["data"].as_array().unwrap().len(), 4, "{dead}");
+    assert_eq!(dead["data"].as_array().unwrap().len(), 6, "{dead}");
     let id = dead["data"][0]["id"].as_str().unwrap();
     let shown = api.get(&format!("/dead-letters/{id}")).json();
     assert_eq!((shown["body"].is_null(), shown["attempt_count"].as_u64()), (true, Some(0)), "{shown}");
@@ -214,7 +279,7 @@ fn what_is_no_job_is_dead_lettered_and_what_has_nowhere_to_go_is_dropped() {
     let again = kafka.consumer(&[]);
     publish_of(&server, &customer.url(), "tenant");
     customer.request();
-    assert_eq!(api.get("/dead-letters").json()["data"].as_array().unwrap().len(), 4);
+    assert_eq!(api.get("/dead-letters").json()["data"].as_array().unwrap().len(), 6);
     assert_eq!(again.metric("whk_jobs_dropped_total"), 0);
     assert!(!consumer.log().contains("garbage"), "no payload is logged");
 }
@@ -224,11 +289,11 @@ fn the_dead_are_listed_and_replayed() {
     let Some(kafka) = Kafka::shared(2) else { return };
     let server = kafka.server(&[]);
     let api = server.api();
-    let answers_well = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let well = std::sync::Arc::clone(&answers_well);
+    let answers_well = Arc::new(AtomicBool::new(false));
+    let well = Arc::clone(&answers_well);
     let customer = RawCustomer::start(move |stream, _| {
-        let answer = if well.load(std::sync::atomic::Ordering::Relaxed) { OK } else { FAILED };
-        drop(std::io::Write::write_all(stream, answer.as_bytes()));
+        let answer = if well.load(Ordering::Relaxed) { OK } else { FAILED };
+        drop(stream.write_all(answer.as_bytes()));
     });
     let tenant = api.subscribe("Acme", &customer.url(), &["*"]);
     let other = api.subscribe("Other", &customer.url(), &["*"]);
@@ -257,7 +322,7 @@ fn the_dead_are_listed_and_replayed() {
     };
     assert!(dlq(&["list", "--tenant", "Acme"]).contains(id));
     assert!(dlq(&["show", id]).contains("exhausted"));
-    answers_well.store(true, std::sync::atomic::Ordering::Relaxed);
+    answers_well.store(true, Ordering::Relaxed);
     dlq(&["replay", "--tenant", "Acme"]);
     consumer.wait_for_metric("whk_jobs_delivered_total", 1);
     assert!(own(&tenant.api).is_empty());
@@ -307,7 +372,12 @@ fn a_consumer_with_a_name_comes_back_to_its_partitions() {
     let (server, customer) = (kafka.server(&[]), RawCustomer::answering(OK));
     let named = |name| kafka.consumer(&["--instance-id", name, "--session-timeout", "20s"]);
     let (one, mut other) = (named("one"), named("other"));
-    wait_until("two each", || other.log().contains("partitions came"));
+    let has_two = |server: &Server| {
+        let log = server.log();
+        let now = log.rsplit_once("\"now\":\"").map_or("", |(_, now)| now);
+        now.split_once(']').is_some_and(|(partitions, _)| partitions.split(", ").count() == 2)
+    };
+    wait_until("two each", || has_two(&one) && has_two(&other));
     let before = one.log().matches("partitions came").count() + one.log().matches("partitions went").count();
     other.signal("TERM");
     assert_eq!(other.wait().code(), Some(0));
@@ -379,12 +449,45 @@ fn tls_and_passwords_are_shown_and_checked() {
 }
 
 #[test]
+fn all_of_it_goes_over_tls() {
+    let (Some(brokers), Some(ca)) = (said("WHK_TEST_KAFKA_TLS"), said("WHK_TEST_KAFKA_CA")) else { return };
+    let mut password = tempfile::NamedTempFile::new().unwrap();
+    writeln!(password, "whk-secret").unwrap();
+    let password = password.path().to_str().unwrap();
+    let flags = ["--kafka-tls", "--kafka-ca-file", &ca, "--kafka-sasl", "scram-sha-512"];
+    let flags = [&flags[..], &["--kafka-username", "whk", "--kafka-password-file", password]].concat();
+    let kafka = Kafka::at(&brokers, 2, &flags);
+    let server = kafka.server(&["--kafka-compression", "zstd"]);
+    let customer = RawCustomer::answering(OK);
+    server.api().subscribe("Acme", &customer.url(), &["*"]);
+    let ids = server.api().published("invoice.paid", json!(1));
+    let _consumer = kafka.consumer(&[]);
+    assert_eq!(customer.request().headers["webhook-id"], ids[0]);
+    wait_until("an empty queue", || server.queued_jobs() == 0);
+}
+
+#[test]
+fn the_scripts_environment_is_read() {
+    for (name, value, told) in [
+        ("PARTITIONS_CONCURRENCY", "0", "--partitions-concurrency"),
+        ("SESSION_TIMEOUT", "50", "--session-timeout"),
+        ("MAX_RETRIES", "many", "--max-retries"),
+        ("RETRY_DELAYS", "soon", "--retry-delays"),
+        ("KAFKA_BROKERS", "nowhere", "--kafka-brokers"),
+    ] {
+        let output = crate::support::whk(&["consume-kafka"]).env(name, value).output().unwrap();
+        assert_eq!(output.status.code(), Some(64), "{name}: {output:?}");
+        assert!(stderr(&output).contains(told), "{name}: {}", stderr(&output));
+    }
+}
+
+#[test]
 fn order_asked_of_the_server_holds_at_the_consumer() {
     let Some(kafka) = Kafka::shared(1) else { return };
     let server = kafka.server(&["--ordered"]);
     let first_fails = RawCustomer::start(|stream, number| {
         let answer = if number == 0 { FAILED } else { OK };
-        drop(std::io::Write::write_all(stream, answer.as_bytes()));
+        drop(stream.write_all(answer.as_bytes()));
     });
     server.api().subscribe("Acme", &first_fails.url(), &["*"]);
     let ids: Vec<String> =

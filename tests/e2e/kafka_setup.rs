@@ -115,6 +115,10 @@ fn more_replicas_than_brokers_are_refused_with_the_flag_to_change() {
     let Some(topics) = Topics::new("replicas") else { return };
     let refused = topics.refused(&["--replication", "99"]);
     assert!(refused.contains("--replication"), "{refused}");
+    assert_eq!(outcomes(&topics.json(&["--partitions", "1"])), all("created", 1));
+    let refused = topics.refused(&["--replication", "99", "--recreate", "--yes"]);
+    assert!(refused.contains("--replication"), "{refused}");
+    assert_eq!(outcomes(&topics.json(&["--partitions", "1"])), all("unchanged", 1), "nothing was deleted");
     let usage = topics.setup(&["--min-insync-replicas", "2"]);
     assert_eq!(usage.status.code(), Some(64), "{}", stderr(&usage));
     assert!(stderr(&usage).contains("--min-insync-replicas: 2 is more"), "{}", stderr(&usage));

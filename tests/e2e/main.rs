@@ -19,6 +19,7 @@ mod drain;
 mod interop;
 mod isolation;
 mod kafka;
+mod kafka_partitions;
 mod kafka_registry;
 mod kafka_setup;
 mod publish;

@@ -35,9 +35,14 @@ pub(crate) fn whk(arguments: &[&str]) -> Command {
         "MAX_PAYLOAD_SIZE",
         "MAX_RETRIES",
         "RETRY_DELAYS",
-        "REDIS_URL",
+        "KAFKA_BROKERS",
+        "KAFKA_USERNAME",
+        "KAFKA_PASSWORD",
+        "PARTITIONS_CONCURRENCY",
+        "SESSION_TIMEOUT",
         "WHK_API_KEY",
         "WHK_DATA_DIR",
+        "WHK_SECRET_KEY_FILE",
         "WHK_SERVER",
         "WHK_LOG",
         "WHK_LOG_FORMAT",
@@ -568,9 +573,14 @@ impl RawCustomer {
         self.requests.recv_timeout(PATIENCE).expect("a request")
     }
 
+    /// The next request, if one has come.
+    pub(crate) fn request_so_far(&self) -> Option<Request> {
+        self.requests.try_recv().ok()
+    }
+
     /// Whether no request came: ask once whoever might have sent one is done.
     pub(crate) fn got_nothing(&self) -> bool {
-        self.requests.try_recv().is_err()
+        self.request_so_far().is_none()
     }
 }
 

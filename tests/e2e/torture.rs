@@ -4,7 +4,7 @@
 //! `scripts/torture.sh --rounds 100` does it for longer.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
@@ -102,8 +102,18 @@ impl Flaky {
     }
 }
 
-/// Publishes one event of a tenant's; its id where it was answered 202.
-fn publish(port: u16, url: &str, target: &str) -> Option<String> {
+/// Publishes one event of a tenant's; its id where it was answered 202, the status where it was answered otherwise.
+fn publish(port: u16, url: &str, target: &str) -> Result<String, Option<String>> {
+    let (status, body) = answer(port, url, target).ok_or(None)?;
+    if status != "202" {
+        return Err(Some(status));
+    }
+    let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+    Ok(body["messages"][0]["id"].as_str().unwrap().to_owned())
+}
+
+/// Status and body, if it was answered.
+fn answer(port: u16, url: &str, target: &str) -> Option<(String, String)> {
     let body = format!(r#"{{"url":"{url}","target":"{target}","payload":"x"}}"#);
     let head =
         "POST /publish HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-type: application/json\r\n";
@@ -113,17 +123,15 @@ fn publish(port: u16, url: &str, target: &str) -> Option<String> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
-    if !head.starts_with("HTTP/1.1 202") {
-        return None;
-    }
-    let body: serde_json::Value = serde_json::from_str(body).ok()?;
-    Some(body["messages"][0]["id"].as_str()?.to_owned())
+    Some((head.split(' ').nth(1)?.to_owned(), body.to_owned()))
 }
 
 /// Those who publish, each to lanes of its own, and what they were answered 202 for, in order.
 pub(crate) struct Publishers {
     stop: Arc<AtomicBool>,
     accepted: Arc<Mutex<HashMap<String, Vec<String>>>>,
+    /// How else they were answered.
+    refused: Arc<Mutex<BTreeSet<String>>>,
     threads: Vec<thread::JoinHandle<()>>,
 }
 
@@ -131,23 +139,33 @@ impl Publishers {
     pub(crate) fn start(customer: u16, port: u16) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let accepted = Arc::new(Mutex::new(HashMap::<String, Vec<String>>::new()));
+        let refused = Arc::new(Mutex::new(BTreeSet::new()));
         let publishing = |number: usize| {
             let (stop, accepted) = (Arc::clone(&stop), Arc::clone(&accepted));
+            let refused = Arc::clone(&refused);
             thread::spawn(move || {
                 let mut lanes = (0..LANES).filter(|lane| lane % PUBLISHERS == number).cycle();
                 while !stop.load(Ordering::Relaxed) {
                     let lane = format!("/{}", lanes.next().unwrap());
                     let url = format!("http://127.0.0.1:{customer}{lane}");
                     match publish(port, &url, &lane) {
-                        Some(id) => accepted.lock().unwrap().entry(lane).or_default().push(id),
-                        // It is being started again.
-                        None => thread::sleep(Duration::from_millis(2)),
+                        Ok(id) => accepted.lock().unwrap().entry(lane).or_default().push(id),
+                        // It, or what it needs, is being started again.
+                        Err(status) => {
+                            refused.lock().unwrap().extend(status);
+                            thread::sleep(Duration::from_millis(2));
+                        }
                     }
                 }
             })
         };
         let threads = (0..PUBLISHERS).map(publishing).collect();
-        Self { stop, accepted, threads }
+        Self { stop, accepted, refused, threads }
+    }
+
+    /// How they were answered where it wasn't 202.
+    pub(crate) fn refused(&self) -> BTreeSet<String> {
+        self.refused.lock().unwrap().clone()
     }
 
     /// Ends them; what was accepted, each lane's in order.
@@ -160,7 +178,7 @@ impl Publishers {
 
 /// A port that no other test is given while the server that has it is being started again: outside the range that the
 /// system picks from.
-fn own_port() -> u16 {
+pub(crate) fn own_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = 20_000 + u16::try_from(std::process::id() % 1_000).unwrap() * 10;
     let mut candidates = std::iter::repeat_with(|| first + NEXT.fetch_add(1, Ordering::Relaxed));

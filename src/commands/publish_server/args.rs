@@ -45,7 +45,8 @@ pub(super) struct DirectArgs {
     /// key: PEM, base64 of PEM, or JWK
     #[arg(long, value_name = "FILE")]
     pub(super) public_key: Option<PathBuf>,
-    /// Sign their deliveries with the secrets in this file, one `whsec_…` a line
+    /// Sign their deliveries with the secrets in this file, one `whsec_…` a line. With --queue kafka it is
+    /// whk consume-kafka that signs, with a flag of that name
     #[arg(long, value_name = "FILE", requires = "public_key")]
     pub(super) signing_secret_file: Option<PathBuf>,
     /// How their payloads are sealed: jwe, or the Deno scripts' rsa-oaep (at most 470 bytes)

@@ -148,7 +148,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         QueueKind::Kafka => Backend::Kafka(&kafka, args.produce.batching(), &args.produce.kafka_group),
     };
     let queue = queue::open(backend, args.queue_config(&policy), clock).await.context("--queue")?;
-    let is_signed = direct_signer.is_some();
+    // What goes to Kafka is signed by whoever delivers it from there.
+    let is_signed = direct_signer.is_some() || args.queue == QueueKind::Kafka;
     let dispatcher = Dispatcher {
         queue: Arc::clone(&queue),
         deliverer: Deliverer::new(deliver, clock),
@@ -170,7 +171,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     warn_of_direct_mode(direct.is_some(), is_signed, address);
     let sealing_bytes = args.limits.of_queue(args.queue).1.min(SEALING_BYTES);
     if matches!(args.queue, QueueKind::Kafka) {
-        tracing::info!(topic = kafka.topics.events, "jobs go to Kafka; whk consume-kafka delivers them");
+        tracing::info!(
+            topic = kafka.topics.events,
+            "jobs go to Kafka; whk consume-kafka delivers them, and its flags say how: retries, limits, --signing-secret-file"
+        );
     }
     if matches!(args.queue, QueueKind::Redis) && matches!(place, RegistryPlace::DataDir) {
         tracing::warn!(

@@ -1,16 +1,17 @@
 //! The consuming side: jobs are claimed from what the group's thread has read, and settled there; what can't be settled
 //! in memory alone is written to another topic first.
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::group::{Group, GroupConfig, Shared, Writing};
+use super::group::{Group, GroupConfig, Shared, What, Writing};
 use super::held::{Held, Log, Rest, Window};
 use super::producer::Producer;
 use super::record::{self, Death, Record};
@@ -22,22 +23,18 @@ use crate::common::retry::Verdict;
 use crate::queue::record as job_record;
 use crate::queue::{Depth, Lease, QueueConfig, QueueError, Settlement};
 
-/// Jobs that are put aside in one go.
-const BATCH: usize = 64;
+/// Jobs of a partition that are put aside in one go.
+const BATCH: usize = 1_024;
 
 /// Between attempts to put jobs aside while Kafka is away.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Bytes of a body that every topic takes.
-const SURELY_TAKEN: usize = 256 << 10;
-
-const TOO_SMALL: &str = "write to Kafka: the topic takes smaller records than that of the events; raise its max.message.bytes, as whk kafka-setup has it";
+const TOO_SMALL: &str = "the topic takes smaller records than that of the events; raise its max.message.bytes, as whk kafka-setup has it";
 
 /// See the module's page.
 pub(super) struct Consumer {
     shared: Arc<Shared>,
     group: Arc<Group>,
-    producer: Producer,
     _writing: AbortOnDropHandle<()>,
 }
 
@@ -53,11 +50,10 @@ impl Consumer {
         let window = Window { jobs: group.window_jobs, bytes: group.window_bytes };
         let (writing, to_write) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared::new(Held::new(config, window), writing, kafka.topics.clone(), clock));
-        let writing = tokio::spawn(write(Arc::clone(&shared), producer.clone(), to_write));
+        let writing = tokio::spawn(write(Arc::clone(&shared), producer, to_write));
         Ok(Self {
             group: Arc::new(Group::join(kafka, group, &shared)?),
             shared,
-            producer,
             _writing: AbortOnDropHandle::new(writing),
         })
     }
@@ -88,38 +84,23 @@ impl Consumer {
         }
     }
 
-    pub(super) async fn settle(&self, settlements: &[Settlement]) -> Result<(), QueueError> {
+    /// What is to be written elsewhere is written after this, however long that takes: its record is held until then.
+    pub(super) fn settle(&self, settlements: &[Settlement]) {
         let now = self.shared.clock.now();
-        let (mut first, mut records) = (Vec::new(), Vec::new());
         {
             let mut held = self.shared.lock();
             for settlement in settlements {
-                match held.rest_of(settlement, now) {
-                    None => held.settle(settlement, false, now),
-                    Some(rest) => {
-                        records.push(self.record_of(&rest, settlement));
-                        first.push(settlement);
-                    }
+                if let Some(rest) = held.settle(settlement, now) {
+                    self.shared.write(self.writing_of(&rest, settlement));
                 }
             }
         }
         self.shared.rang();
-        if !first.is_empty() {
-            self.producer.write(&records).await.map_err(|error| match error {
-                QueueError::TooLarge => QueueError::Unavailable(TOO_SMALL, Box::new(error)),
-                error => error,
-            })?;
-            let mut held = self.shared.lock();
-            first.into_iter().for_each(|settlement| held.settle(settlement, true, now));
-            drop(held);
-            self.shared.rang();
-        }
-        Ok(())
     }
 
-    fn record_of(&self, rest: &Rest, settlement: &Settlement) -> Record {
+    fn writing_of(&self, rest: &Rest, settlement: &Settlement) -> Writing {
         let (entry, past) = match rest {
-            Rest::Later(aside) => return self.shared.retry_record(aside),
+            Rest::Later(aside) => return self.shared.to_retry(aside),
             Rest::Dead(entry, past) => (entry, past),
         };
         let death = match &settlement.verdict {
@@ -130,7 +111,7 @@ impl Consumer {
             _ => None,
         };
         let headers = [(record::JOB, job_record::encode(&entry.job)), (record::PAST, record::json(past))];
-        Record {
+        let record = Record {
             topic: self.shared.topics.dead.as_str().into(),
             partition: Some(entry.place.partition),
             key: entry.job.id.to_string().into_bytes(),
@@ -139,7 +120,8 @@ impl Consumer {
                 .chain(death.map(|death| (record::DEATH, record::json(&death))))
                 .collect(),
             value: Some(entry.job.body.clone()),
-        }
+        };
+        Writing { record, place: entry.place, what: What::Dead }
     }
 
     pub(super) fn release(&self, lanes: &[Lane]) {
@@ -170,49 +152,98 @@ impl Consumer {
         *self.shared.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The partitions that it has.
+    #[cfg(test)]
+    pub(super) fn partitions(&self) -> Vec<i32> {
+        self.shared.lock().partitions().collect()
+    }
+
+    /// How many of its logs aren't read just now.
+    #[cfg(test)]
+    pub(super) fn paused(&self) -> usize {
+        self.shared.lock().paused()
+    }
+
+    /// Jobs that are being written to other topics.
+    #[cfg(test)]
+    pub(super) fn writing(&self) -> usize {
+        self.shared.lock().writing()
+    }
+
     /// What is held.
     pub(super) fn depth(&self) -> Depth {
         self.shared.lock().depth(self.shared.clock.now())
     }
 }
 
-/// Takes their bodies from records that hold no job and are larger than the topic of dead letters takes, since nobody
-/// could deliver them. A job stays as it is: it waits until its topic takes it.
-async fn shorten_damaged(producer: &Producer, batch: &[Writing], records: &mut [Record]) {
-    for (writing, record) in batch.iter().zip(records) {
-        let is_too_large = record.value.as_ref().is_some_and(|value| value.len() > SURELY_TAKEN);
-        if !is_too_large {
-            continue;
-        }
-        let refused = matches!(producer.write(std::slice::from_ref(record)).await, Err(QueueError::TooLarge));
-        match writing.job {
-            _ if !refused => {}
-            None => {
-                tracing::error!(topic = %record.topic, "a record that isn't a job is too large for the dead letters: its body isn't kept");
-                record.value = Some(Bytes::new());
-            }
-            Some(_) => tracing::error!(topic = %record.topic, "put a job aside: {TOO_SMALL}"),
-        }
+/// Writes what is put aside and given up: each partition's in order, and for none of them another's is waited for.
+async fn write(shared: Arc<Shared>, producer: Producer, mut to_write: mpsc::UnboundedReceiver<Writing>) {
+    let mut partitions = HashMap::new();
+    let mut tasks = JoinSet::new();
+    while let Some(writing) = to_write.recv().await {
+        let of_partition = partitions.entry(writing.place.partition).or_insert_with(|| {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            tasks.spawn(write_partition(Arc::clone(&shared), producer.clone(), receiver));
+            sender
+        });
+        // It ends after this.
+        drop(of_partition.send(writing));
     }
 }
 
-/// Writes what is put aside, in order, and again until it is written.
-async fn write(shared: Arc<Shared>, producer: Producer, mut to_write: mpsc::UnboundedReceiver<Writing>) {
-    let mut batch = Vec::with_capacity(BATCH);
-    while to_write.recv_many(&mut batch, BATCH).await > 0 {
-        let mut records: Vec<Record> = batch.iter().map(|writing| writing.record.clone()).collect();
-        while let Err(error) = producer.write(&records).await {
-            match error {
-                QueueError::TooLarge => shorten_damaged(&producer, &batch, &mut records).await,
-                error => tracing::error!(%error, cause = %root_cause(&error), "put jobs aside"),
+async fn write_partition(
+    shared: Arc<Shared>,
+    producer: Producer,
+    mut to_write: mpsc::UnboundedReceiver<Writing>,
+) {
+    // What couldn't be written is written again, before what comes next.
+    let mut open = Vec::new();
+    loop {
+        if open.is_empty() {
+            if to_write.recv_many(&mut open, BATCH).await == 0 {
+                return;
             }
+        } else {
             tokio::time::sleep(PAUSE).await;
+            while let Ok(next) = to_write.try_recv() {
+                open.push(next);
+                if open.len() >= BATCH {
+                    break;
+                }
+            }
         }
-        let mut held = shared.lock();
-        for Writing { place, job, .. } in batch.drain(..) {
-            held.written(place, job.as_deref());
-        }
-        drop(held);
-        shared.rang();
+        open = write_some(&shared, &producer, open).await;
     }
+}
+
+/// Writes what Kafka takes; gives back the rest.
+async fn write_some(shared: &Shared, producer: &Producer, writings: Vec<Writing>) -> Vec<Writing> {
+    let records: Vec<Record> = writings.iter().map(|writing| writing.record.clone()).collect();
+    let written = producer.write_each(&records).await;
+    let mut failed = Vec::new();
+    let mut told = None;
+    {
+        let mut held = shared.lock();
+        for (mut writing, written) in writings.into_iter().zip(written) {
+            match written {
+                Ok(offset) => held.written(writing.place, writing.what.in_retry(), offset),
+                Err(error) => {
+                    if matches!((&error, &writing.what), (QueueError::TooLarge, What::Damaged)) {
+                        writing.record.shorten();
+                    }
+                    failed.push(writing);
+                    told.get_or_insert(error);
+                }
+            }
+        }
+    }
+    shared.rang();
+    match told {
+        None => {}
+        Some(QueueError::TooLarge) => tracing::error!(jobs = failed.len(), "put jobs aside: {TOO_SMALL}"),
+        Some(error) => {
+            tracing::error!(%error, cause = %root_cause(&error), jobs = failed.len(), "put jobs aside");
+        }
+    }
+    failed
 }

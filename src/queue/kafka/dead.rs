@@ -5,6 +5,7 @@
 //! partition is deleted at once, the rest when Kafka compacts the topic.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -106,9 +107,12 @@ fn letter_of(message: &impl Message) -> DeadLetter {
 
 fn found(message: &impl Message) -> Found {
     let body = Bytes::copy_from_slice(message.payload().unwrap_or_default());
+    let letter = letter_of(message);
+    // Whatever of it can be read: it wasn't whole where it was published.
+    let is_whole = letter.cause != CauseKind::Damaged;
     Found {
-        letter: letter_of(message),
-        job: record::job(message, body).ok(),
+        letter,
+        job: record::job(message, body).ok().filter(|_| is_whole),
         past: record::past(message),
         partition: message.partition(),
     }
@@ -123,13 +127,14 @@ fn index(kafka: &KafkaConfig, filter: &DeadFilter) -> KafkaResult<Index> {
         let id = id_of(message);
         if message.payload().is_none() {
             entries.remove(&id);
-            return;
+            return ControlFlow::Continue(());
         }
         let letter = letter_of(message);
         let (partition, offset) = (message.partition(), message.offset());
         let is_meant = filter.matches(&letter);
         entries
             .insert(id, Entry { died_at: letter.died_at, partition, offset, bytes: letter.bytes, is_meant });
+        ControlFlow::Continue(())
     })?;
     Ok(Index { entries, ranges })
 }
@@ -179,6 +184,7 @@ fn read(kafka: &KafkaConfig, wanted: &[(DeadCursor, Entry)]) -> KafkaResult<Vec<
             let found = found(message);
             read.insert(found.letter.id, found);
         }
+        ControlFlow::Continue(())
     })?;
     Ok(wanted.iter().filter_map(|(cursor, _)| read.remove(&cursor.id)).collect())
 }

@@ -4,6 +4,7 @@
 //! The group shares out `events` alone. Who has one of its partitions reads the one of `events.retry` with the same number
 //! as well, and commits for both.
 
+mod aside;
 mod reader;
 mod rebalance;
 mod shared;
@@ -17,12 +18,13 @@ use rdkafka::error::{KafkaError, KafkaResult};
 
 use self::reader::Reader;
 use self::rebalance::GroupContext;
-pub(super) use self::shared::{Shared, Writing};
+use self::shared::ClosesAtLast;
+pub(super) use self::shared::{Shared, What, Writing};
 use super::held::Held;
 use crate::common::kafka::{KafkaConfig, KafkaContext};
 
 /// Progress is committed when so many jobs were settled, or so much time went by.
-const COMMIT_JOBS: usize = 100;
+const COMMIT_JOBS: u64 = 100;
 const COMMIT_AFTER: Duration = Duration::from_millis(200);
 
 /// How much longer than a drain the reading thread may be away before Kafka takes it for dead.
@@ -89,11 +91,13 @@ impl Group {
         consumer.subscribe(&[&shared.topics.events])?;
         let (leave, asked) = mpsc::channel();
         let consumer = Arc::new(consumer);
-        let reader = Reader::new(Arc::clone(&consumer), asked, config.partitions_at_once);
+        let reader = Reader::new(kafka, Arc::clone(&consumer), asked, config.partitions_at_once);
         let failed = |error: std::io::Error| KafkaError::ClientCreation(error.to_string());
         let named = |name: &str| std::thread::Builder::new().name(name.into());
         let reading = named("kafka-group").spawn(move || reader.run()).map_err(failed)?;
+        let closes = ClosesAtLast(Arc::clone(shared));
         let committing = named("kafka-commit").spawn(move || {
+            let _closes = closes;
             commit_now_and_then(&consumer, &reading);
             // Who waits for this thread waits for both.
             drop(reading.join());

@@ -3,12 +3,17 @@
 //! Each partition is two logs, of `events` and of `events.retry`, under the same number; who has the one has the other.
 //! Of each a window is held in memory; where it is full, reading stops. So that an endpoint that stands still doesn't fill
 //! it, the jobs of its lane beyond the first few are put aside to the end of `events.retry` ([`Held::crowding`]), and read
-//! again from there.
+//! again from there. Of a lane that keeps order what is read from there stays there: beyond the first few its jobs leave
+//! memory, and are read again when it has used up most of those ([`Fetch`]).
 //!
-//! A lane that keeps order is put aside in order, and what comes for it from then on goes there as well, until all of it
-//! was read again. What was put aside by the consumer that had the partition before isn't known until `events.retry` is
-//! read to where it ended then, so until then all that keeps order goes there.
+//! Jobs that keep order are told apart by their origin, their offset in `events`, wherever they stand. Of a lane those
+//! that come last are put aside, in order, and what comes for it from then on goes there as well, until all of it was read
+//! again. So nothing that isn't read yet stands before a job once `events` was read to its origin, and it is known what was
+//! put aside before the partition came: `events.retry` was read to where it ended then, or, where the window is full
+//! before that, searched to there. Until then a job waits as an early one.
 
+mod intake;
+mod partition;
 mod window;
 
 use std::collections::{BTreeMap, HashMap};
@@ -17,8 +22,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-pub(super) use self::window::Window;
-use super::offsets::{Offsets, Progress};
+pub(super) use self::partition::{Away, Fetch, Fetched, Start, Unknown};
+use self::partition::{Partition, Reading};
+pub(super) use self::window::{Flow, Window};
+use super::offsets::Progress;
 use super::record::Past;
 use crate::common::attempt::{Attempt, keep};
 use crate::common::clock::after;
@@ -31,6 +38,10 @@ use crate::queue::{Depth, Lease, QueueConfig, Settlement};
 
 /// Retries that are further away than this wait in `events.retry`, if no order is kept.
 const LONG: Duration = Duration::from_secs(60);
+
+/// Jobs that are settled at most without that being committed: so many, and those in flight, may come twice where a
+/// consumer is killed. A commit takes a few milliseconds, in which some hundred are settled.
+const MOST_UNCOMMITTED: u64 = 500;
 
 /// The two logs of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,6 +58,8 @@ pub(super) struct Place {
     pub(super) offset: i64,
     /// Which time that this consumer reads the log.
     pub(super) term: u64,
+    /// How often it had been rewound.
+    rewinds: u32,
 }
 
 /// A job that is held.
@@ -56,6 +69,8 @@ pub(super) struct Entry {
     pub(super) place: Place,
     /// The latest, in order.
     pub(super) attempts: Vec<Attempt>,
+    /// Its offset in `events`; before all others where that isn't known.
+    origin: i64,
     read_at: Timestamp,
 }
 
@@ -66,7 +81,7 @@ pub(super) struct Aside {
     pub(super) past: Past,
 }
 
-/// What is to be written before a lease is let go of.
+/// What is to be written before a record is let go of.
 #[derive(Debug)]
 pub(super) enum Rest {
     /// It is tried again, from `events.retry`.
@@ -79,60 +94,23 @@ pub(super) enum Rest {
 pub(super) struct Held {
     lanes: Lanes<Arc<Entry>>,
     partitions: BTreeMap<i32, Partition>,
-    /// Where the jobs are, to know those that were published twice.
+    /// Where the jobs are that are given out from here, to know those that are there twice.
     ids: HashMap<MessageId, Place>,
     window: Window,
     is_ordered: bool,
     seq: u64,
     terms: u64,
-    /// Since progress was last asked for.
-    settled: usize,
+    settled: Settled,
 }
 
-struct Partition {
-    events: Reading,
-    retry: Reading,
-    /// Where `events.retry` ended when the partition came.
-    retry_end: i64,
-    /// Jobs of lanes that keep order that were put aside and not read again yet.
-    aside: HashMap<Lane, usize>,
-    /// It is about to go: nothing of it is begun any more.
-    is_leaving: bool,
-}
-
-/// How far a log was read.
-struct Reading {
-    /// Which time that this consumer reads it.
-    term: u64,
-    offsets: Offsets,
-    /// Jobs that are being written elsewhere.
-    writing: usize,
-    /// Bytes of the bodies of those that are held.
-    bytes: usize,
-    committed: Option<Progress>,
-    is_paused: bool,
-}
-
-impl Reading {
-    fn new(term: u64, from: Option<&Progress>) -> Self {
-        let offsets = Offsets::resume(from);
-        Self { term, offsets, writing: 0, bytes: 0, committed: None, is_paused: false }
-    }
-}
-
-impl Partition {
-    fn reading_mut(&mut self, log: Log) -> &mut Reading {
-        match log {
-            Log::Events => &mut self.events,
-            Log::Retry => &mut self.retry,
-        }
-    }
-
-    /// Whether all is known that was put aside before the partition came.
-    fn knows_what_is_aside(&self) -> bool {
-        // Where nobody could say where it begins, nobody could say where it ends either.
-        self.retry.offsets.next().is_none_or(|next| next >= self.retry_end)
-    }
+/// How many jobs were settled.
+#[derive(Debug, Clone, Copy, Default)]
+struct Settled {
+    all: u64,
+    /// When progress was last asked for.
+    told: u64,
+    /// Of what is committed.
+    committed: u64,
 }
 
 impl Held {
@@ -145,22 +123,17 @@ impl Held {
             window,
             seq: 0,
             terms: 0,
-            settled: 0,
+            settled: Settled::default(),
         }
     }
 
-    /// A partition came, to be read on from `events` and `retry`, as far as that is known; the latter ends at
-    /// `retry_end` now.
-    pub(super) fn assign(
-        &mut self,
-        partition: i32,
-        events: Option<&Progress>,
-        retry: Option<&Progress>,
-        retry_end: i64,
-    ) {
-        let [events, retry] = [events, retry].map(|from| Reading::new(self.next_term(), from));
-        let held = Partition { events, retry, retry_end, aside: HashMap::new(), is_leaving: false };
+    /// A partition came. Says whether `events` is to be paused, until it is known what was put aside.
+    pub(super) fn assign(&mut self, partition: i32, events: &Start, retry: &Start) -> bool {
+        let [events, retry] = [events, retry].map(|start| Reading::new(self.next_term(), start));
+        let held = Partition::new(events, retry);
+        let is_paused = held.events.is_paused;
         self.partitions.insert(partition, held);
+        is_paused
     }
 
     fn next_term(&mut self) -> u64 {
@@ -178,80 +151,15 @@ impl Held {
         self.partitions.keys().copied()
     }
 
-    /// A record was read: where it stands, if something is to be done about it.
-    fn begin(&mut self, log: Log, partition: i32, offset: i64) -> Option<Place> {
-        let term = self.next_term();
-        let held = self.partitions.get_mut(&partition).filter(|held| !held.is_leaving)?;
-        let reading = held.reading_mut(log);
-        if reading.offsets.next().is_some_and(|next| offset < next) {
-            tracing::warn!(
-                partition,
-                offset,
-                ?log,
-                "the log begins anew: its topic was made again, or has lost records"
-            );
-            let from = Progress { offset, metadata: String::new() };
-            *reading = Reading { is_paused: reading.is_paused, ..Reading::new(term, Some(&from)) };
-        }
-        let place = Place { log, partition, offset, term: reading.term };
-        reading.offsets.read(offset).then_some(place)
+    fn keeps_order(&self, job: &Job) -> bool {
+        self.is_ordered || job.ordered
     }
 
-    /// A record was read that holds no job: it is held until [`Self::written`].
-    pub(super) fn read_damaged(&mut self, log: Log, partition: i32, offset: i64) -> Option<Place> {
-        let place = self.begin(log, partition, offset)?;
-        let reading = self.reading_of(place)?;
-        reading.writing = reading.writing.saturating_add(1);
-        Some(place)
-    }
-
-    /// A job was read. Gives it back where it is to be put aside, behind others of its lane.
-    pub(super) fn read(
-        &mut self,
-        (log, partition, offset): (Log, i32, i64),
-        job: Job,
-        past: Past,
-        now: Timestamp,
-    ) -> Option<Aside> {
-        let place = self.begin(log, partition, offset)?;
-        if log == Log::Events && self.ids.contains_key(&job.id) {
-            // Published twice: the one that is held is it. A job in events.retry may have been held until just now.
-            self.settle_offset(place);
-            return None;
-        }
-        let held = self.partitions.get_mut(&partition)?;
-        let keeps_order = self.is_ordered || job.ordered;
-        let lane = job.lane.clone();
-        let reading = held.reading_mut(log);
-        reading.bytes = reading.bytes.saturating_add(job.body.len());
-        let attempts = past.attempts.clone();
-        let entry = Arc::new(Entry { job: Arc::new(job), place, attempts, read_at: now });
-        self.ids.entry(entry.job.id).or_insert(place);
-        if keeps_order
-            && log == Log::Events
-            && (!held.knows_what_is_aside() || held.aside.contains_key(&lane))
-        {
-            held.put_aside(log, Some(&lane));
-            return Some(Aside { entry, past });
-        }
-        if keeps_order && log == Log::Retry && offset >= held.retry_end {
-            held.came_back(&lane);
-        }
-        self.seq = self.seq.saturating_add(1);
-        let due = past.due().filter(|_| !keeps_order).unwrap_or(now);
-        let ordered = entry.job.ordered;
-        let waiting = Waiting {
-            job: entry,
-            failures: past.failures,
-            first_attempt_at: past.first_attempt_at(),
-            held_until: None,
-        };
-        self.lanes.push_again(&lane, ordered, (due, self.seq), waiting, now);
-        None
-    }
-
-    /// Leases up to `max` jobs.
+    /// Leases up to `max` jobs; none while too much of what is settled isn't committed.
     pub(super) fn claim(&mut self, max: usize, now: Timestamp) -> Vec<Lease> {
+        if self.settled.all.saturating_sub(self.settled.committed) >= MOST_UNCOMMITTED {
+            return Vec::new();
+        }
         self.lanes.claim(max, now).into_iter().map(lease).collect()
     }
 
@@ -260,79 +168,78 @@ impl Held {
         self.lanes.next_due()
     }
 
-    /// What is to be written before a lease may be let go of; nothing, where it is just settled, or was before.
-    pub(super) fn rest_of(&self, settlement: &Settlement, now: Timestamp) -> Option<Rest> {
-        let Settlement { lease, verdict, attempt } = settlement;
-        let entry = self.lanes.job_of(lease.id)?;
-        match verdict {
-            Verdict::Dead { .. } => {
-                let first = Some(lease.first_attempt_at);
-                let past = Past::new(None, 0, first, with(&entry.attempts, attempt.as_ref()));
-                Some(Rest::Dead(Arc::clone(entry), past))
+    /// Takes a lease back. Where its job is to be written elsewhere, it says so, and holds the record until
+    /// [`Self::written`]. Harmless where the lease was settled before.
+    pub(super) fn settle(&mut self, settlement: &Settlement, now: Timestamp) -> Option<Rest> {
+        let Settlement { lease: Lease { id, first_attempt_at, .. }, verdict, attempt } = settlement;
+        let entry = Arc::clone(self.lanes.job_of(*id)?);
+        let place = entry.place;
+        let retry = self.lanes.retry_of(*id, verdict);
+        let attempts = with(&entry.attempts, attempt.as_ref());
+        let rest = match (verdict, retry) {
+            (Verdict::Dead { .. }, _) => {
+                let past = Past::new(None, 0, Some(*first_attempt_at), attempts);
+                Some(Rest::Dead(Arc::clone(&entry), past))
             }
-            Verdict::Retry { at, .. } => {
-                let Retry { held_until, failures, first_attempt_at, .. } =
-                    self.lanes.retry_of(lease.id, verdict)?;
-                if held_until.is_some() || *at <= after(now, LONG) {
-                    return None;
-                }
-                let attempts = with(&entry.attempts, attempt.as_ref());
+            (Verdict::Retry { at, .. }, Some(Retry { held_until: None, failures, first_attempt_at, .. }))
+                if *at > after(now, LONG) =>
+            {
                 let past = Past::new(Some(*at), failures, first_attempt_at, attempts);
-                Some(Rest::Later(Aside { entry: Arc::clone(entry), past }))
+                Some(Rest::Later(Aside { entry: Arc::clone(&entry), past }))
             }
-            Verdict::Done | Verdict::Dropped => None,
-        }
-    }
-
-    /// Settles a lease; `is_written` says that its rest was written, so that it needn't be held for a retry.
-    pub(super) fn settle(&mut self, settlement: &Settlement, is_written: bool, now: Timestamp) {
-        let Settlement { lease: Lease { id, .. }, verdict, attempt } = settlement;
-        let Some(entry) = self.lanes.job_of(*id).cloned() else { return };
-        let is_leaving = self.partitions.get(&entry.place.partition).is_none_or(|held| held.is_leaving);
-        let retry = self.lanes.retry_of(*id, verdict).filter(|_| !is_written && !is_leaving);
-        let is_held = retry.is_some();
-        let again = match is_held {
-            true => Arc::new(Entry {
-                job: Arc::clone(&entry.job),
-                attempts: with(&entry.attempts, attempt.as_ref()),
-                ..*entry
-            }),
-            false => Arc::clone(&entry),
+            (_, Some(retry)) => {
+                let is_leaving = self.partitions.get(&place.partition).is_none_or(|held| held.is_leaving);
+                // Who gets a partition that is going tries again.
+                let retry = (!is_leaving).then_some(retry);
+                let again = Arc::new(Entry { job: Arc::clone(&entry.job), attempts, ..*entry });
+                self.lanes.settle(*id, verdict, retry, again, now);
+                return None;
+            }
+            (_, None) => None,
         };
-        if !self.lanes.settle(*id, verdict, retry, again, now) || is_held {
-            return;
+        self.lanes.settle(*id, verdict, None, Arc::clone(&entry), now);
+        self.let_go(&entry);
+        match rest {
+            None => self.settle_offset(place),
+            Some(_) => {
+                if let Some(reading) = self.reading_of(place) {
+                    reading.writing = reading.writing.saturating_add(1);
+                }
+            }
         }
-        match (verdict, is_written) {
-            // The partition is going: whoever gets it tries again.
-            (Verdict::Retry { .. }, false) => {}
-            _ => self.let_go(entry.place, &entry.job),
-        }
+        rest
     }
 
-    /// What was put aside, given up or not readable stands where it belongs now.
-    pub(super) fn written(&mut self, place: Place, job: Option<&Job>) {
+    /// What was put aside, given up or not readable stands where it belongs now, at that offset.
+    pub(super) fn written(&mut self, place: Place, in_retry: Option<&Job>, offset: i64) {
+        let lane = in_retry.filter(|job| self.keeps_order(job)).map(|job| &job.lane);
         let Some(reading) = self.reading_of(place) else { return };
         reading.writing = reading.writing.saturating_sub(1);
-        match job {
-            Some(job) => self.let_go(place, job),
-            None => self.settle_offset(place),
-        }
-    }
-
-    fn let_go(&mut self, place: Place, job: &Job) {
-        if let Some(reading) = self.reading_of(place) {
-            reading.bytes = reading.bytes.saturating_sub(job.body.len());
-        }
-        if self.ids.get(&job.id) == Some(&place) {
-            self.ids.remove(&job.id);
+        if let (Some(lane), Some(held)) = (lane, self.partitions.get_mut(&place.partition)) {
+            held.stands_in_retry(lane, offset);
         }
         self.settle_offset(place);
     }
 
+    /// A job isn't given out from here any more.
+    fn let_go(&mut self, entry: &Entry) {
+        let Entry { job, place, .. } = entry;
+        if self.ids.get(&job.id) == Some(place) {
+            self.ids.remove(&job.id);
+        }
+        let is_kept = place.log == Log::Retry && self.keeps_order(job);
+        if let Some(held) = self.partitions.get_mut(&place.partition)
+            && is_kept
+            && held.retry.term == place.term
+        {
+            held.let_go(&job.lane);
+        }
+    }
+
     fn settle_offset(&mut self, place: Place) {
         if let Some(reading) = self.reading_of(place) {
-            reading.offsets.settle(place.offset);
-            self.settled = self.settled.saturating_add(1);
+            reading.offsets.settle(place.offset, place.rewinds);
+            self.settled.all = self.settled.all.saturating_add(1);
         }
     }
 
@@ -346,6 +253,7 @@ impl Held {
         for partition in partitions {
             if let Some(held) = self.partitions.get_mut(partition) {
                 held.is_leaving = true;
+                held.early.clear();
             }
         }
         let of_them = |near: &BTreeMap<Key, Waiting<Arc<Entry>>>| -> Vec<Key> {
@@ -358,11 +266,22 @@ impl Held {
     /// How many jobs of `partitions` are being delivered, or written elsewhere.
     pub(super) fn busy(&self, partitions: &[i32]) -> usize {
         let held = partitions.iter().filter_map(|partition| self.partitions.get(partition));
-        let writing = held.fold(0_usize, |sum, held| {
-            sum.saturating_add(held.events.writing).saturating_add(held.retry.writing)
-        });
+        let writing = held.fold(0_usize, |sum, held| sum.saturating_add(held.writing()));
         let leased = self.lanes.leased_of(|entry| partitions.contains(&entry.place.partition));
         writing.saturating_add(leased)
+    }
+
+    /// How many logs aren't to be read just now.
+    #[cfg(test)]
+    pub(super) fn paused(&self) -> usize {
+        let logs = self.partitions.values().flat_map(|held| [&held.events, &held.retry]);
+        logs.filter(|reading| reading.is_paused).count()
+    }
+
+    /// How many jobs are being written elsewhere.
+    #[cfg(test)]
+    pub(super) fn writing(&self) -> usize {
+        self.partitions.values().map(Partition::writing).sum()
     }
 
     /// Lets go of `partitions`: they are another consumer's.
@@ -376,11 +295,14 @@ impl Held {
 
     /// What may be committed, as far as that has changed.
     pub(super) fn progress(&mut self) -> Vec<(i32, Log, Progress)> {
-        self.settled = 0;
+        self.settled.told = self.settled.all;
         let mut changed = Vec::new();
         for (partition, held) in &mut self.partitions {
             for log in [Log::Events, Log::Retry] {
                 let reading = held.reading_mut(log);
+                if !reading.offsets.has_changed() && reading.committed.is_some() {
+                    continue;
+                }
                 let Some(progress) = reading.offsets.progress() else { continue };
                 if reading.committed.as_ref() != Some(&progress) {
                     reading.committed = Some(progress.clone());
@@ -391,49 +313,38 @@ impl Held {
         changed
     }
 
-    /// A commit failed: all is to be committed again.
-    pub(super) fn nothing_committed(&mut self) {
+    /// What progress was last told of is committed, or is to be told again.
+    pub(super) fn committed(&mut self, is_committed: bool) {
+        if is_committed {
+            self.settled.committed = self.settled.told;
+            return;
+        }
         for held in self.partitions.values_mut() {
             (held.events.committed, held.retry.committed) = (None, None);
         }
     }
 
     /// Jobs that were settled since progress was last asked for.
-    pub(super) fn settled(&self) -> usize {
-        self.settled
+    pub(super) fn settled(&self) -> u64 {
+        self.settled.all.saturating_sub(self.settled.told)
     }
 
     /// The offset that a log is read on from.
     pub(super) fn next(&self, log: Log, partition: i32) -> Option<i64> {
-        let held = self.partitions.get(&partition)?;
-        let reading = if log == Log::Events { &held.events } else { &held.retry };
-        reading.offsets.next()
+        self.partitions.get(&partition)?.reading(log).offsets.next()
     }
 
-    /// Jobs that are held, by state.
+    /// Jobs that are held, by state; those that are being written elsewhere are still out.
     pub(super) fn depth(&self, now: Timestamp) -> Depth {
-        self.lanes.depth(now)
-    }
-}
-
-impl Partition {
-    /// A job read from `log` is being put aside; `lane` is its own, where that keeps order.
-    fn put_aside(&mut self, log: Log, lane: Option<&Lane>) {
-        let reading = self.reading_mut(log);
-        reading.writing = reading.writing.saturating_add(1);
-        if let Some(lane) = lane {
-            let count = self.aside.entry(lane.clone()).or_default();
-            *count = count.saturating_add(1);
+        let mut depth = self.lanes.depth(now);
+        let add = |sum: &mut u64, jobs: usize| {
+            *sum = sum.saturating_add(u64::try_from(jobs).unwrap_or(u64::MAX));
+        };
+        for held in self.partitions.values() {
+            add(&mut depth.ready, held.early.len().saturating_add(held.retry.offsets.parked()));
+            add(&mut depth.leased, held.writing());
         }
-    }
-
-    /// One of a lane that keeps order was read again.
-    fn came_back(&mut self, lane: &Lane) {
-        let Some(count) = self.aside.get_mut(lane) else { return };
-        *count = count.saturating_sub(1);
-        if *count == 0 {
-            self.aside.remove(lane);
-        }
+        depth
     }
 }
 
@@ -450,5 +361,7 @@ fn lease(picked: Picked<Arc<Entry>>) -> Lease {
     Lease { job: Arc::clone(&job.job), attempt, first_attempt_at, ordered, id }
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

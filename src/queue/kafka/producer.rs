@@ -3,10 +3,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
+use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer as _};
 
 use super::record::Record;
 use crate::common::kafka::{KafkaConfig, KafkaContext};
@@ -93,32 +92,36 @@ impl Producer {
 
     /// Writes all of `records`, those of one partition in order. Where it fails, some may have been written.
     pub(super) async fn write(&self, records: &[Record]) -> Result<(), QueueError> {
+        self.write_each(records).await.into_iter().try_for_each(|written| written.map(drop))
+    }
+
+    /// The same: says of each at which offset it stands, or why it may not have been written.
+    pub(super) async fn write_each(&self, records: &[Record]) -> Vec<Result<i64, QueueError>> {
         let producer = self.current().producer.clone();
-        let mut acknowledgements = Vec::with_capacity(records.len());
-        let mut refused = None;
-        for record in records {
-            match producer.send_result(outgoing(record)) {
-                Ok(acknowledgement) => acknowledgements.push(acknowledgement),
-                Err((error, _)) => {
-                    refused = Some(error);
-                    break;
+        let mut refused: Option<KafkaError> = None;
+        let sent: Vec<_> = records
+            .iter()
+            .map(|record| match &refused {
+                // It would come before the one that was refused.
+                Some(error) => Err(error.clone()),
+                None => {
+                    producer.send_result(outgoing(record)).map_err(|(error, _)| refused.insert(error).clone())
                 }
-            }
-        }
+            })
+            .collect();
         // Also where one was refused: whoever writes them again must not do so beside these.
-        for acknowledged in join_all(acknowledgements).await {
-            match acknowledged {
-                Ok(Ok(_)) => self.0.context.is_back(),
-                Ok(Err((error, _))) => refused = refused.or(Some(error)),
-                Err(_) => refused = refused.or(Some(KafkaError::Canceled)),
-            }
+        let mut written = Vec::with_capacity(sent.len());
+        for sent in sent {
+            written.push(acknowledged(sent).await);
         }
-        let Some(error) = refused else { return Ok(()) };
-        if producer.client().fatal_error().is_some() {
+        if written.iter().any(Result::is_ok) {
+            self.0.context.is_back();
+        }
+        if written.iter().any(Result::is_err) && producer.client().fatal_error().is_some() {
             self.renew();
             let_go(producer);
         }
-        Err(failure(error))
+        written.into_iter().map(|written| written.map_err(failure)).collect()
     }
 
     fn current(&self) -> MutexGuard<'_, Current> {
@@ -144,6 +147,14 @@ impl Producer {
                 tracing::error!(%error, "make a producer in place of one that is of no use any more")
             }
         }
+    }
+}
+
+/// At which offset it stands that was sent. Each is acknowledged whether or not it is waited for.
+async fn acknowledged(sent: Result<DeliveryFuture, KafkaError>) -> Result<i64, KafkaError> {
+    match sent?.await {
+        Ok(written) => written.map(|delivery| delivery.offset).map_err(|(error, _)| error),
+        Err(_) => Err(KafkaError::Canceled),
     }
 }
 

@@ -13,21 +13,23 @@
 //!
 //! ```json
 //! whk-job    as queue/record.rs writes it
-//! whk-past   {"v":1,"due":1700000000123456,"failures":2,"first_attempt_at":1700000000000000,"attempts":[…]}
+//! whk-past   {"v":1,"due":1700000000123456,"failures":2,"first_attempt_at":1700000000000000,"origin":42,"attempts":[…]}
 //! whk-death  {"v":1,"cause":"exhausted","detail":"retries exhausted: answered 500","attempts":6,"died_at":1700000000123}
 //! ```
 //!
-//! `due` and `first_attempt_at` are microseconds since 1970, `died_at` milliseconds.
+//! `due` and `first_attempt_at` are microseconds since 1970, `died_at` milliseconds. `origin` is the offset in `events` of a
+//! job that keeps order: where it stands among those of its lane.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use rdkafka::Message;
-use rdkafka::message::Headers as _;
+use rdkafka::message::Headers;
 use serde::{Deserialize, Serialize};
 
-use crate::common::attempt::Attempt;
+use crate::common::attempt::{Attempt, KEPT_ATTEMPTS};
 use crate::common::id::MessageId;
 use crate::common::job::Job;
 use crate::common::retry::{Cause, CauseKind};
@@ -55,6 +57,14 @@ pub(super) struct Record {
     pub(super) value: Option<Bytes>,
 }
 
+impl Record {
+    /// Takes away all but the key and what is said of its death.
+    pub(super) fn shorten(&mut self) {
+        self.value = Some(Bytes::new());
+        self.headers.retain(|(name, _)| *name == DEATH);
+    }
+}
+
 /// What became of a job until now.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Past {
@@ -66,6 +76,9 @@ pub(super) struct Past {
     pub(super) failures: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     first_attempt_at: Option<i64>,
+    /// Its offset in `events`, of one that keeps order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) origin: Option<i64>,
     /// The latest.
     #[serde(default)]
     pub(super) attempts: Vec<Attempt>,
@@ -85,8 +98,14 @@ impl Past {
             due: due.map(microseconds),
             failures,
             first_attempt_at: first_attempt_at.map(microseconds),
+            origin: None,
             attempts,
         }
+    }
+
+    /// The same, of a job that keeps order and stands there among those of its lane.
+    pub(super) fn of_origin(self, origin: Option<i64>) -> Self {
+        Self { origin: origin.filter(|origin| *origin >= 0), ..self }
     }
 
     pub(super) fn due(&self) -> Option<Timestamp> {
@@ -130,10 +149,22 @@ pub(super) fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
-/// A header as it is; the last of several.
+/// A header as it is; the last of several. None where one of them has a name that isn't text.
 pub(super) fn header<'m>(message: &'m impl Message, name: &str) -> Option<&'m [u8]> {
-    let headers = message.headers()?;
-    headers.iter().filter(|header| header.key == name).last()?.value
+    let last = || message.headers()?.iter().filter(|header| header.key == name).last()?.value;
+    // rdkafka panics at such a name, and anybody who may write to the topic can send one.
+    catch_unwind(AssertUnwindSafe(last)).ok().flatten()
+}
+
+/// Bytes that a record takes in memory, but for what it is kept in.
+pub(super) fn size(message: &impl Message) -> usize {
+    let of_headers = || {
+        let headers = message.headers().into_iter().flat_map(Headers::iter);
+        headers.fold(0_usize, |bytes, header| bytes.saturating_add(header.value.map_or(0, <[u8]>::len)))
+    };
+    catch_unwind(AssertUnwindSafe(of_headers))
+        .unwrap_or(0)
+        .saturating_add(message.payload().map_or(0, <[u8]>::len))
 }
 
 /// The job of a record, with `body`.
@@ -147,7 +178,10 @@ pub(super) fn job(message: &impl Message, body: Bytes) -> Result<Job, RecordErro
 
 /// What became of a record's job until now; nothing, where it doesn't say.
 pub(super) fn past(message: &impl Message) -> Past {
-    header(message, PAST).and_then(|header| serde_json::from_slice(header).ok()).unwrap_or_default()
+    let past = header(message, PAST).and_then(|header| serde_json::from_slice(header).ok());
+    let mut past: Past = past.unwrap_or_default();
+    past.attempts.truncate(KEPT_ATTEMPTS);
+    past
 }
 
 /// Why a record's job was given up, where it says so.

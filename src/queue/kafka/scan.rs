@@ -1,7 +1,7 @@
 //! Reading a topic from one end to the other, outside any group.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -46,12 +46,12 @@ impl Scan {
         ranges(&self.consumer, &self.topic, self.timeout)
     }
 
-    /// Hands over the records in `ranges`, each partition's in order. Fails where none comes for as long as a request
-    /// may take.
+    /// Hands over the records in `ranges`, each partition's in order, until it is told to stop. Fails where none comes for
+    /// as long as a request may take.
     pub(super) fn read(
         &self,
         ranges: &Ranges,
-        mut each: impl FnMut(&BorrowedMessage<'_>),
+        mut each: impl FnMut(&BorrowedMessage<'_>) -> ControlFlow<()>,
     ) -> KafkaResult<()> {
         let mut open: Ranges = ranges.clone();
         open.retain(|_, range| !range.is_empty());
@@ -66,8 +66,9 @@ impl Scan {
                 Some(Ok(message)) => {
                     heard = Instant::now();
                     let (partition, offset) = (message.partition(), message.offset());
-                    if open.get(&partition).is_some_and(|range| range.contains(&offset)) {
-                        each(&message);
+                    let is_meant = open.get(&partition).is_some_and(|range| range.contains(&offset));
+                    if is_meant && each(&message).is_break() {
+                        break;
                     }
                     if open.get(&partition).is_some_and(|range| offset.saturating_add(1) >= range.end) {
                         open.remove(&partition);

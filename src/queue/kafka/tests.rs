@@ -1,6 +1,7 @@
 //! Against a real broker: the promises of every queue that Kafka's has as well, those that differ, and what is its own.
 
 mod conforms;
+mod moves;
 
 use std::time::Duration;
 

@@ -9,14 +9,21 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::util::Timeout;
 
+use super::aside;
 use super::rebalance::GroupContext;
-use super::shared::Shared;
+use super::shared::{ClosesAtLast, Shared};
+use crate::common::kafka::KafkaConfig;
+use crate::queue::kafka::held::Flow;
 
 /// How long the thread waits for records before it looks after windows.
 const POLL: Duration = Duration::from_millis(50);
 
-/// Records that are taken in at a time.
+/// Records, and bytes of them, that are taken in before it is looked whether windows have room for more.
 const BATCH: usize = 1_024;
+const BATCH_BYTES: usize = 16 << 20;
+
+/// How long reading waits for Kafka to say where a log ends.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often windows are looked at for lanes that stand still.
 const CROWDING: Duration = Duration::from_millis(250);
@@ -29,8 +36,10 @@ const LEAVING: Duration = Duration::from_secs(10);
 
 /// What the thread works with.
 pub(super) struct Reader {
+    kafka: KafkaConfig,
     consumer: Arc<BaseConsumer<GroupContext>>,
     shared: Arc<Shared>,
+    _closes: ClosesAtLast,
     asked: mpsc::Receiver<Duration>,
     turns: Option<Turns>,
     looked_at: Instant,
@@ -50,14 +59,18 @@ impl Reader {
     /// Reads all partitions that come, `partitions_at_once` of them at a time, until `asked` says within
     /// what time to leave, or nobody is left to ask.
     pub(super) fn new(
+        kafka: &KafkaConfig,
         consumer: Arc<BaseConsumer<GroupContext>>,
         asked: mpsc::Receiver<Duration>,
         partitions_at_once: Option<usize>,
     ) -> Self {
         let turns = |most| Turns { most, order: VecDeque::new(), since: Instant::now() };
+        let shared = Arc::clone(&consumer.context().shared);
         Self {
-            shared: Arc::clone(&consumer.context().shared),
+            kafka: kafka.clone(),
             consumer,
+            _closes: ClosesAtLast(Arc::clone(&shared)),
+            shared,
             asked,
             turns: partitions_at_once.map(turns),
             looked_at: Instant::now(),
@@ -101,14 +114,16 @@ impl Reader {
     /// Takes in what has come, waiting a little for it.
     fn read(&mut self) {
         let mut timeout = Timeout::After(POLL);
-        let mut taken = 0_usize;
-        while taken < BATCH {
+        let (mut taken, mut bytes) = (0_usize, 0_usize);
+        while taken < BATCH && bytes < BATCH_BYTES {
             match self.consumer.poll(timeout) {
                 // At once: the next poll may give the partition to another consumer, and later back.
                 Some(Ok(message)) => {
-                    self.failure = None;
+                    if self.failure.take().is_some() {
+                        self.shared.refuses(None);
+                    }
                     self.consumer.context().kafka.is_back();
-                    self.shared.take_in(&message);
+                    bytes = bytes.saturating_add(self.shared.take_in(&message));
                 }
                 Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => {
                     tracing::error!(%error, "Kafka has let go of this consumer for good; is its --instance-id another's as well?");
@@ -136,9 +151,10 @@ impl Reader {
                     "put aside to the retry topic, since their endpoints stand still"
                 );
             }
-            self.shared.put_aside(asides);
+            self.shared.put_aside(&asides);
+            self.ask_for_an_end();
         }
-        let changed = {
+        let Flow { changed, unknown, fetches } = {
             let mut held = self.shared.lock();
             let may_read = self.turns.as_mut().map(|turns| turns.take(held.partitions().collect()));
             held.flow(|partition| may_read.as_ref().is_none_or(|open| open.contains(&partition)))
@@ -150,6 +166,22 @@ impl Reader {
             if let Err(error) = done {
                 tracing::warn!(partition, %error, pause, "pause or resume a partition");
             }
+        }
+        unknown.into_iter().for_each(|unknown| aside::search(&self.kafka, &self.shared, unknown));
+        fetches.into_iter().for_each(|fetch| aside::fetch(&self.kafka, &self.shared, fetch));
+    }
+
+    /// Asks where `events.retry` ends, of one partition that came while Kafka didn't say it.
+    fn ask_for_an_end(&self) {
+        let Some(partition) = self.shared.lock().without_end().next() else { return };
+        let topic = &self.shared.topics.retry;
+        match self.consumer.fetch_watermarks(topic, partition, END_TIMEOUT) {
+            Ok((start, end)) => {
+                let now = self.shared.clock.now();
+                let asides = self.shared.lock().learn_end(partition, start, end, now);
+                self.shared.put_aside(&asides);
+            }
+            Err(error) => tracing::debug!(topic, partition, %error, "ask where the log ends"),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Partitions come and go: where a partition is read on, and how it is drained before it goes to another consumer.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
@@ -12,8 +13,17 @@ use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
 use super::shared::Shared;
 use crate::common::kafka::KafkaContext;
-use crate::queue::kafka::held::Log;
+use crate::queue::kafka::held::{Log, Start};
 use crate::queue::kafka::offsets::Progress;
+
+/// How long Kafka is asked what was committed, and how often. Before that is over it takes a consumer for dead that
+/// doesn't go on.
+const COMMITTED: Duration = Duration::from_secs(240);
+const ONE_ANSWER: Duration = Duration::from_secs(10);
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+
+/// How long it is asked where the logs of all partitions that come end: where it doesn't say that, it is asked later.
+const ASKING: Duration = Duration::from_secs(20);
 
 /// Called by librdkafka, in the thread, when partitions come and go.
 pub(super) struct GroupContext {
@@ -70,51 +80,88 @@ impl GroupContext {
     /// Goes on where those who had them before stopped.
     fn assign(&self, consumer: &BaseConsumer<Self>, numbers: &[i32]) -> KafkaResult<()> {
         self.shared.refuses(None);
-        let committed = consumer.committed_offsets(self.both_logs(numbers), self.timeout);
-        let committed = committed.inspect_err(|error| {
-            tracing::warn!(%error, "what was committed isn't known: what was settled beyond it may be delivered again");
-        });
-        let mut from = TopicPartitionList::new();
+        let committed = self.committed(consumer, numbers);
+        let (mut from, mut paused) = (TopicPartitionList::new(), TopicPartitionList::new());
+        let asked = Instant::now();
         for number in numbers {
-            let at = |log| self.begin(consumer, committed.as_ref().ok(), log, *number);
-            let ((events, _), (retry, retry_end)) = (at(Log::Events), at(Log::Retry));
-            for (log, progress) in [(Log::Events, &events), (Log::Retry, &retry)] {
-                let offset =
-                    progress.as_ref().map_or(Offset::Stored, |progress| Offset::Offset(progress.offset));
+            let [events, retry] = [Log::Events, Log::Retry].map(|log| {
+                let has_time = asked.elapsed() < ASKING;
+                self.start(consumer, committed.as_ref(), log, *number, has_time)
+            });
+            for (log, start) in [(Log::Events, &events), (Log::Retry, &retry)] {
+                let at = start.from.as_ref().map(|progress| progress.offset);
+                // What isn't known here librdkafka asks for until it is told.
+                let offset = at.filter(|at| *at >= 0).map_or(Offset::Stored, Offset::Offset);
                 from.add_partition_offset(self.shared.topic(log), *number, offset)?;
             }
-            self.shared.lock().assign(*number, events.as_ref(), retry.as_ref(), retry_end);
+            if self.shared.lock().assign(*number, &events, &retry) {
+                paused.add_partition(self.shared.topic(Log::Events), *number);
+            }
         }
         consumer.incremental_assign(&from)?;
+        consumer.pause(&paused)?;
         if !numbers.is_empty() {
             tracing::info!(partitions = ?numbers, now = ?self.had(), "partitions came");
         }
         Ok(())
     }
 
+    /// What was committed of both logs, asked for until Kafka says it: to begin anew would deliver all again, and to commit
+    /// that would forget what was settled. Nothing where the partitions are lost meanwhile, or this process is.
+    fn committed(&self, consumer: &BaseConsumer<Self>, numbers: &[i32]) -> Option<TopicPartitionList> {
+        let (mut is_told, asked) = (false, Instant::now());
+        loop {
+            let committed = consumer.committed_offsets(self.both_logs(numbers), self.timeout.min(ONE_ANSWER));
+            let committed = committed.and_then(|list| {
+                list.elements().iter().try_for_each(TopicPartitionListElem::error).map(|()| list)
+            });
+            let error = match committed {
+                Ok(list) => return Some(list),
+                Err(error) => error,
+            };
+            if consumer.assignment_lost() {
+                return None;
+            }
+            if asked.elapsed() >= COMMITTED {
+                tracing::error!(%error, "Kafka doesn't say what was committed");
+                self.shared.close();
+                return None;
+            }
+            if !std::mem::replace(&mut is_told, true) {
+                tracing::warn!(%error, "Kafka doesn't say yet what was committed; it is asked again");
+            }
+            std::thread::sleep(ASK_AGAIN);
+        }
+    }
+
     /// Where a log is to be read on, and where it ends; nothing where Kafka doesn't say.
-    fn begin(
+    fn start(
         &self,
         consumer: &BaseConsumer<Self>,
         committed: Option<&TopicPartitionList>,
         log: Log,
         number: i32,
-    ) -> (Option<Progress>, i64) {
+        has_time: bool,
+    ) -> Start {
         let topic = self.shared.topic(log);
         let found = committed.and_then(|list| list.find_partition(topic, number));
-        let progress = found.and_then(|found| match found.offset() {
-            Offset::Offset(offset) => Some(Progress { offset, metadata: found.metadata().to_owned() }),
+        let progress = found.as_ref().and_then(|found| match found.offset() {
+            Offset::Offset(offset) => Some(Progress { offset, metadata: metadata_of(found) }),
             _ => None,
         });
-        match consumer.fetch_watermarks(topic, number, self.timeout) {
-            // A topic that was made anew begins at 0, whatever was committed for the old one.
-            Ok((start, end)) => {
+        let asked = has_time.then(|| consumer.fetch_watermarks(topic, number, self.timeout.min(ONE_ANSWER)));
+        match asked {
+            Some(Ok((start, end))) => {
+                // A topic that was made anew begins at 0, whatever was committed for the old one.
                 let progress = progress.filter(|progress| (start..=end).contains(&progress.offset));
-                (Some(progress.unwrap_or(Progress { offset: start, metadata: String::new() })), end)
+                let beginning = || Progress { offset: start, metadata: String::new() };
+                let from = found.is_some().then(|| progress.unwrap_or_else(beginning));
+                Start { from, end: Some(end) }
             }
-            Err(error) => {
-                tracing::warn!(topic, partition = number, %error, "where the log ends isn't known: jobs that were put aside before may come late");
-                (progress, 0)
+            unknown => {
+                let error = unknown.and_then(Result::err);
+                tracing::warn!(topic, partition = number, ?error, "Kafka doesn't say yet where the log ends");
+                Start { from: progress, end: None }
             }
         }
     }
@@ -141,6 +188,8 @@ impl GroupContext {
         }
         shared.lock().forget(numbers, shared.clock.now());
         shared.changed.notify_waiters();
+        // librdkafka remembers what is paused, also for when it comes back.
+        consumer.resume(&self.both_logs(numbers))?;
         consumer.incremental_unassign(&self.both_logs(numbers))?;
         tracing::info!(partitions = ?numbers, now = ?self.had(), "partitions went");
         Ok(())
@@ -152,6 +201,7 @@ impl GroupContext {
         let _turn = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
         let progress = self.shared.lock().progress();
         if progress.is_empty() {
+            self.shared.committed(true);
             return Ok(());
         }
         let mut offsets = TopicPartitionList::new();
@@ -160,6 +210,14 @@ impl GroupContext {
             element.set_offset(Offset::Offset(offset))?;
             element.set_metadata(&metadata);
         }
-        consumer.commit(&offsets, CommitMode::Sync).inspect_err(|_| self.shared.lock().nothing_committed())
+        let committed = consumer.commit(&offsets, CommitMode::Sync);
+        self.shared.committed(committed.is_ok());
+        committed
     }
+}
+
+/// What is settled beyond an offset, as whoever committed it wrote it.
+fn metadata_of(committed: &TopicPartitionListElem<'_>) -> String {
+    // rdkafka panics where it isn't text.
+    catch_unwind(AssertUnwindSafe(|| committed.metadata().to_owned())).unwrap_or_default()
 }

@@ -21,8 +21,27 @@ use crate::queue::record::RecordError;
 pub(in super::super) struct Writing {
     pub(in super::super) record: Record,
     pub(in super::super) place: Place,
-    /// `None` where what was read there is none.
-    pub(in super::super) job: Option<Arc<Job>>,
+    pub(in super::super) what: What,
+}
+
+/// What a record that is to be written is.
+pub(in super::super) enum What {
+    /// A job that is put aside.
+    Aside(Arc<Job>),
+    /// A job that is given up.
+    Dead,
+    /// No job.
+    Damaged,
+}
+
+impl What {
+    /// The job that stands in `events.retry` then.
+    pub(in super::super) fn in_retry(&self) -> Option<&Job> {
+        match self {
+            Self::Aside(job) => Some(job),
+            Self::Dead | Self::Damaged => None,
+        }
+    }
 }
 
 /// See the module's page.
@@ -81,6 +100,12 @@ impl Shared {
         self.drained_by.get().map_or(Duration::MAX, |by| by.saturating_duration_since(Instant::now()))
     }
 
+    /// What was to be committed is, or isn't.
+    pub(super) fn committed(&self, is_committed: bool) {
+        self.lock().committed(is_committed);
+        self.changed.notify_waiters();
+    }
+
     /// Something was settled.
     pub(in super::super) fn rang(&self) {
         self.changed.notify_waiters();
@@ -95,8 +120,8 @@ impl Shared {
     }
 
     /// The record that a job waits as in `events.retry`.
-    pub(in super::super) fn retry_record(&self, aside: &Aside) -> Record {
-        Record {
+    pub(in super::super) fn to_retry(&self, aside: &Aside) -> Writing {
+        let record = Record {
             topic: self.topics.retry.as_str().into(),
             partition: Some(aside.entry.place.partition),
             key: record::key_of(&aside.entry.job),
@@ -105,39 +130,53 @@ impl Shared {
                 (record::PAST, record::json(&aside.past)),
             ],
             value: Some(aside.entry.job.body.clone()),
-        }
+        };
+        let job = Arc::clone(&aside.entry.job);
+        Writing { record, place: aside.entry.place, what: What::Aside(job) }
     }
 
     /// Puts jobs aside, in order.
-    pub(super) fn put_aside(&self, asides: impl IntoIterator<Item = Aside>) {
-        for aside in asides {
-            let (record, place) = (self.retry_record(&aside), aside.entry.place);
-            self.write(Writing { record, place, job: Some(Arc::clone(&aside.entry.job)) });
-        }
+    pub(super) fn put_aside(&self, asides: &[Aside]) {
+        asides.iter().for_each(|aside| self.write(self.to_retry(aside)));
     }
 
-    fn write(&self, writing: Writing) {
+    pub(in super::super) fn write(&self, writing: Writing) {
         // Its other end lives as long as this.
         drop(self.writing.send(writing));
     }
 
-    /// Takes in a record.
-    pub(super) fn take_in(&self, message: &BorrowedMessage<'_>) {
+    /// Takes in a record; says how many bytes it has.
+    pub(super) fn take_in(&self, message: &BorrowedMessage<'_>) -> usize {
         let now = self.clock.now();
         let log = if message.topic() == self.topics.events { Log::Events } else { Log::Retry };
         let (partition, offset) = (message.partition(), message.offset());
+        let (at, bytes) = ((log, partition, offset), record::size(message));
         let body = message.payload().ok_or(RecordError::Damaged("it has no value"));
         match body.and_then(|body| record::job(message, Bytes::copy_from_slice(body))) {
             Ok(job) => {
-                let aside = self.lock().read((log, partition, offset), job, record::past(message), now);
-                self.put_aside(aside);
+                let asides = self.lock().read(at, bytes, job, record::past(message), now);
+                self.put_aside(&asides);
             }
             Err(error) => {
-                let Some(place) = self.lock().read_damaged(log, partition, offset) else { return };
-                tracing::error!(topic = message.topic(), partition, offset, %error, "a record that isn't a job goes to the dead letters");
-                let record = record::damaged(message, &self.topics.dead, &error, now);
-                self.write(Writing { record, place, job: None });
+                let (place, asides) = self.lock().read_damaged(at, bytes, now);
+                self.put_aside(&asides);
+                if let Some(place) = place {
+                    tracing::error!(topic = message.topic(), partition, offset, %error, "a record that isn't a job goes to the dead letters");
+                    let record = record::damaged(message, &self.topics.dead, &error, now);
+                    self.write(Writing { record, place, what: What::Damaged });
+                }
             }
         }
+        bytes
+    }
+}
+
+/// Gives out no more once it goes, as it does with the thread that has it, however that ends: what can't go on must not
+/// look as if it did.
+pub(super) struct ClosesAtLast(pub(super) Arc<Shared>);
+
+impl Drop for ClosesAtLast {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }

@@ -1,11 +1,13 @@
 //! The window of what is held: which logs are read on, and which jobs make room where it is full.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Aside, Entry, Held, LONG, Log, Reading};
+use super::partition::{Fetch, Partition, Reading, Search, Unknown};
+use super::{Aside, Entry, Held, LONG, Log};
 use crate::common::clock::after;
 use crate::queue::kafka::record::Past;
 use crate::queue::lanes::LaneView;
@@ -22,11 +24,24 @@ const IS_SLOW: Duration = Duration::from_secs(30);
 /// How long a job of `events.retry` was held at least, before it makes room for those behind it.
 const HELD_FOR: Duration = Duration::from_secs(30);
 
-/// What part of a window, as a divisor, all lanes that stand still may fill together.
+/// What part of what is free in a window, as a divisor, lanes that stand still may keep, together.
 const SHARE: usize = 4;
 
+/// Jobs of a log that may have left memory; what is known of them takes some 50 bytes each.
+const MOST_PARKED: usize = 500_000;
+
+/// What is to be read.
+pub(in super::super) struct Flow {
+    /// Logs that are to be paused, or to be read on.
+    pub(in super::super) changed: Vec<(i32, Log, bool)>,
+    /// What of `events.retry` is to be searched, since its window is full before it is known what is there.
+    pub(in super::super) unknown: Vec<Unknown>,
+    /// What is to come back into memory.
+    pub(in super::super) fetches: Vec<Fetch>,
+}
+
 /// How much is held at most.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) struct Window {
     /// Jobs of one log.
     pub(in super::super) jobs: usize,
@@ -39,62 +54,117 @@ impl Held {
     /// to be put aside. Those of a lane in order.
     pub(in super::super) fn crowding(&mut self, now: Timestamp) -> Vec<Aside> {
         let (window, bytes) = (self.window, self.bytes());
-        let crowded: Vec<(i32, Log)> = self
+        let crowded: HashSet<(i32, Log)> = self
             .logs()
-            .filter(|(_, _, reading)| {
-                reading.offsets.unsettled() > window.jobs / 2 || bytes > window.bytes / 2
-            })
+            .filter(|(_, _, reading)| reading.offsets.held() > window.jobs / 2 || bytes > window.bytes / 2)
             .map(|(partition, log, _)| (partition, log))
             .collect();
         if crowded.is_empty() {
             return Vec::new();
         }
         let still = self.lanes.views(now).filter(|lane| stands_still(lane, now)).count();
-        let share = (window.jobs / SHARE).checked_div(still).unwrap_or(0);
-        let taken = self.lanes.take(|lane| surplus(lane, share, &crowded, now), now);
-        taken.into_iter().map(|(ordered, waiting)| self.aside(ordered, waiting)).collect()
+        let held = self.logs().map(|(_, _, reading)| reading.offsets.held()).max().unwrap_or(0);
+        // Of what is free, so that however many such lanes come one after the other, something stays free.
+        let share = |free: usize| (free / SHARE).checked_div(still).unwrap_or(0);
+        let share = Window {
+            jobs: share(window.jobs.saturating_sub(held)),
+            bytes: share(window.bytes.saturating_sub(bytes)),
+        };
+        self.partitions.values_mut().for_each(Partition::forget_who_is_back);
+        let partitions = &self.partitions;
+        let is_away = |entry: &Entry| {
+            let held = partitions.get(&entry.place.partition);
+            held.is_none_or(|held| !held.knows_what_is_away() || held.is_away(&entry.job.lane))
+        };
+        let taken = self.lanes.take(|lane| surplus(lane, share, &crowded, is_away, now), now);
+        let mut asides = Vec::new();
+        let mut before: Option<Arc<Entry>> = None;
+        for (_, waiting) in taken {
+            let entry = Arc::clone(&waiting.1.job);
+            if let Some(before) = before.take_if(|before| before.job.lane != entry.job.lane) {
+                asides.extend(self.early_aside(&before));
+            }
+            asides.push(self.aside(waiting));
+            before = Some(entry);
+        }
+        asides.extend(before.iter().flat_map(|before| self.early_aside(before)));
+        asides
     }
 
-    fn aside(&mut self, ordered: bool, (key, waiting): (Key, Waiting<Arc<Entry>>)) -> Aside {
-        let Waiting { job: entry, failures, first_attempt_at, .. } = waiting;
-        if let Some(held) = self.partitions.get_mut(&entry.place.partition) {
-            held.put_aside(entry.place.log, ordered.then_some(&entry.job.lane));
+    /// The early jobs of a lane that keeps order and whose last jobs have just been put aside: they come after those.
+    fn early_aside(&mut self, last: &Entry) -> Vec<Aside> {
+        let held = self.partitions.get_mut(&last.place.partition);
+        let early = held.map(|held| held.early_of(&last.job.lane)).unwrap_or_default();
+        early.into_iter().map(|waiting| self.aside(((Timestamp::UNIX_EPOCH, 0), waiting))).collect()
+    }
+
+    fn aside(&mut self, (key, waiting): (Key, Waiting<Arc<Entry>>)) -> Aside {
+        let (entry, keeps_order) = (&waiting.job, self.keeps_order(&waiting.job.job));
+        if let Some(held) = self.partitions.get_mut(&entry.place.partition)
+            && held.reading(entry.place.log).term == entry.place.term
+        {
+            held.put_aside(entry.place.log, keeps_order.then_some((&entry.job.lane, entry.origin)));
         }
-        let due = (!ordered).then_some(key.0);
+        self.leave_for_retry((!keeps_order).then_some(key.0), waiting)
+    }
+
+    /// A job that is put aside is none of those that are given out from here; it is due again then, or in its order.
+    pub(super) fn leave_for_retry(&mut self, due: Option<Timestamp>, waiting: Waiting<Arc<Entry>>) -> Aside {
+        let Waiting { job: entry, failures, first_attempt_at, .. } = waiting;
+        self.let_go(&entry);
         let past = Past::new(due, failures, first_attempt_at, entry.attempts.clone());
+        let past = past.of_origin(due.is_none().then_some(entry.origin));
         Aside { entry, past }
     }
 
-    /// Which logs are to be read and which aren't, as far as that has changed.
-    pub(in super::super) fn flow(&mut self, may_read: impl Fn(i32) -> bool) -> Vec<(i32, Log, bool)> {
-        let (window, bytes) = (self.window, self.bytes());
-        let mut changed = Vec::new();
+    /// How many jobs, and bytes of them, a lane may have in memory that keeps order and is read from `events.retry`: a share
+    /// of what is free, so that some are free for others however many such lanes there are.
+    pub(super) fn most_of_lane(&self, partition: i32) -> Window {
+        let held = self.partitions.get(&partition).map_or(0, |held| held.retry.offsets.held());
+        let (jobs, bytes) =
+            (self.window.jobs.saturating_sub(held), self.window.bytes.saturating_sub(self.bytes()));
+        Window { jobs: jobs / SHARE, bytes: bytes / SHARE }
+    }
+
+    /// Which logs are to be read and which aren't, as far as that has changed; and what else is to be read.
+    pub(in super::super) fn flow(&mut self, may_read: impl Fn(i32) -> bool) -> Flow {
+        let (window, bytes, all_in_order) = (self.window, self.bytes(), self.is_ordered);
+        let numbers: Vec<i32> = self.partitions.keys().copied().collect();
+        let mut fetches = Vec::new();
+        for partition in numbers {
+            let most = self.most_of_lane(partition);
+            fetches.extend(self.partitions.get_mut(&partition).and_then(|held| held.fetch(partition, most)));
+        }
+        let (mut changed, mut unknown) = (Vec::new(), Vec::new());
         for (partition, held) in &mut self.partitions {
-            let waits_for_retry = !held.knows_what_is_aside();
-            let mut retry_is_full = false;
+            let waits_for_retry = !held.knows_what_is_away();
             for log in [Log::Retry, Log::Events] {
                 let reading = held.reading_mut(log);
-                let jobs = reading.offsets.unsettled();
+                let jobs = reading.offsets.held();
                 // Once it is paused, a quarter must be free before it goes on: each turn costs a request.
                 let (most_jobs, most_bytes) = match reading.is_paused {
                     true => (window.jobs.saturating_mul(3) / 4, window.bytes.saturating_mul(3) / 4),
                     false => (window.jobs, window.bytes),
                 };
-                let is_full = jobs >= most_jobs.max(1) || (bytes >= most_bytes.max(1) && jobs > 0);
-                let waits = log == Log::Events && waits_for_retry && !retry_is_full;
-                retry_is_full = is_full;
+                let is_full = jobs >= most_jobs.max(1)
+                    || (bytes >= most_bytes.max(1) && jobs > 0)
+                    || reading.offsets.parked() >= MOST_PARKED;
+                let waits = log == Log::Events && waits_for_retry;
                 let pause = is_full || waits || !may_read(*partition);
                 if std::mem::replace(&mut reading.is_paused, pause) != pause {
                     changed.push((*partition, log, pause));
                 }
+                if log == Log::Retry && is_full && waits_for_retry && held.search == Search::NotBegun {
+                    unknown.extend(held.search(*partition, all_in_order));
+                }
             }
         }
-        changed
+        Flow { changed, unknown, fetches }
     }
 
     /// Bytes of the bodies that are held.
     pub(super) fn bytes(&self) -> usize {
-        self.logs().fold(0, |sum, (_, _, reading)| sum.saturating_add(reading.bytes))
+        self.logs().fold(0, |sum, (_, _, reading)| sum.saturating_add(reading.offsets.bytes()))
     }
 
     fn logs(&self) -> impl Iterator<Item = (i32, Log, &Reading)> {
@@ -114,16 +184,26 @@ fn stands_still(lane: &LaneView<'_, Arc<Entry>>, now: Timestamp) -> bool {
 /// aren't due for long.
 fn surplus(
     lane: &LaneView<'_, Arc<Entry>>,
-    share: usize,
-    crowded: &[(i32, Log)],
+    share: Window,
+    crowded: &HashSet<(i32, Log)>,
+    is_away: impl Fn(&Entry) -> bool,
     now: Timestamp,
 ) -> Vec<Key> {
     let is_crowded = |entry: &Entry| crowded.contains(&(entry.place.partition, entry.place.log));
     let stands_still = stands_still(lane, now);
+    let mut bytes = 0_usize;
+    let fits = lane.near.values().take(share.jobs).take_while(|waiting| {
+        bytes = bytes.saturating_add(waiting.job.job.body.len());
+        bytes <= share.bytes
+    });
+    let share = fits.count();
     if lane.ordered {
-        // Those from events.retry stay, and all before them: others of the lane may follow them there.
-        let from_events =
-            |waiting: &Waiting<Arc<Entry>>| waiting.job.place.log == Log::Events && is_crowded(&waiting.job);
+        // Those from events.retry stay, and all before them, and all where others that come after them are there already: no
+        // job may stand there behind one that comes after it.
+        let from_events = |waiting: &Waiting<Arc<Entry>>| {
+            let entry = &waiting.job;
+            entry.place.log == Log::Events && is_crowded(entry) && !is_away(entry)
+        };
         let most = if stands_still { lane.near.len().saturating_sub(share) } else { 0 };
         let tail = lane.near.iter().rev().take(most).take_while(|(_, waiting)| from_events(waiting));
         let mut keys: Vec<Key> = tail.map(|(key, _)| *key).collect();

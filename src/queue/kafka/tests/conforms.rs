@@ -16,7 +16,8 @@ use crate::queue::memory::MemoryQueue;
 use crate::queue::message::{MessageRecord, Messages};
 use crate::queue::{Depth, Lease, Queue, QueueConfig, QueueError, Queued, Settlement};
 
-/// A queue whose pushes end when the consumer has read what was pushed, as others' pushes end when it can be claimed.
+/// A queue whose pushes end when the consumer has read what was pushed, as others' pushes end when it can be claimed; and
+/// that has settled a job when that is in the topic where it belongs.
 struct ReadAtOnce(KafkaQueue);
 
 #[async_trait]
@@ -32,7 +33,9 @@ impl Queue for ReadAtOnce {
     }
 
     async fn settle(&self, settlements: &[Settlement]) -> Result<(), QueueError> {
-        self.0.settle(settlements).await
+        self.0.settle(settlements).await?;
+        self.written().await;
+        Ok(())
     }
 
     async fn depth(&self) -> Result<Depth, QueueError> {
@@ -94,6 +97,13 @@ impl Messages for ReadAtOnce {
 }
 
 impl ReadAtOnce {
+    async fn written(&self) {
+        let consumer = self.0.consumer.as_ref().unwrap();
+        while consumer.writing() > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    }
+
     async fn read(&self) {
         let has_read = async || {
             let lags = self.0.lag.of_logs(&self.0.kafka).await.unwrap();
