@@ -55,15 +55,8 @@ impl Home {
     }
 
     /// In the Kafka that WHK_TEST_KAFKA names, in a topic of its own; none where it names none.
-    #[expect(clippy::print_stderr, reason = "a test that is passed over says so")]
     pub(super) async fn in_kafka() -> Option<Self> {
-        let Ok(brokers) = std::env::var("WHK_TEST_KAFKA") else {
-            assert!(std::env::var_os("CI").is_none(), "WHK_TEST_KAFKA isn't set; scripts/test.sh sets it");
-            eprintln!(
-                "passed over: WHK_TEST_KAFKA isn't set, scripts/services.sh starts a Kafka and says where"
-            );
-            return None;
-        };
+        let brokers = crate::common::kafka::test_brokers()?;
         let topic = format!("test-{}", uuid::Uuid::new_v4().simple());
         let topics = crate::common::kafka::Topics::parse("unused", &topic).unwrap();
         let config = KafkaConfig::parse(&brokers, topics, Duration::from_secs(10)).unwrap();

@@ -2,18 +2,14 @@
 
 use serde_json::json;
 
+use crate::support::kafka::said;
 use crate::support::{Api, RawCustomer, Server, fixture, message_ids, run, stderr, wait_until};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
-/// Where Kafka is; none where there is none to test with. By name, since a server is known by the first address it logs.
+/// Where Kafka is: by name, since a server is known by the first address it logs.
 fn brokers() -> Option<String> {
-    let found = std::env::var("WHK_TEST_KAFKA").ok();
-    if found.is_none() {
-        assert!(std::env::var_os("CI").is_none(), "WHK_TEST_KAFKA isn't set; scripts/test.sh sets it");
-        eprintln!("passed over: WHK_TEST_KAFKA isn't set, scripts/services.sh starts a Kafka and says where");
-    }
-    found.map(|brokers| brokers.replace("127.0.0.1", "localhost"))
+    said("WHK_TEST_KAFKA").map(|brokers| brokers.replace("127.0.0.1", "localhost"))
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::support::kafka::said;
 use crate::support::{run, stderr};
 
 /// Topics of the test's own. None where there is no broker to test with.
@@ -17,13 +18,7 @@ struct Topics {
 
 impl Topics {
     fn new(name: &str) -> Option<Self> {
-        let Ok(brokers) = std::env::var("WHK_TEST_KAFKA") else {
-            assert!(std::env::var_os("CI").is_none(), "WHK_TEST_KAFKA isn't set; scripts/test.sh sets it");
-            eprintln!(
-                "passed over: WHK_TEST_KAFKA isn't set, scripts/services.sh starts a Kafka and says where"
-            );
-            return None;
-        };
+        let brokers = said("WHK_TEST_KAFKA")?;
         let since = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos();
         let events = format!("setup-{name}-{}-{since}", std::process::id());
         Some(Self { brokers, registry: format!("{events}.tenants"), events })

@@ -35,7 +35,7 @@ const DRAIN_MARGIN: Duration = Duration::from_secs(300);
 pub struct GroupConfig {
     /// Consumers with the same name share the partitions.
     pub group: String,
-    /// Names this one for good: it gets its partitions back when it returns within the session's time.
+    /// Names this one for good: it gets its partitions back when it returns before its session is over.
     pub instance_id: Option<String>,
     /// How long a consumer may be silent before its partitions go to others.
     pub session_timeout: Duration,

@@ -8,17 +8,12 @@ use std::time::Duration;
 use super::{GroupConfig, KafkaQueue};
 use crate::common::clock::Clock;
 use crate::common::kafka::admin::{Admin, Patience, WantedTopic};
-use crate::common::kafka::{KafkaConfig, Topics};
+use crate::common::kafka::{KafkaConfig, Topics, test_brokers};
 use crate::queue::QueueConfig;
 
 /// The broker that `scripts/services.sh start kafka` started, with topics of `partitions` that nobody else has.
-#[expect(clippy::print_stderr, reason = "said aloud")]
 pub(super) async fn kafka(partitions: i32) -> Option<KafkaConfig> {
-    let Ok(brokers) = std::env::var("WHK_TEST_KAFKA") else {
-        assert!(std::env::var_os("CI").is_none(), "WHK_TEST_KAFKA isn't set; scripts/test.sh sets it");
-        eprintln!("passed over: WHK_TEST_KAFKA isn't set, `scripts/services.sh start kafka` prints it");
-        return None;
-    };
+    let brokers = test_brokers()?;
     let name = format!("test-{}", uuid::Uuid::now_v7().simple());
     let topics = Topics::parse(&name, &format!("{name}.tenants")).unwrap();
     let kafka = KafkaConfig::parse(&brokers, topics, Duration::from_secs(10)).unwrap();
