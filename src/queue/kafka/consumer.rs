@@ -220,13 +220,16 @@ async fn write_partition(
 async fn write_some(shared: &Shared, producer: &Producer, writings: Vec<Writing>) -> Vec<Writing> {
     let records: Vec<Record> = writings.iter().map(|writing| writing.record.clone()).collect();
     let written = producer.write_each(&records).await;
-    let mut failed = Vec::new();
-    let mut told = None;
+    let (mut failed, mut told, now) = (Vec::new(), None, shared.clock.now());
     {
         let mut held = shared.lock();
         for (mut writing, written) in writings.into_iter().zip(written) {
             match written {
-                Ok(offset) => held.written(writing.place, writing.what.in_retry(), offset),
+                Ok(offset) => {
+                    let asides = held.written(writing.place, writing.what.in_retry(), offset, now);
+                    // Before anybody else puts something aside.
+                    shared.put_aside(&asides);
+                }
                 Err(error) => {
                     if matches!((&error, &writing.what), (QueueError::TooLarge, What::Damaged)) {
                         writing.record.shorten();

@@ -120,7 +120,7 @@ impl Group {
 /// Commits now and then, until `reader` has ended: in a thread of its own, since an answer takes as long as hundreds of
 /// records take to be read.
 fn commit_now_and_then(consumer: &BaseConsumer<GroupContext>, reader: &JoinHandle<()>) {
-    let (context, mut committed_at) = (consumer.context(), Instant::now());
+    let (context, mut committed_at, mut told) = (consumer.context(), Instant::now(), None);
     while !reader.is_finished() {
         {
             let is_little =
@@ -130,9 +130,14 @@ fn commit_now_and_then(consumer: &BaseConsumer<GroupContext>, reader: &JoinHandl
             drop(waited.unwrap_or_else(PoisonError::into_inner));
         }
         committed_at = Instant::now();
-        // As while partitions are shared out anew: it is repeated next time.
+        // It is repeated next time.
         if let Err(error) = context.commit(consumer) {
-            tracing::debug!(%error, "commit offsets");
+            let code = error.rdkafka_error_code();
+            if std::mem::replace(&mut told, code) == code {
+                tracing::debug!(%error, "commit offsets");
+            } else {
+                tracing::warn!(%error, "commit offsets: what is settled meanwhile may be delivered again");
+            }
             std::thread::sleep(COMMIT_AFTER);
         }
     }

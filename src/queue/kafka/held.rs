@@ -101,6 +101,18 @@ pub(super) struct Held {
     seq: u64,
     terms: u64,
     settled: Settled,
+    /// When windows were last looked after.
+    now: Timestamp,
+}
+
+/// Whether Kafka took what was to be committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Committed {
+    Yes,
+    /// It couldn't: the group is being shared out anew, or it is away.
+    NotYet,
+    /// It wouldn't.
+    Refused,
 }
 
 /// How many jobs were settled.
@@ -124,6 +136,7 @@ impl Held {
             seq: 0,
             terms: 0,
             settled: Settled::default(),
+            now: Timestamp::UNIX_EPOCH,
         }
     }
 
@@ -157,15 +170,19 @@ impl Held {
 
     /// Leases up to `max` jobs; none while too much of what is settled isn't committed.
     pub(super) fn claim(&mut self, max: usize, now: Timestamp) -> Vec<Lease> {
-        if self.settled.all.saturating_sub(self.settled.committed) >= MOST_UNCOMMITTED {
+        if self.waits_for_commit() {
             return Vec::new();
         }
         self.lanes.claim(max, now).into_iter().map(lease).collect()
     }
 
-    /// When something becomes due that isn't now, if anything does.
+    fn waits_for_commit(&self) -> bool {
+        self.settled.all.saturating_sub(self.settled.committed) >= MOST_UNCOMMITTED
+    }
+
+    /// When something becomes due that isn't now, if anything does, and if it may be given out then.
     pub(super) fn next_due(&self) -> Option<Timestamp> {
-        self.lanes.next_due()
+        if self.waits_for_commit() { None } else { self.lanes.next_due() }
     }
 
     /// Takes a lease back. Where its job is to be written elsewhere, it says so, and holds the record until
@@ -184,7 +201,8 @@ impl Held {
             (Verdict::Retry { at, .. }, Some(Retry { held_until: None, failures, first_attempt_at, .. }))
                 if *at > after(now, LONG) =>
             {
-                let past = Past::new(Some(*at), failures, first_attempt_at, attempts);
+                let origin = self.keeps_order(&entry.job).then_some(entry.origin);
+                let past = Past::new(Some(*at), failures, first_attempt_at, attempts).of_origin(origin);
                 Some(Rest::Later(Aside { entry: Arc::clone(&entry), past }))
             }
             (_, Some(retry)) => {
@@ -199,11 +217,14 @@ impl Held {
         };
         self.lanes.settle(*id, verdict, None, Arc::clone(&entry), now);
         self.let_go(&entry);
+        let is_later = matches!(rest, Some(Rest::Later(_)));
+        let away = (is_later && self.keeps_order(&entry.job)).then_some((&entry.job.lane, entry.origin));
         match rest {
             None => self.settle_offset(place),
             Some(_) => {
-                if let Some(reading) = self.reading_of(place) {
-                    reading.writing = reading.writing.saturating_add(1);
+                let held = self.partitions.get_mut(&place.partition);
+                if let Some(held) = held.filter(|held| held.reading(place.log).term == place.term) {
+                    held.put_aside(place.log, away);
                 }
             }
         }
@@ -211,14 +232,22 @@ impl Held {
     }
 
     /// What was put aside, given up or not readable stands where it belongs now, at that offset.
-    pub(super) fn written(&mut self, place: Place, in_retry: Option<&Job>, offset: i64) {
-        let lane = in_retry.filter(|job| self.keeps_order(job)).map(|job| &job.lane);
-        let Some(reading) = self.reading_of(place) else { return };
+    /// Gives back what is to be put aside after it.
+    pub(super) fn written(
+        &mut self,
+        place: Place,
+        in_retry: Option<&Entry>,
+        offset: i64,
+        now: Timestamp,
+    ) -> Vec<Aside> {
+        let entry = in_retry.filter(|entry| self.keeps_order(&entry.job));
+        let Some(reading) = self.reading_of(place) else { return Vec::new() };
         reading.writing = reading.writing.saturating_sub(1);
-        if let (Some(lane), Some(held)) = (lane, self.partitions.get_mut(&place.partition)) {
-            held.stands_in_retry(lane, offset);
+        if let (Some(entry), Some(held)) = (entry, self.partitions.get_mut(&place.partition)) {
+            held.stands_in_retry(&entry.job.lane, entry.origin, offset);
         }
         self.settle_offset(place);
+        self.give_way(place.partition, now)
     }
 
     /// A job isn't given out from here any more.
@@ -232,7 +261,7 @@ impl Held {
             && is_kept
             && held.retry.term == place.term
         {
-            held.let_go(&job.lane);
+            held.let_go(&job.lane, job.body.len());
         }
     }
 
@@ -313,10 +342,13 @@ impl Held {
         changed
     }
 
-    /// What progress was last told of is committed, or is to be told again.
-    pub(super) fn committed(&mut self, is_committed: bool) {
-        if is_committed {
+    /// What progress was last told of is committed, or is to be told again; where it won't be in any case, as far as can be
+    /// seen, nothing waits for that.
+    pub(super) fn committed(&mut self, committed: Committed) {
+        if committed != Committed::NotYet {
             self.settled.committed = self.settled.told;
+        }
+        if committed == Committed::Yes {
             return;
         }
         for held in self.partitions.values_mut() {

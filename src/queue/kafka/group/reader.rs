@@ -25,6 +25,9 @@ const BATCH_BYTES: usize = 16 << 20;
 /// How long reading waits for Kafka to say where a log ends.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long it isn't asked again after Kafka didn't say it.
+const ASK_AGAIN: Duration = Duration::from_secs(3);
+
 /// How often windows are looked at for lanes that stand still.
 const CROWDING: Duration = Duration::from_millis(250);
 
@@ -43,6 +46,10 @@ pub(super) struct Reader {
     asked: mpsc::Receiver<Duration>,
     turns: Option<Turns>,
     looked_at: Instant,
+    /// Of which partition it was last asked where its log ends, when, and how soon it may be asked again.
+    asked_of: i32,
+    asked_at: Instant,
+    ask_again: Duration,
     /// What reading failed with, since a record was read.
     failure: Option<RDKafkaErrorCode>,
 }
@@ -74,6 +81,9 @@ impl Reader {
             asked,
             turns: partitions_at_once.map(turns),
             looked_at: Instant::now(),
+            asked_of: -1,
+            asked_at: Instant::now(),
+            ask_again: Duration::ZERO,
             failure: None,
         }
     }
@@ -172,8 +182,18 @@ impl Reader {
     }
 
     /// Asks where `events.retry` ends, of one partition that came while Kafka didn't say it.
-    fn ask_for_an_end(&self) {
-        let Some(partition) = self.shared.lock().without_end().next() else { return };
+    fn ask_for_an_end(&mut self) {
+        if self.asked_at.elapsed() < self.ask_again {
+            return;
+        }
+        let next = {
+            let held = self.shared.lock();
+            // In turn: one that nobody answers for mustn't hold up the others.
+            let after = held.without_end().find(|partition| *partition > self.asked_of);
+            after.or_else(|| held.without_end().next())
+        };
+        let Some(partition) = next else { return };
+        (self.asked_of, self.asked_at, self.ask_again) = (partition, Instant::now(), Duration::ZERO);
         let topic = &self.shared.topics.retry;
         match self.consumer.fetch_watermarks(topic, partition, END_TIMEOUT) {
             Ok((start, end)) => {
@@ -181,7 +201,10 @@ impl Reader {
                 let asides = self.shared.lock().learn_end(partition, start, end, now);
                 self.shared.put_aside(&asides);
             }
-            Err(error) => tracing::debug!(topic, partition, %error, "ask where the log ends"),
+            Err(error) => {
+                tracing::debug!(topic, partition, %error, "ask where the log ends");
+                self.ask_again = ASK_AGAIN;
+            }
         }
     }
 }

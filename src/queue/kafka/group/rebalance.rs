@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
 use super::shared::Shared;
 use crate::common::kafka::KafkaContext;
-use crate::queue::kafka::held::{Log, Start};
+use crate::queue::kafka::held::{Committed, Log, Start};
 use crate::queue::kafka::offsets::Progress;
 
 /// How long Kafka is asked what was committed, and how often. Before that is over it takes a consumer for dead that
@@ -201,7 +201,7 @@ impl GroupContext {
         let _turn = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
         let progress = self.shared.lock().progress();
         if progress.is_empty() {
-            self.shared.committed(true);
+            self.shared.committed(Committed::Yes);
             return Ok(());
         }
         let mut offsets = TopicPartitionList::new();
@@ -211,9 +211,37 @@ impl GroupContext {
             element.set_metadata(&metadata);
         }
         let committed = consumer.commit(&offsets, CommitMode::Sync);
-        self.shared.committed(committed.is_ok());
+        self.shared.committed(match &committed {
+            Ok(()) => Committed::Yes,
+            Err(error) if error.rdkafka_error_code().is_some_and(passes) => Committed::NotYet,
+            Err(_) => Committed::Refused,
+        });
         committed
     }
+}
+
+/// Whether a commit may be taken later that is refused so.
+fn passes(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode::{
+        AllBrokersDown, AssignmentLost, BrokerTransportFailure, CoordinatorLoadInProgress,
+        CoordinatorNotAvailable, IllegalGeneration, NotCoordinator, OperationTimedOut, RebalanceInProgress,
+        RequestTimedOut, UnknownMemberId, WaitingForCoordinator,
+    };
+    matches!(
+        code,
+        AllBrokersDown
+            | AssignmentLost
+            | BrokerTransportFailure
+            | CoordinatorLoadInProgress
+            | CoordinatorNotAvailable
+            | IllegalGeneration
+            | NotCoordinator
+            | OperationTimedOut
+            | RebalanceInProgress
+            | RequestTimedOut
+            | UnknownMemberId
+            | WaitingForCoordinator
+    )
 }
 
 /// What is settled beyond an offset, as whoever committed it wrote it.

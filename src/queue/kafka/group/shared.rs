@@ -11,9 +11,8 @@ use rdkafka::message::BorrowedMessage;
 use tokio::sync::{Notify, mpsc};
 
 use crate::common::clock::Clock;
-use crate::common::job::Job;
 use crate::common::kafka::Topics;
-use crate::queue::kafka::held::{Aside, Held, Log, Place};
+use crate::queue::kafka::held::{Aside, Committed, Entry, Held, Log, Place};
 use crate::queue::kafka::record::{self, Record};
 use crate::queue::record::RecordError;
 
@@ -27,7 +26,7 @@ pub(in super::super) struct Writing {
 /// What a record that is to be written is.
 pub(in super::super) enum What {
     /// A job that is put aside.
-    Aside(Arc<Job>),
+    Aside(Arc<Entry>),
     /// A job that is given up.
     Dead,
     /// No job.
@@ -35,10 +34,10 @@ pub(in super::super) enum What {
 }
 
 impl What {
-    /// The job that stands in `events.retry` then.
-    pub(in super::super) fn in_retry(&self) -> Option<&Job> {
+    /// What stands in `events.retry` then.
+    pub(in super::super) fn in_retry(&self) -> Option<&Entry> {
         match self {
-            Self::Aside(job) => Some(job),
+            Self::Aside(entry) => Some(entry),
             Self::Dead | Self::Damaged => None,
         }
     }
@@ -101,8 +100,8 @@ impl Shared {
     }
 
     /// What was to be committed is, or isn't.
-    pub(super) fn committed(&self, is_committed: bool) {
-        self.lock().committed(is_committed);
+    pub(super) fn committed(&self, committed: Committed) {
+        self.lock().committed(committed);
         self.changed.notify_waiters();
     }
 
@@ -131,12 +130,11 @@ impl Shared {
             ],
             value: Some(aside.entry.job.body.clone()),
         };
-        let job = Arc::clone(&aside.entry.job);
-        Writing { record, place: aside.entry.place, what: What::Aside(job) }
+        Writing { record, place: aside.entry.place, what: What::Aside(Arc::clone(&aside.entry)) }
     }
 
     /// Puts jobs aside, in order.
-    pub(super) fn put_aside(&self, asides: &[Aside]) {
+    pub(in super::super) fn put_aside(&self, asides: &[Aside]) {
         asides.iter().for_each(|aside| self.write(self.to_retry(aside)));
     }
 

@@ -63,6 +63,9 @@ impl Held {
                 |place: &Place| (place.log, place.partition) == (log, partition) && place.offset >= offset;
             self.ids.retain(|_, place| !is_gone(place));
         }
+        if log == Log::Retry {
+            held.waiting_since = None;
+        }
         let reading = held.reading_mut(log);
         let rewinds = reading.offsets.rewinds();
         let place = Place { log, partition, offset, term: reading.term, rewinds };
@@ -127,7 +130,8 @@ impl Held {
             Log::Events => place.offset,
             Log::Retry => past.origin.unwrap_or(-1),
         };
-        let (lane, ordered, due) = (job.lane.clone(), job.ordered, past.due().unwrap_or(now));
+        let (lane, ordered, past_due) = (job.lane.clone(), job.ordered, past.due());
+        let due = past_due.unwrap_or(now);
         let (failures, first_attempt_at) = (past.failures, past.first_attempt_at());
         let entry =
             Arc::new(Entry { job: Arc::new(job), place, attempts: past.attempts, origin, read_at: now });
@@ -135,12 +139,14 @@ impl Held {
             self.lanes.push(&lane, ordered, (now, self.seq), entry, now);
             return;
         }
-        let waiting = Waiting { job: entry, failures, first_attempt_at, held_until: None };
+        // In a lane that keeps order it holds its place meanwhile.
+        let held_until = past_due.filter(|_| keeps_order);
+        let waiting = Waiting { job: entry, failures, first_attempt_at, held_until };
         if !keeps_order {
             self.lanes.push_again(&lane, ordered, (due, self.seq), waiting, now);
         } else if let Some(held) = self.partitions.get_mut(&place.partition) {
             if place.log == Log::Retry {
-                held.keep(&lane, origin);
+                held.keep(&lane, origin, waiting.job.job.body.len());
             }
             held.early.insert((origin, self.seq), Early { lane, waiting });
         }
@@ -153,13 +159,13 @@ impl Held {
         fetched: Option<Fetched>,
         now: Timestamp,
     ) -> Vec<Aside> {
-        let Fetch { partition, term, lane, offsets, .. } = fetch;
-        let is_current = self.partitions.get(partition).is_some_and(|held| held.retry.term == *term);
-        if !is_current {
-            return Vec::new();
-        }
-        let nothing = Fetched { jobs: Vec::new(), reached: offsets.start };
-        let Fetched { jobs, reached } = fetched.unwrap_or(nothing);
+        let Fetch { partition, term, rewinds, lane, .. } = fetch;
+        let held = self.partitions.get_mut(partition).filter(|held| held.retry.term == *term);
+        let Some(held) = held else { return Vec::new() };
+        held.is_fetching = false;
+        // What was read of a log that was cut off meanwhile says nothing of what is there now.
+        let fetched = fetched.filter(|_| held.retry.offsets.rewinds() == *rewinds);
+        let Some(Fetched { jobs, reached }) = fetched else { return Vec::new() };
         let last = jobs.last().and_then(|(_, _, past)| past.origin);
         for (offset, job, past) in jobs {
             let Some(held) = self.partitions.get_mut(partition).filter(|held| !held.is_leaving) else {
@@ -180,7 +186,7 @@ impl Held {
     }
 
     /// Lets early jobs take their turn, if what stands before them is known now. Gives back what is to be put aside.
-    fn give_way(&mut self, partition: i32, now: Timestamp) -> Vec<Aside> {
+    pub(super) fn give_way(&mut self, partition: i32, now: Timestamp) -> Vec<Aside> {
         let Some(held) = self.partitions.get_mut(&partition) else { return Vec::new() };
         let mut asides = Vec::new();
         for Early { lane, waiting } in held.take_early() {
@@ -195,7 +201,7 @@ impl Held {
             let key = (in_order(origin), self.seq);
             self.lanes.push_again(&lane, waiting.job.job.ordered, key, waiting, now);
         }
-        asides.into_iter().map(|waiting| self.leave_for_retry(None, waiting)).collect()
+        asides.into_iter().map(|waiting| self.leave_for_retry(now, waiting)).collect()
     }
 }
 

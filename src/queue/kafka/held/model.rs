@@ -67,7 +67,7 @@ struct Life {
     now: Timestamp,
     next: HashMap<Log, usize>,
     paused: HashSet<Log>,
-    writing: VecDeque<(Place, Job, Past)>,
+    writing: VecDeque<Aside>,
     answers: [Answer; LANES],
     hanging: Vec<Lease>,
 }
@@ -115,9 +115,7 @@ impl Life {
     }
 
     fn put_aside(&mut self, asides: Vec<Aside>) {
-        let writings =
-            asides.into_iter().map(|aside| (aside.entry.place, (*aside.entry.job).clone(), aside.past));
-        self.writing.extend(writings);
+        self.writing.extend(asides);
     }
 
     fn read(&mut self, records: usize) {
@@ -208,10 +206,11 @@ impl Life {
 
     fn write(&mut self, jobs: usize) {
         for _ in 0..jobs {
-            let Some((place, job, past)) = self.writing.pop_front() else { return };
+            let Some(Aside { entry, past }) = self.writing.pop_front() else { return };
             let offset = i64::try_from(self.world.retry.len()).unwrap();
-            self.world.retry.push((job.clone(), past));
-            self.held.written(place, Some(&job), offset);
+            self.world.retry.push(((*entry.job).clone(), past));
+            let asides = self.held.written(entry.place, Some(&entry), offset, self.now);
+            self.put_aside(asides);
         }
     }
 
@@ -219,7 +218,7 @@ impl Life {
         for (_, log, progress) in self.held.progress() {
             self.world.committed.insert(log, progress);
         }
-        self.held.committed(true);
+        self.held.committed(Committed::Yes);
     }
 
     fn wait(&mut self, seconds: u64) {

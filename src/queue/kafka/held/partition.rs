@@ -1,10 +1,12 @@
 //! One partition: how far its two logs were read, and what of it waits to be known of.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Entry, Log, Window};
+use jiff::Timestamp;
+
 use crate::common::job::{Job, Lane};
 use crate::queue::kafka::offsets::{Offsets, Progress};
 use crate::queue::kafka::record::Past;
@@ -23,12 +25,16 @@ pub(super) struct Partition {
     pub(super) retry: Reading,
     /// Whether the rest of `events.retry` was searched, or is being searched, for what keeps order.
     pub(super) search: Search,
+    /// Since when it is waited for what stands there, and nothing of it was read.
+    pub(super) waiting_since: Option<Timestamp>,
     /// Lanes that have jobs in `events.retry` that weren't read yet, or that are on their way there.
     away: HashMap<Lane, Away>,
     /// Lanes that keep order and of which not all that was read of `events.retry` is in memory.
     parked: HashMap<Lane, Parked>,
     /// Of each lane that keeps order, what was read from there and is in memory.
     kept: HashMap<Lane, Kept>,
+    /// Jobs of one of them are being read again.
+    pub(super) is_fetching: bool,
     /// Jobs that keep order, by their place among those of their lane: others may stand before them that weren't read yet.
     pub(super) early: BTreeMap<(i64, u64), Early>,
     /// It is about to go: nothing of it is begun any more.
@@ -57,10 +63,10 @@ pub(super) enum Search {
 }
 
 /// The jobs of a lane that keeps order and that are in `events.retry`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(in super::super) struct Away {
-    /// Jobs that are on their way.
-    pub(in super::super) writing: usize,
+    /// Jobs that are on their way, by their place in `events`.
+    pub(in super::super) writing: BTreeSet<i64>,
     /// The last of the others.
     pub(in super::super) last: i64,
     /// The first of them, by its place in `events`.
@@ -71,6 +77,7 @@ pub(in super::super) struct Away {
 #[derive(Default)]
 struct Kept {
     jobs: usize,
+    bytes: usize,
     /// The last of them, by its place in `events`.
     last_origin: i64,
 }
@@ -83,8 +90,6 @@ struct Parked {
     first_origin: i64,
     /// The last of them.
     last: i64,
-    /// They are being read again.
-    is_fetched: bool,
 }
 
 /// Jobs of a lane that are to come back into memory.
@@ -92,6 +97,7 @@ struct Parked {
 pub(in super::super) struct Fetch {
     pub(in super::super) partition: i32,
     pub(in super::super) term: u64,
+    pub(super) rewinds: u32,
     pub(in super::super) lane: Lane,
     pub(in super::super) offsets: Range<i64>,
     /// How many of them, and bytes of them.
@@ -125,7 +131,7 @@ pub(in super::super) struct Unknown {
 
 impl Default for Away {
     fn default() -> Self {
-        Self { writing: 0, last: i64::MIN, first_origin: i64::MAX }
+        Self { writing: BTreeSet::new(), last: i64::MIN, first_origin: i64::MAX }
     }
 }
 
@@ -153,6 +159,8 @@ impl Partition {
             away: HashMap::new(),
             parked: HashMap::new(),
             kept: HashMap::new(),
+            is_fetching: false,
+            waiting_since: None,
             early: BTreeMap::new(),
             is_leaving: false,
         };
@@ -199,7 +207,10 @@ impl Partition {
             }
             for parked in self.parked.values_mut() {
                 parked.last = parked.last.min(to.saturating_sub(1));
+                parked.from = parked.from.min(to);
             }
+            // What is there now isn't known.
+            (self.retry.end, self.search, self.waiting_since) = (None, Search::NotBegun, None);
         }
     }
 
@@ -213,11 +224,18 @@ impl Partition {
             // An origin beyond the end is of another log of that name.
             next.is_some_and(|next| origin < next) || end.is_some_and(|end| origin >= end)
         };
-        let mut taken = Vec::new();
-        while let Some(first) = self.early.first_entry().filter(|first| is_read(first.key().0)) {
-            taken.push(first.remove());
+        if !self.early.first_key_value().is_some_and(|((origin, _), _)| is_read(*origin)) {
+            return Vec::new();
         }
-        taken
+        let away = &self.away;
+        // One that couldn't be written yet may stand before one that could.
+        let is_first = |early: &Early, origin: i64| {
+            let writing = away.get(&early.lane).and_then(|away| away.writing.first());
+            early.waiting.job.place.log == Log::Events || writing.is_none_or(|first| *first >= origin)
+        };
+        let taken =
+            self.early.extract_if(.., |(origin, _), early| is_read(*origin) && is_first(early, *origin));
+        taken.map(|(_, early)| early).collect()
     }
 
     /// Takes all jobs of a lane out of `early`, in order.
@@ -239,7 +257,9 @@ impl Partition {
     pub(super) fn is_away(&self, lane: &Lane) -> bool {
         let next = self.retry.offsets.next();
         self.away.get(lane).is_some_and(|away| {
-            away.writing > 0 || self.parked.contains_key(lane) || next.is_none_or(|next| away.last >= next)
+            !away.writing.is_empty()
+                || self.parked.contains_key(lane)
+                || next.is_none_or(|next| away.last >= next)
         })
     }
 
@@ -250,15 +270,15 @@ impl Partition {
         reading.writing = reading.writing.saturating_add(1);
         if let Some((lane, origin)) = away {
             let away = self.away.entry(lane.clone()).or_default();
-            away.writing = away.writing.saturating_add(1);
+            away.writing.insert(origin);
             away.first_origin = away.first_origin.min(origin);
         }
     }
 
     /// One of a lane that keeps order stands in `events.retry` now.
-    pub(super) fn stands_in_retry(&mut self, lane: &Lane, offset: i64) {
+    pub(super) fn stands_in_retry(&mut self, lane: &Lane, origin: i64, offset: i64) {
         if let Some(away) = self.away.get_mut(lane) {
-            away.writing = away.writing.saturating_sub(1);
+            away.writing.remove(&origin);
             away.last = away.last.max(offset);
         }
     }
@@ -301,22 +321,24 @@ impl Partition {
     pub(super) fn park(&mut self, lane: &Lane, offset: i64, origin: i64) {
         self.retry.offsets.park(offset);
         self.away.entry(lane.clone()).or_default().add(offset, origin);
-        let new = Parked { from: offset, first_origin: origin, last: offset, is_fetched: false };
+        let new = Parked { from: offset, first_origin: origin, last: offset };
         let parked = self.parked.entry(lane.clone()).or_insert(new);
         parked.last = parked.last.max(offset);
     }
 
     /// One that was read from there is in memory.
-    pub(super) fn keep(&mut self, lane: &Lane, origin: i64) {
+    pub(super) fn keep(&mut self, lane: &Lane, origin: i64, bytes: usize) {
         let kept = self.kept.entry(lane.clone()).or_default();
         kept.jobs = kept.jobs.saturating_add(1);
+        kept.bytes = kept.bytes.saturating_add(bytes);
         kept.last_origin = kept.last_origin.max(origin);
     }
 
     /// It isn't any more.
-    pub(super) fn let_go(&mut self, lane: &Lane) {
+    pub(super) fn let_go(&mut self, lane: &Lane, bytes: usize) {
         let Some(kept) = self.kept.get_mut(lane) else { return };
         kept.jobs = kept.jobs.saturating_sub(1);
+        kept.bytes = kept.bytes.saturating_sub(bytes);
         if kept.jobs == 0 {
             self.kept.remove(lane);
         }
@@ -324,19 +346,26 @@ impl Partition {
 
     /// A lane that has used up most of what is in memory of it, to be read again; `most` is what it may have there.
     pub(super) fn fetch(&mut self, partition: i32, most: Window) -> Option<Fetch> {
+        if self.is_fetching {
+            return None;
+        }
         let (term, to, kept) = (self.retry.term, self.retry.offsets.next()?, &self.kept);
-        let runs_low = |lane: &Lane| kept.get(lane).is_none_or(|kept| kept.jobs <= most.jobs / 4);
-        let found = self.parked.iter_mut().find(|(lane, parked)| !parked.is_fetched && runs_low(lane));
-        let (lane, parked) = found?;
-        parked.is_fetched = true;
+        let rewinds = self.retry.offsets.rewinds();
+        let runs_low = |lane: &Lane| {
+            let low = |kept: &Kept| kept.jobs <= most.jobs / 4 && kept.bytes <= most.bytes / 4;
+            kept.get(lane).is_none_or(low)
+        };
+        let low = self.parked.iter().filter(|(lane, _)| runs_low(lane));
+        // One after the other: who was read again stands further behind then.
+        let (lane, parked) = low.min_by_key(|(_, parked)| parked.from)?;
+        self.is_fetching = true;
         let most = Window { jobs: most.jobs.max(1), bytes: most.bytes.max(1) };
-        Some(Fetch { partition, term, lane: lane.clone(), offsets: parked.from..to, most })
+        Some(Fetch { partition, term, rewinds, lane: lane.clone(), offsets: parked.from..to, most })
     }
 
     /// A lane was read again up to `reached`, and to a job with that origin.
     pub(super) fn fetched(&mut self, lane: &Lane, reached: i64, origin: Option<i64>) {
         let Some(parked) = self.parked.get_mut(lane) else { return };
-        parked.is_fetched = false;
         parked.from = reached.max(parked.from);
         parked.first_origin = origin.map_or(parked.first_origin, |last| last.saturating_add(1));
         if parked.last < parked.from {

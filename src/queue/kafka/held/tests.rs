@@ -36,7 +36,7 @@ impl Consumer {
     /// What was put aside is written, and stands in events.retry from `first` on.
     fn written(&mut self, asides: &[Aside], first: i64) {
         for (offset, aside) in (first..).zip(asides) {
-            self.held.written(aside.entry.place, Some(&aside.entry.job), offset);
+            assert!(self.held.written(aside.entry.place, Some(&aside.entry), offset, self.now).is_empty());
         }
     }
 
@@ -169,7 +169,7 @@ fn far_retries_and_the_dead_are_written_before_they_are_let_go_of() {
     // It may be replayed as soon as it can be read there, however late that is heard of here.
     consumer.hold(Log::Events, dead);
     assert_eq!(consumer.claim().job.id, entry.job.id);
-    consumer.held.written(entry.place, None, 0);
+    consumer.held.written(entry.place, None, 0, consumer.now);
     assert_eq!(consumer.committed(Log::Events), 2);
     // Read again from events.retry, it waits for its time and has its past.
     assert!(consumer.read_again(Log::Retry, job("a"), aside.past).is_empty());
@@ -413,6 +413,7 @@ fn lanes_that_keep_order_leave_room_in_events_retry() {
     let fetch = Fetch {
         partition: 0,
         term: 0,
+        rewinds: 0,
         lane: job("hangs-0").lane,
         offsets: 0..300,
         most: Window { jobs: 1, bytes: 1 },
@@ -528,9 +529,101 @@ fn what_may_come_twice_is_bounded() {
     settle(&mut consumer, MOST_UNCOMMITTED);
     assert!(consumer.held.claim(1, consumer.now).is_empty());
     drop(consumer.held.progress());
-    consumer.held.committed(false);
+    consumer.held.committed(Committed::NotYet);
     assert!(consumer.held.claim(1, consumer.now).is_empty());
     drop(consumer.held.progress());
-    consumer.held.committed(true);
+    consumer.held.committed(Committed::Yes);
     consumer.claim();
+}
+
+#[test]
+fn a_lane_of_large_jobs_is_not_read_again_beyond_its_bytes() {
+    let mut consumer = Consumer::new(true);
+    consumer.next[0] = 1_000;
+    consumer.hold(Log::Events, job("later"));
+    let large = || Job { body: Bytes::from(vec![0; WINDOW.bytes / 20]), ..job("hangs") };
+    for origin in 0..60 {
+        let past = Past::default().of_origin(Some(origin));
+        assert!(consumer.read_again(Log::Retry, large(), past).is_empty());
+    }
+    let _hanging = consumer.held.claim(2, consumer.now);
+    assert!(consumer.held.bytes() < WINDOW.bytes / 2, "{}", consumer.held.bytes());
+    for _ in 0..20 {
+        let Flow { changed, fetches, .. } = consumer.held.flow(|_| true);
+        assert!(changed.is_empty() && fetches.is_empty(), "what is in memory is enough: it hangs");
+    }
+}
+
+#[test]
+fn while_a_commit_is_waited_for_nothing_is_due_and_where_none_is_taken_nothing_waits() {
+    let mut consumer = Consumer::new(false);
+    let soon = after(consumer.now, Duration::from_secs(1));
+    consumer.hold(Log::Events, job("retried"));
+    let lease = consumer.claim();
+    consumer.settle(lease, retry(soon));
+    for _ in 0..MOST_UNCOMMITTED {
+        consumer.hold(Log::Events, job("a"));
+        let lease = consumer.claim();
+        consumer.settle(lease, Verdict::Done);
+    }
+    assert_eq!(consumer.held.next_due(), None);
+    drop(consumer.held.progress());
+    consumer.held.committed(Committed::Refused);
+    consumer.wait(1);
+    assert_eq!(consumer.claim().attempt, 2);
+    assert!(!consumer.held.progress().is_empty(), "it is told again");
+}
+
+/// What was cut off `events.retry` is read again, and what of it was on its way into memory isn't taken for what is there now.
+#[test]
+fn a_retry_log_that_is_cut_off_is_read_again() {
+    let mut consumer = Consumer::new(true);
+    consumer.next[0] = 1_000;
+    consumer.hold(Log::Events, job("later"));
+    let jobs: Vec<Job> = (0..200).map(|_| job("hangs")).collect();
+    for (origin, job) in (0..).zip(&jobs) {
+        let past = Past::default().of_origin(Some(origin));
+        assert!(consumer.read_again(Log::Retry, job.clone(), past).is_empty());
+    }
+    let mut delivered = Vec::new();
+    let fetch = loop {
+        if let Some(fetch) = consumer.held.flow(|_| true).fetches.pop() {
+            break fetch;
+        }
+        let lease = consumer.claim();
+        delivered.push(lease.job.id);
+        consumer.settle(lease, Verdict::Done);
+    };
+    // The log goes on from 150 with others of that lane.
+    consumer.next[1] = 150;
+    consumer.retry.truncate(150);
+    let new: Vec<Job> = (0..10).map(|_| job("hangs")).collect();
+    let again = |n: usize| Past::default().of_origin(Some(300 + i64::try_from(n).unwrap()));
+    assert!(consumer.read_again(Log::Retry, new[0].clone(), again(0)).is_empty());
+    assert_eq!(consumer.held.without_end().collect::<Vec<_>>(), [0], "its end isn't known any more");
+    consumer.fetch(&fetch);
+    for (n, job) in new.iter().enumerate().skip(1) {
+        assert!(consumer.read_again(Log::Retry, job.clone(), again(n)).is_empty());
+    }
+    assert!(consumer.held.learn_end(0, 0, 160, consumer.now).is_empty());
+    delivered.extend(consumer.deliver_all());
+    delivered.retain(|id| jobs[..150].iter().chain(&new).any(|job| job.id == *id));
+    let expected: Vec<_> = jobs[..150].iter().chain(&new).map(|job| job.id).collect();
+    assert_eq!(delivered, expected);
+    let committed = consumer.held.progress();
+    assert!(committed.iter().any(|(_, log, progress)| *log == Log::Retry && progress.offset == 160));
+}
+
+#[test]
+fn a_lane_that_stands_still_goes_on_making_room() {
+    let mut consumer = Consumer::new(false);
+    (0..100).for_each(|_| consumer.hold(Log::Events, job("hangs")));
+    let _hanging = consumer.held.claim(9, consumer.now);
+    consumer.wait(6);
+    let mut put_aside = consumer.held.crowding(consumer.now).len();
+    assert_eq!(put_aside, 98, "all but those that wait longest");
+    // What comes next needn't wait for as long again.
+    (0..90).for_each(|_| consumer.hold(Log::Events, job("hangs")));
+    put_aside += consumer.held.crowding(consumer.now).len();
+    assert!(put_aside > 98 + 80, "{put_aside}");
 }

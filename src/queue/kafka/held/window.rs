@@ -24,6 +24,9 @@ const IS_SLOW: Duration = Duration::from_secs(30);
 /// How long a job of `events.retry` was held at least, before it makes room for those behind it.
 const HELD_FOR: Duration = Duration::from_secs(30);
 
+/// How long it is waited for a record of `events.retry` that should be there, before it is searched.
+const IN_VAIN: Duration = Duration::from_secs(10);
+
 /// What part of what is free in a window, as a divisor, lanes that stand still may keep, together.
 const SHARE: usize = 4;
 
@@ -53,6 +56,10 @@ impl Held {
     /// Jobs of lanes that stand still, and those that aren't due for long, where a window is more than half full: they are
     /// to be put aside. Those of a lane in order.
     pub(in super::super) fn crowding(&mut self, now: Timestamp) -> Vec<Aside> {
+        for held in self.partitions.values_mut().filter(|held| !held.knows_what_is_away()) {
+            held.waiting_since.get_or_insert(now);
+        }
+        self.now = now;
         let (window, bytes) = (self.window, self.bytes());
         let crowded: HashSet<(i32, Log)> = self
             .logs()
@@ -66,8 +73,10 @@ impl Held {
         let held = self.logs().map(|(_, _, reading)| reading.offsets.held()).max().unwrap_or(0);
         // Of what is free, so that however many such lanes come one after the other, something stays free.
         let share = |free: usize| (free / SHARE).checked_div(still).unwrap_or(0);
+        // The first stays, unless there are very many: it tells that its lane stands still, also when others have come.
+        let first = usize::from(still <= window.jobs / SHARE);
         let share = Window {
-            jobs: share(window.jobs.saturating_sub(held)),
+            jobs: share(window.jobs.saturating_sub(held)).max(first),
             bytes: share(window.bytes.saturating_sub(bytes)),
         };
         self.partitions.values_mut().for_each(Partition::forget_who_is_back);
@@ -76,26 +85,28 @@ impl Held {
             let held = partitions.get(&entry.place.partition);
             held.is_none_or(|held| !held.knows_what_is_away() || held.is_away(&entry.job.lane))
         };
-        let taken = self.lanes.take(|lane| surplus(lane, share, &crowded, is_away, now), now);
+        let keeps_order = |entry: &Entry| self.is_ordered || entry.job.ordered;
+        let stays = |entry: &Entry| {
+            let is_crowded = crowded.contains(&(entry.place.partition, entry.place.log));
+            entry.place.log == Log::Retry || !is_crowded || is_away(entry)
+        };
+        let taken = self.lanes.take(|lane| surplus(lane, share, &crowded, keeps_order, stays, now), now);
         let mut asides = Vec::new();
-        let mut before: Option<Arc<Entry>> = None;
-        for (_, waiting) in taken {
-            let entry = Arc::clone(&waiting.1.job);
-            if let Some(before) = before.take_if(|before| before.job.lane != entry.job.lane) {
-                asides.extend(self.early_aside(&before));
+        let mut ends = HashSet::new();
+        for (ordered, waiting) in taken {
+            let entry = &waiting.1.job;
+            if ordered && self.keeps_order(&entry.job) {
+                ends.insert((entry.place.partition, entry.job.lane.clone()));
             }
             asides.push(self.aside(waiting));
-            before = Some(entry);
         }
-        asides.extend(before.iter().flat_map(|before| self.early_aside(before)));
+        // The early jobs of those lanes come after what was put aside of them.
+        for (partition, lane) in ends {
+            let early = self.partitions.get_mut(&partition).map(|held| held.early_of(&lane));
+            let early = early.into_iter().flatten();
+            asides.extend(early.map(|waiting| self.aside(((Timestamp::UNIX_EPOCH, 0), waiting))));
+        }
         asides
-    }
-
-    /// The early jobs of a lane that keeps order and whose last jobs have just been put aside: they come after those.
-    fn early_aside(&mut self, last: &Entry) -> Vec<Aside> {
-        let held = self.partitions.get_mut(&last.place.partition);
-        let early = held.map(|held| held.early_of(&last.job.lane)).unwrap_or_default();
-        early.into_iter().map(|waiting| self.aside(((Timestamp::UNIX_EPOCH, 0), waiting))).collect()
     }
 
     fn aside(&mut self, (key, waiting): (Key, Waiting<Arc<Entry>>)) -> Aside {
@@ -105,15 +116,18 @@ impl Held {
         {
             held.put_aside(entry.place.log, keeps_order.then_some((&entry.job.lane, entry.origin)));
         }
-        self.leave_for_retry((!keeps_order).then_some(key.0), waiting)
+        self.leave_for_retry(key.0, waiting)
     }
 
-    /// A job that is put aside is none of those that are given out from here; it is due again then, or in its order.
-    pub(super) fn leave_for_retry(&mut self, due: Option<Timestamp>, waiting: Waiting<Arc<Entry>>) -> Aside {
-        let Waiting { job: entry, failures, first_attempt_at, .. } = waiting;
+    /// A job that is put aside is none of those that are given out from here; it is due again at `due`, or in its order.
+    pub(super) fn leave_for_retry(&mut self, due: Timestamp, waiting: Waiting<Arc<Entry>>) -> Aside {
+        let Waiting { job: entry, failures, first_attempt_at, held_until } = waiting;
         self.let_go(&entry);
-        let past = Past::new(due, failures, first_attempt_at, entry.attempts.clone());
-        let past = past.of_origin(due.is_none().then_some(entry.origin));
+        let (due, origin) = match self.keeps_order(&entry.job) {
+            true => (held_until, Some(entry.origin)),
+            false => (Some(due), None),
+        };
+        let past = Past::new(due, failures, first_attempt_at, entry.attempts.clone()).of_origin(origin);
         Aside { entry, past }
     }
 
@@ -128,7 +142,7 @@ impl Held {
 
     /// Which logs are to be read and which aren't, as far as that has changed; and what else is to be read.
     pub(in super::super) fn flow(&mut self, may_read: impl Fn(i32) -> bool) -> Flow {
-        let (window, bytes, all_in_order) = (self.window, self.bytes(), self.is_ordered);
+        let (window, bytes, all_in_order, now) = (self.window, self.bytes(), self.is_ordered, self.now);
         let numbers: Vec<i32> = self.partitions.keys().copied().collect();
         let mut fetches = Vec::new();
         for partition in numbers {
@@ -137,7 +151,7 @@ impl Held {
         }
         let (mut changed, mut unknown) = (Vec::new(), Vec::new());
         for (partition, held) in &mut self.partitions {
-            let waits_for_retry = !held.knows_what_is_away();
+            let (waits_for_retry, waits_since) = (!held.knows_what_is_away(), held.waiting_since);
             for log in [Log::Retry, Log::Events] {
                 let reading = held.reading_mut(log);
                 let jobs = reading.offsets.held();
@@ -154,7 +168,10 @@ impl Held {
                 if std::mem::replace(&mut reading.is_paused, pause) != pause {
                     changed.push((*partition, log, pause));
                 }
-                if log == Log::Retry && is_full && waits_for_retry && held.search == Search::NotBegun {
+                // Or the last of it can't be read, since it was deleted.
+                let is_in_vain = waits_since.is_some_and(|since| after(since, IN_VAIN) <= now);
+                let is_to_search = waits_for_retry && (is_full || is_in_vain);
+                if log == Log::Retry && is_to_search && held.search == Search::NotBegun {
                     unknown.extend(held.search(*partition, all_in_order));
                 }
             }
@@ -186,7 +203,8 @@ fn surplus(
     lane: &LaneView<'_, Arc<Entry>>,
     share: Window,
     crowded: &HashSet<(i32, Log)>,
-    is_away: impl Fn(&Entry) -> bool,
+    keeps_order: impl Fn(&Entry) -> bool,
+    stays: impl Fn(&Entry) -> bool,
     now: Timestamp,
 ) -> Vec<Key> {
     let is_crowded = |entry: &Entry| crowded.contains(&(entry.place.partition, entry.place.log));
@@ -196,16 +214,20 @@ fn surplus(
         bytes = bytes.saturating_add(waiting.job.job.body.len());
         bytes <= share.bytes
     });
-    let share = fits.count();
+    let share = fits.count().max(share.jobs.min(1));
     if lane.ordered {
-        // Those from events.retry stay, and all before them, and all where others that come after them are there already: no
-        // job may stand there behind one that comes after it.
-        let from_events = |waiting: &Waiting<Arc<Entry>>| {
-            let entry = &waiting.job;
-            entry.place.log == Log::Events && is_crowded(entry) && !is_away(entry)
-        };
+        // Those from events.retry stay, and all of their partition before them, and all where others that come after them are
+        // there already: no job may stand there behind one that comes after it.
         let most = if stands_still { lane.near.len().saturating_sub(share) } else { 0 };
-        let tail = lane.near.iter().rev().take(most).take_while(|(_, waiting)| from_events(waiting));
+        let mut shut = HashSet::new();
+        let in_order = lane.near.iter().rev().filter(|(_, waiting)| keeps_order(&waiting.job)).take(most);
+        let tail = in_order.filter(|(_, waiting)| {
+            let partition = waiting.job.place.partition;
+            if stays(&waiting.job) {
+                shut.insert(partition);
+            }
+            !shut.contains(&partition)
+        });
         let mut keys: Vec<Key> = tail.map(|(key, _)| *key).collect();
         keys.reverse();
         return keys;
