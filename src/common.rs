@@ -19,4 +19,5 @@ pub mod redis;
 pub mod retry;
 pub mod secret_file;
 pub mod shutdown;
+pub mod sqlite;
 pub mod telemetry;

@@ -11,6 +11,7 @@ use crate::common::data_dir::DataDirError;
 use crate::common::kafka::admin::AdminError;
 use crate::common::kafka::is_not_permitted;
 use crate::common::shutdown::Interrupted;
+use crate::common::sqlite::SqliteError;
 use crate::common::telemetry::LogFilterError;
 use crate::queue::OpenQueueError;
 use crate::queue::disk::DiskError;
@@ -158,6 +159,13 @@ fn of_disk(error: &DiskError) -> Option<u8> {
     }
 }
 
+fn of_sqlite_open(error: &SqliteError) -> Option<u8> {
+    match error {
+        SqliteError::Newer { .. } | SqliteError::NotOurs(_) => Some(USAGE),
+        SqliteError::Open { source, .. } => of_sqlite(source),
+    }
+}
+
 fn of_sqlite(error: &rusqlite::Error) -> Option<u8> {
     use rusqlite::ErrorCode::{CannotOpen, PermissionDenied, ReadOnly};
     let code = error.sqlite_error_code();
@@ -166,16 +174,14 @@ fn of_sqlite(error: &rusqlite::Error) -> Option<u8> {
 
 fn of_store(error: &StoreError) -> Option<u8> {
     match error {
-        StoreError::Newer { .. }
-        | StoreError::NotOurs(_)
-        | StoreError::WrongKey { .. }
+        StoreError::WrongKey { .. }
         | StoreError::NewerInRedis { .. }
         | StoreError::NewerInKafka { .. }
         | StoreError::Partitions { .. }
         | StoreError::WrongSharedKey { .. } => Some(USAGE),
         StoreError::Kafka { source, .. } => Some(of_kafka_client(source)),
         StoreError::Redis { .. } | StoreError::NoTopic(_) => Some(UNAVAILABLE),
-        StoreError::Open { source, .. } => of_sqlite(source),
+        StoreError::Sqlite(error) => of_sqlite_open(error),
         _ => Some(FAILED),
     }
 }
@@ -222,7 +228,7 @@ mod tests {
             |kind: ErrorKind| DataDirError::Io { doing: "write", path: "data".into(), source: kind.into() };
         assert_eq!(code_of(&denied(ErrorKind::ReadOnlyFilesystem).into()), NOT_PERMITTED);
         assert_eq!(code_of(&OpenError::DataDir(denied(ErrorKind::PermissionDenied)).into()), NOT_PERMITTED);
-        assert_eq!(code_of(&OpenError::Store(StoreError::NotOurs("db".into())).into()), USAGE);
+        assert_eq!(code_of(&OpenError::Store(SqliteError::NotOurs("db".into()).into()).into()), USAGE);
         let damaged = KeyError::File { path: "key.pem".into(), source: KeyError::Malformed.into() };
         assert_eq!(code_of(&damaged.into()), USAGE);
     }

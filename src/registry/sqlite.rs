@@ -1,7 +1,7 @@
 //! The registry on disk: one SQLite database, written on each change, read once at the start.
 //!
 //! ```text
-//! user_version   how many of MIGRATIONS have been applied
+//! user_version   number of migrations that have been applied
 //! meta           'vault_check': a known text sealed with the secret key, to tell a wrong one at once
 //! tenant         a row a tenant; its limits are null where they are the server's
 //! api_key        SHA-256 of each live key; tenant is null for the provider's
@@ -22,12 +22,11 @@ use super::sealed;
 use super::state::Change;
 use super::store::StoreError;
 use crate::common::crypto::vault::Vault;
+use crate::common::sqlite::Schema;
 
-/// What brings a database from each version to the next. Never changed once released, only added to.
-const MIGRATIONS: [&str; 1] = [include_str!("sqlite/v1.sql")];
-
-/// Marks the file as whk's registry: "whkr".
-const APPLICATION_ID: i64 = 0x7768_6b72;
+/// The registry's database. Its application id spells "whkr".
+const SCHEMA: Schema =
+    Schema { name: "registry", application_id: 0x7768_6b72, migrations: &[include_str!("sqlite/v1.sql")] };
 
 const VAULT_CHECK: &str = "vault_check";
 
@@ -43,11 +42,9 @@ impl SqliteStore {
         path: &Path,
         vault: impl FnOnce(bool) -> Result<Vault, E>,
     ) -> Result<Self, E> {
-        let failed = |source| StoreError::Open { path: path.to_owned(), source };
-        let mut connection = Connection::open(path).map_err(failed)?;
-        let version = version_of(&connection, path)?;
-        prepare(&connection).map_err(failed)?;
-        migrate(&mut connection, version).map_err(failed)?;
+        let failed = |source| StoreError::Sqlite(SCHEMA.open_error(path, source));
+        let connection =
+            SCHEMA.open(path, |connection, _| prepare(connection)).map_err(StoreError::Sqlite)?;
         let check: Option<Vec<u8>> = connection
             .query_row("SELECT value FROM meta WHERE key = ?", [VAULT_CHECK], |row| row.get(0))
             .optional()
@@ -119,39 +116,9 @@ impl SqliteStore {
 }
 
 fn prepare(connection: &Connection) -> rusqlite::Result<()> {
-    // The folder's lock keeps others out, so the write-ahead log needs no shared memory.
+    // The data dir's lock keeps other processes out, so the write-ahead log needs no shared memory.
     connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
-    // What is deleted is a secret more often than not.
+    // Most of what is deleted is a secret.
     connection.pragma_update(None, "secure_delete", true)
-}
-
-/// How many migrations a database has had. It is only looked at: another program's must stay as it is.
-fn version_of(connection: &Connection, path: &Path) -> Result<usize, StoreError> {
-    let failed = |source| StoreError::Open { path: path.to_owned(), source };
-    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(failed);
-    let (version, application) = (pragma("user_version")?, pragma("application_id")?);
-    let is_empty = connection
-        .query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get::<_, bool>(0))
-        .map_err(failed)?;
-    if application != APPLICATION_ID && !is_empty {
-        return Err(StoreError::NotOurs(path.to_owned()));
-    }
-    let found = usize::try_from(version).unwrap_or(usize::MAX);
-    if found > MIGRATIONS.len() {
-        return Err(StoreError::Newer { path: path.to_owned(), found, known: MIGRATIONS.len() });
-    }
-    Ok(found)
-}
-
-fn migrate(connection: &mut Connection, version: usize) -> rusqlite::Result<()> {
-    let transaction = connection.transaction()?;
-    for migration in MIGRATIONS.iter().skip(version) {
-        transaction.execute_batch(migration)?;
-    }
-    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-    transaction.pragma_update(None, "user_version", MIGRATIONS.len())?;
-    transaction.commit()
 }

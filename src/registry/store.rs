@@ -12,33 +12,14 @@ use super::state::{Change, State};
 use super::{Registry, RegistryError};
 use crate::common::crypto::vault::VaultError;
 use crate::common::redis::RedisFailure;
+use crate::common::sqlite::SqliteError;
 
 /// Why what the registry is written down in can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The database can't be opened or brought up to date.
-    #[error("open registry {path}")]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// What SQLite said.
-        source: rusqlite::Error,
-    },
-    /// A newer whk wrote it.
-    #[error(
-        "registry {path} was written by a newer whk (schema {found}, this one knows up to {known}); upgrade, or use another --data-dir"
-    )]
-    Newer {
-        /// The file.
-        path: PathBuf,
-        /// Its version.
-        found: usize,
-        /// The newest that is known here.
-        known: usize,
-    },
-    /// It is some other program's database.
-    #[error("{0} is a database of another program; use another --data-dir")]
-    NotOurs(PathBuf),
+    /// The database can't be opened.
+    #[error(transparent)]
+    Sqlite(#[from] SqliteError),
     /// The secret key doesn't fit.
     #[error("the secret key isn't the one that registry {path} was written with; see --secret-key-file")]
     WrongKey {
