@@ -18,14 +18,13 @@ use crate::common::attempt::Attempt;
 use crate::common::clock::{Clock, after};
 use crate::common::crypto::signature::Signer;
 use crate::common::http::root_cause;
-use crate::common::id::{EndpointId, TenantId};
 use crate::common::job::Target;
 use crate::common::metrics::Metrics;
 use crate::common::retry::{Cause, EndpointState, Failure, RetryPolicy, Verdict, judge, unblock};
 use crate::deliver::{Deliverer, Destination};
 use crate::queue::{Lease, Queue, QueueError, Settlement};
 use crate::registry::endpoint::Endpoint;
-use crate::registry::{Registry, RegistryError};
+use crate::registry::Registry;
 
 /// Jobs claimed and verdicts settled at a time: enough to make a lock, or a commit, cheap for each.
 const BATCH: usize = 64;
@@ -123,7 +122,7 @@ impl Dispatcher {
                     let secrets = self.direct_signer.iter().flat_map(Signer::secrets).collect();
                     self.attempt(lease, &Destination { url, headers: &[], secrets }).await
                 }
-                Target::Endpoint(tenant, id) => match self.endpoint(*tenant, *id).await {
+                Target::Endpoint(tenant, id) => match self.registry.endpoint_or_refresh(*tenant, *id).await {
                     Ok(None) => Judged::unsent(Verdict::Dropped),
                     Ok(Some(endpoint)) if endpoint.disabled.is_some() => {
                         Judged::unsent(Verdict::Dead { cause: Cause::Disabled })
@@ -152,21 +151,6 @@ impl Dispatcher {
         }
         log(lease, failure.as_ref(), &verdict);
         (verdict, attempt)
-    }
-
-    /// An endpoint as it is now. One that seems to be gone or disabled may have been made or enabled at another server a
-    /// moment ago.
-    async fn endpoint(
-        &self,
-        tenant: TenantId,
-        id: EndpointId,
-    ) -> Result<Option<Arc<Endpoint>>, RegistryError> {
-        let known = self.registry.endpoint(tenant, id);
-        if known.as_ref().is_some_and(|endpoint| endpoint.disabled.is_none()) {
-            return Ok(known);
-        }
-        self.registry.refreshed().await?;
-        Ok(self.registry.endpoint(tenant, id))
     }
 
     async fn attempt_endpoint(&self, lease: &Lease, endpoint: Arc<Endpoint>) -> Judged {

@@ -236,12 +236,8 @@ impl Publisher {
         if let Some(tenant) = to.tenant() {
             self.charge(tenant)?;
         }
-        let mut recipients = self.recipients(&event.kind, to);
-        if recipients.is_empty() {
-            // Who wants it may have come at another server a moment ago.
-            self.registry.refreshed().await?;
-            recipients = self.recipients(&event.kind, to);
-        }
+        let look_up = || self.recipients(&event.kind, to);
+        let recipients = self.registry.look_up_or_refresh(look_up, |found| !found.is_empty()).await?;
         let event_id = event.repeat.as_ref().map_or_else(EventId::new, RepeatKey::event_id);
         let mut published = Published { event_id, messages: Vec::new(), refused: Vec::new() };
         let sealed_size = sealed_size(event.payload.get().len());

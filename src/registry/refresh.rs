@@ -6,9 +6,11 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::endpoint::Endpoint;
 use super::store::{Store, StoreError};
 use super::{Principal, Registry, RegistryError};
 use crate::common::crypto::api_key::KeyHash;
+use crate::common::id::{EndpointId, TenantId};
 
 /// After a failure others are told of it for so long, instead of waiting for the next one: a store that is away takes
 /// seconds to find out about.
@@ -28,6 +30,40 @@ impl Registry {
             Store::Redis(store, _) => store.refreshed().await.map_err(RegistryError::Behind),
             Store::Kafka(store, _) => store.refreshed().await.map_err(RegistryError::Behind),
         }
+    }
+
+    /// Looks something up, and once more after [`Self::refreshed`] where the first result isn't complete: another
+    /// server may have added or enabled it a moment ago.
+    ///
+    /// # Errors
+    /// The first result isn't complete, and the store can't be asked.
+    pub async fn look_up_or_refresh<T>(
+        &self,
+        look_up: impl Fn() -> T,
+        is_complete: impl Fn(&T) -> bool,
+    ) -> Result<T, RegistryError> {
+        let known = look_up();
+        if is_complete(&known) {
+            return Ok(known);
+        }
+        self.refreshed().await?;
+        Ok(look_up())
+    }
+
+    /// Returns an endpoint, looking again after a refresh where it seems to be missing or disabled.
+    ///
+    /// # Errors
+    /// It isn't known as enabled, and the store can't be asked.
+    pub async fn endpoint_or_refresh(
+        &self,
+        tenant: TenantId,
+        id: EndpointId,
+    ) -> Result<Option<Arc<Endpoint>>, RegistryError> {
+        let look_up = || self.endpoint(tenant, id);
+        self.look_up_or_refresh(look_up, |known| {
+            known.as_ref().is_some_and(|endpoint| endpoint.disabled.is_none())
+        })
+        .await
     }
 
     /// Who presents a key of that hash: also where another server made it a moment ago.

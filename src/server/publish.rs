@@ -144,11 +144,8 @@ async fn publish_subscribed(
     let kind = EventType::parse(kind).map_err(|error| field("type", &error))?;
     let to = match (given.tenant.as_deref(), caller.0) {
         (Some(named), _) => {
-            if caller.tenant(server, named).is_err() {
-                // It may have been made at another server a moment ago.
-                server.registry.refreshed().await?;
-            }
-            Audience::Tenant(caller.tenant(server, named)?.id)
+            let look_up = || caller.tenant(server, named);
+            Audience::Tenant(server.registry.look_up_or_refresh(look_up, Result::is_ok).await??.id)
         }
         (None, Principal::Tenant(id)) => Audience::Tenant(id),
         (None, Principal::Provider) => Audience::Everyone,
