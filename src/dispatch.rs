@@ -23,8 +23,8 @@ use crate::common::metrics::Metrics;
 use crate::common::retry::{Cause, EndpointState, Failure, RetryPolicy, Verdict, judge, unblock};
 use crate::deliver::{Deliverer, Destination};
 use crate::queue::{Lease, Queue, QueueError, Settlement};
-use crate::registry::endpoint::Endpoint;
 use crate::registry::Registry;
+use crate::registry::endpoint::Endpoint;
 
 /// Jobs claimed and verdicts settled at a time: enough to make a lock, or a commit, cheap for each.
 const BATCH: usize = 64;
