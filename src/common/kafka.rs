@@ -8,6 +8,7 @@
 
 pub mod admin;
 mod config;
+pub mod retriable;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -11,6 +11,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::time::Instant;
 
+use super::retriable::{is_retriable_code, retry_until};
 use super::{KafkaConfig, KafkaContext, hear, is_not_permitted, without_value};
 
 /// Between two looks at whether Kafka is done: it takes some tenths of a second.
@@ -200,7 +201,7 @@ impl Admin {
         let doing = "look for topic";
         let (looking, name, timeout) = (Arc::clone(&self.looking), topic.to_owned(), self.timeout);
         let asking = tokio::task::spawn_blocking(move || {
-            partitions_of(&looking, &name, timeout).inspect_err(|_| hear(&looking))
+            retry_until(timeout, |left| partitions_of(&looking, &name, left)).inspect_err(|_| hear(&looking))
         });
         match asking.await.unwrap_or(Err(KafkaError::Canceled)) {
             Ok(Ok(partitions)) => Ok(Some(partitions)),
@@ -338,11 +339,13 @@ fn partitions_of(
         return Ok(Err(RDKafkaErrorCode::UnknownTopicOrPartition));
     };
     if let Some(error) = found.error() {
-        return Ok(match error.into() {
-            // It has just been made.
-            RDKafkaErrorCode::LeaderNotAvailable => Ok(Vec::new()),
-            error => Err(error),
-        });
+        return match error.into() {
+            // The topic has just been created.
+            RDKafkaErrorCode::LeaderNotAvailable => Ok(Ok(Vec::new())),
+            code @ RDKafkaErrorCode::UnknownTopicOrPartition => Ok(Err(code)),
+            code if is_retriable_code(code) => Err(KafkaError::MetadataFetch(code)),
+            code => Ok(Err(code)),
+        };
     }
     let mut partitions: Vec<Partition> = found
         .partitions()
