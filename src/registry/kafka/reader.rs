@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::log::{Entry, Gathering, META, Meta, VERSION, Whole};
 use super::{Core, own_of};
+use crate::common::kafka::retriable::{is_retriable_code, retry_until};
 use crate::common::kafka::{KafkaConfig, KafkaContext, hear, without_value};
 use crate::registry::record;
 use crate::registry::state::{Change, Position, State};
@@ -61,7 +63,19 @@ impl Log {
             .set("fetch.error.backoff.ms", "100")
             .create_with_context(context.clone())
             .map_err(|error| failed(without_value(error)))?;
-        let metadata = consumer.fetch_metadata(Some(&topic), config.timeout);
+        let metadata = retry_until(config.timeout, |left| {
+            let metadata = consumer.fetch_metadata(Some(&topic), left)?;
+            let code =
+                metadata.topics().iter().find(|found| found.name() == topic).and_then(MetadataTopic::error);
+            match code.map(RDKafkaErrorCode::from) {
+                Some(code)
+                    if code != RDKafkaErrorCode::UnknownTopicOrPartition && is_retriable_code(code) =>
+                {
+                    Err(KafkaError::MetadataFetch(code))
+                }
+                _ => Ok(metadata),
+            }
+        });
         let metadata = metadata.inspect_err(|_| hear(&consumer)).map_err(failed)?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         match found.map(|found| (found.error().map(RDKafkaErrorCode::from), found)) {
@@ -82,12 +96,19 @@ impl Log {
 
     /// The offset after the last record that can be read now. Blocks.
     pub(super) fn end(&self) -> Result<i64, StoreError> {
-        match self.consumer.fetch_watermarks(&self.topic, 0, self.timeout) {
-            Ok((_, end)) => {
+        let watermarks = retry_until(self.timeout, |left| {
+            match self.consumer.fetch_watermarks(&self.topic, 0, left) {
+                // Retriable for Kafka, but here the topic existed before.
+                Err(error) if is_gone(&error) => Ok(None),
+                answer => answer.map(Some),
+            }
+        });
+        match watermarks {
+            Ok(Some((_, end))) => {
                 self.context.is_back();
                 Ok(end)
             }
-            Err(error) if is_gone(&error) => Err(StoreError::Gone),
+            Ok(None) => Err(StoreError::Gone),
             Err(source) => Err(StoreError::Kafka { doing: "read the registry", source }),
         }
     }
