@@ -13,9 +13,9 @@ use crate::common::kafka::is_not_permitted;
 use crate::common::shutdown::Interrupted;
 use crate::common::sqlite::SqliteError;
 use crate::common::telemetry::LogFilterError;
-use crate::queue::OpenQueueError;
 use crate::queue::disk::DiskError;
 use crate::queue::kafka::OpenKafkaError;
+use crate::queue::open::OpenQueueError;
 use crate::queue::redis::OpenRedisError;
 use crate::registry::{OpenError, StoreError};
 

@@ -281,7 +281,7 @@ impl Publisher {
         sealed_size: usize,
     ) -> Result<(Vec<Recipient>, Vec<Refused>), PublishError> {
         let names: Vec<String> = recipients.iter().map(|recipient| recipient.tenant.id.to_string()).collect();
-        let queued = self.queue.queued(&names).await?;
+        let queued = self.queue.tenant_usage(&names).await?;
         let (mut within, mut refused) = (Vec::with_capacity(recipients.len()), Vec::new());
         for (recipient, queued) in recipients.into_iter().zip(queued) {
             let more = u64::try_from(recipient.endpoints.len()).unwrap_or(u64::MAX);

@@ -1,19 +1,21 @@
-//! The queue: jobs wait here between publish and delivery. [`open`] is the only place that picks a backend.
+//! The queue: jobs wait here between publish and delivery.
 //!
-//! [`lanes`] schedules (which job is next), [`throttle`] holds failing endpoints back, [`memory`] is the
-//! backend that lives in this process, [`disk`] the one that outlives it, [`redis`] the one that servers share, [`kafka`] the
-//! one that consumers on many machines deliver from.
-//! [`dead`] is what became of jobs that were given up, [`message`] what is known of each message, [`record`] how a job
-//! is written.
+//! - [`open`] picks the backend: [`memory`] (this process alone), [`disk`] (survives a restart), [`redis`] (shared by
+//!   servers) or [`kafka`] (shared by consumers on many machines).
+//! - [`lanes`] is the scheduler: it decides which job is next. [`throttle`] limits what a failing endpoint is sent.
+//! - [`dead`] defines dead letters, [`message`] the state of each message, [`record`] the stored form of a job, and
+//!   [`error`] what can go wrong.
 
 #[cfg(test)]
 mod conformance;
 pub mod dead;
 pub mod disk;
+pub mod error;
 pub mod kafka;
 pub mod lanes;
 pub mod memory;
 pub mod message;
+pub mod open;
 pub mod record;
 pub mod redis;
 #[cfg(test)]
@@ -21,8 +23,6 @@ mod tests;
 pub mod throttle;
 mod usage;
 
-use std::error::Error;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,141 +31,124 @@ use clap::ValueEnum;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use self::kafka::{Batching, KafkaQueue, OpenKafkaError};
-use self::redis::{OpenRedisError, RedisQueue};
+use self::dead::DeadLetters;
+pub use self::error::QueueError;
+use self::message::Messages;
 use crate::common::attempt::Attempt;
-use crate::common::clock::Clock;
 use crate::common::job::{Job, Lane};
-use crate::common::kafka::KafkaConfig;
-use crate::common::redis::RedisConfig;
 use crate::common::retry::{RetryPolicy, Verdict};
-use dead::DeadLetters;
-use disk::{DiskError, DiskQueue};
-use memory::MemoryQueue;
-use message::Messages;
 
-/// Why the queue didn't do what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum QueueError {
-    /// No room: the publisher tries again later.
-    #[error("the queue is full")]
-    Full,
-    /// The batch would find no room in an empty queue either.
-    #[error("the event makes more jobs, or more bytes of them, than the queue holds")]
-    TooLarge,
-    /// The queue takes no more jobs, since the process is stopping.
-    #[error("the queue is closed")]
-    Closed,
-    /// What the queue is kept in can't be reached or written: nothing has changed, as far as can be told from here.
-    #[error("{0}")]
-    Unavailable(&'static str, #[source] Box<dyn Error + Send + Sync>),
-}
-
-/// At-least-once: a crash may deliver twice, never lose (but see each backend's promise).
+/// A queue with at-least-once delivery: a crash may deliver a job twice, but loses none that its backend has promised to
+/// keep.
 #[async_trait]
 pub trait Queue: DeadLetters + Messages + Send + Sync {
-    /// All of `jobs` or none; as durable as the backend promises when it returns. A job whose id is that of a queued
-    /// one is that one, published again: it isn't queued twice. Dropping the future may queue them or not.
+    /// Queues all of `jobs` or none. They are as durable as the backend promises when this returns.
+    ///
+    /// A job whose id is queued already is not queued twice. Not cancel-safe: if the future is dropped, the jobs may or may
+    /// not be queued.
     async fn push(&self, jobs: Vec<Job>) -> Result<(), QueueError>;
 
-    /// Waits until a job is due, then leases up to `max`, fairly over lanes; ordered: one a lane.
-    /// An empty answer means: closed, and nothing is left for this process to do.
+    /// Waits until a job is due, then leases up to `max` jobs, taking turns between lanes. An ordered lane gives out one
+    /// job at a time.
     ///
-    /// Cancel-safe: dropping the future loses nothing.
+    /// Returns no jobs only when the queue is closed and this process has nothing left to deliver.
+    ///
+    /// Cancel-safe: if the future is dropped, no job is lost or counted as attempted.
     async fn claim(&self, max: usize) -> Result<Vec<Lease>, QueueError>;
 
-    /// Done, retry or dead, each in one atomic step; repeating it after an error is harmless, and so is settling a
-    /// lease that ran out.
+    /// Applies the verdict of each lease in one atomic step: done, retry, dead or dropped.
+    ///
+    /// Repeating a call after an error is harmless, and so is settling an expired lease.
     async fn settle(&self, settlements: &[Settlement]) -> Result<(), QueueError>;
 
-    /// Whether jobs can be taken and given out now.
+    /// Checks that the queue can take jobs and give them out.
     async fn ready(&self) -> Result<(), QueueError> {
         self.depth().await.map(drop)
     }
 
-    /// How many jobs are in which state.
+    /// Returns the number of jobs in each state.
     async fn depth(&self) -> Result<Depth, QueueError>;
 
-    /// What each of `tenants` has in the queue for its endpoints. Jobs of direct mode are nobody's.
-    async fn queued(&self, tenants: &[String]) -> Result<Vec<Queued>, QueueError>;
+    /// Returns the usage of each of `tenants`, in the same order. Jobs of direct mode belong to no tenant.
+    async fn tenant_usage(&self, tenants: &[String]) -> Result<Vec<TenantUsage>, QueueError>;
 
-    /// Makes the jobs of `lanes` due at once: what was learnt of their endpoints no longer holds, since these
-    /// were changed, disabled or deleted.
+    /// Makes all jobs of `lanes` due at once and forgets their throttles, because their endpoints were changed, disabled
+    /// or deleted.
     async fn release(&self, lanes: &[Lane]) -> Result<(), QueueError>;
 
-    /// Takes no more jobs. A queue that ends with the process goes on to give out what it holds; a durable one gives
-    /// out no more and keeps them for the next.
+    /// Refuses further jobs. A queue in memory still gives out the jobs it has; a durable queue gives out no more and
+    /// keeps them for the next process.
     fn close(&self);
 
-    /// The jobs that end with this process, as far as they aren't settled. A durable queue has none.
+    /// Returns the unsettled jobs that are lost when this process ends. A durable queue has none.
     fn abandoned(&self) -> Vec<Arc<Job>>;
 }
 
-/// A claimed job: settle it, or it is claimed again after [`QueueConfig::lease`].
+/// A claimed job. Unless it is settled within [`QueueConfig::lease`], it is claimed again.
 #[derive(Debug)]
 pub struct Lease {
-    /// What is to be delivered.
+    /// Job to deliver.
     pub job: Arc<Job>,
-    /// Which attempt this is, counted from 1.
+    /// Number of this attempt, counted from 1.
     pub attempt: u32,
-    /// When the first attempt was made, as far as the backend knows; now, if this is it.
+    /// Time of the first attempt, as far as the backend knows it; the time of the claim if this is the first.
     pub first_attempt_at: Timestamp,
-    /// Whether those behind it in its lane wait for it.
+    /// Whether the next job of the lane waits until this one is settled.
     pub ordered: bool,
     id: LeaseId,
 }
 
-/// Names one lease for good: where it is kept, and a number that no later lease there has.
+/// Identifier of a lease: its slot, and a serial number that no other lease of that slot ever has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct LeaseId {
     slot: usize,
     serial: u64,
 }
 
-/// What became of a lease.
+/// A lease with the verdict on its job.
 #[derive(Debug)]
 pub struct Settlement {
-    /// Which.
+    /// Lease to settle.
     pub lease: Lease,
-    /// What is done with its job.
+    /// Verdict on the job.
     pub verdict: Verdict,
-    /// The attempt that was made, if one was.
+    /// The attempt; `None` if no request was sent.
     pub attempt: Option<Attempt>,
 }
 
 impl Settlement {
-    /// Attempts that were made in all.
+    /// Returns the number of attempts made so far, including this one.
     #[must_use]
     pub fn attempts_made(&self) -> u32 {
         self.lease.attempt.saturating_sub(u32::from(self.attempt.is_none()))
     }
 }
 
-/// Jobs by state.
+/// Number of jobs in each state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Depth {
-    /// Due now.
+    /// Jobs that are due.
     pub ready: u64,
-    /// Waiting for a retry's time.
+    /// Jobs that wait for the time of their retry.
     pub delayed: u64,
-    /// Being delivered.
+    /// Jobs that are being delivered.
     pub leased: u64,
     /// Dead letters.
     pub dead: u64,
 }
 
 impl Depth {
-    /// Jobs that are still to be delivered.
+    /// Returns the number of jobs that are still to be delivered.
     #[must_use]
     pub fn unsettled(&self) -> u64 {
         self.ready.saturating_add(self.delayed).saturating_add(self.leased)
     }
 }
 
-/// A tenant's jobs that aren't settled.
+/// Unsettled jobs of one tenant.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Queued {
-    /// How many.
+pub struct TenantUsage {
+    /// Number of jobs.
     pub jobs: u64,
     /// Bytes of their bodies.
     pub bytes: u64,
@@ -186,70 +169,24 @@ pub enum QueueKind {
     Kafka,
 }
 
-/// What every backend is told.
+/// Configuration common to all backends.
 #[derive(Debug, Clone)]
 pub struct QueueConfig {
-    /// Whether every lane keeps strict order, waiting for its head while that is retried. Otherwise those do whose
+    /// Whether every lane is ordered: later jobs wait while the first one is retried. If not, a lane is ordered when its
     /// jobs ask for it.
     pub ordered: bool,
-    /// Unsettled jobs that are held; one more is refused.
+    /// Maximum number of unsettled jobs. Further jobs are refused.
     pub max_jobs: usize,
-    /// Bytes of their bodies that are held.
+    /// Maximum bytes of the bodies of unsettled jobs.
     pub max_bytes: usize,
-    /// Leases that are out at once.
+    /// Maximum number of leases at once.
     pub in_flight: usize,
-    /// Leases of one lane that are out at once, when it does well.
+    /// Maximum number of leases of one lane at once, reached when its endpoint is healthy.
     pub lane_in_flight: u32,
-    /// How long a lease lasts: longer than any attempt.
+    /// Duration of a lease. It must be longer than any attempt.
     pub lease: Duration,
-    /// The delays by which an endpoint that fails is probed.
+    /// Delays between probes of a failing endpoint.
     pub retry: RetryPolicy,
-    /// Delivered messages that are remembered with their attempts: the latest.
+    /// Number of delivered messages that are remembered with their attempts; the oldest are forgotten first.
     pub history: usize,
-}
-
-/// A backend with what it needs to be opened.
-#[derive(Debug, Clone, Copy)]
-pub enum Backend<'a> {
-    /// See [`QueueKind::Memory`].
-    Memory,
-    /// See [`QueueKind::Disk`]: in that file, which no other process uses.
-    Disk(&'a Path),
-    /// See [`QueueKind::Redis`].
-    Redis(&'a RedisConfig),
-    /// See [`QueueKind::Kafka`]: to publish to, and the group that delivers from there.
-    Kafka(&'a KafkaConfig, Batching, &'a str),
-}
-
-/// The queue couldn't be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenQueueError {
-    /// For what the disk says.
-    #[error(transparent)]
-    Disk(#[from] DiskError),
-    /// For what Kafka says, or doesn't.
-    #[error("open the queue in Kafka")]
-    Kafka(#[from] OpenKafkaError),
-    /// For what Redis says, or doesn't.
-    #[error("open the queue in Redis")]
-    Redis(#[from] OpenRedisError),
-}
-
-/// Opens the queue.
-///
-/// # Errors
-/// What it is kept in can't be reached or used.
-pub async fn open(
-    backend: Backend<'_>,
-    config: QueueConfig,
-    clock: Clock,
-) -> Result<Arc<dyn Queue>, OpenQueueError> {
-    Ok(match backend {
-        Backend::Memory => Arc::new(MemoryQueue::new(config, clock)),
-        Backend::Disk(path) => Arc::new(DiskQueue::open(path, config, clock)?),
-        Backend::Kafka(kafka, batching, group) => {
-            Arc::new(KafkaQueue::publish(kafka, batching, group, &config).await?)
-        }
-        Backend::Redis(redis) => Arc::new(RedisQueue::open(redis, config, clock).await?),
-    })
 }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::common::clock::Clock;
 use crate::common::http::root_cause;
 use crate::common::metrics::Metrics;
-use crate::queue::dead::{DeadFilter, MOST_AT_ONCE};
+use crate::queue::dead::{DeadFilter, MAX_BATCH};
 use crate::queue::{Queue, QueueError};
 
 /// How far apart it looks, at least and at most. Between them it is a hundredth of the retention.
@@ -57,7 +57,7 @@ impl Retention {
         let Some(until) = self.too_old() else { return (all, Ok(())) };
         let filter = DeadFilter { until: Some(until), ..DeadFilter::default() };
         loop {
-            match self.queue.purge(&filter, MOST_AT_ONCE).await {
+            match self.queue.purge(&filter, MAX_BATCH).await {
                 Err(error) => return (all, Err(error)),
                 Ok(0) => return (all, Ok(())),
                 Ok(purged) => {

@@ -13,7 +13,7 @@ use crate::common::id::{EndpointId, MessageId, TenantId};
 use crate::common::job::ContentType;
 use crate::common::json;
 use crate::common::retry::{CauseKind, Fault};
-use crate::queue::dead::{DeadBody, DeadLetter};
+use crate::queue::dead::{DeadLetter, FullDeadLetter};
 
 /// A message that was given up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -90,8 +90,8 @@ pub struct DeadLetterBody {
     pub body: Option<Box<RawValue>>,
 }
 
-impl From<DeadBody> for DeadLetterBody {
-    fn from(dead: DeadBody) -> Self {
+impl From<FullDeadLetter> for DeadLetterBody {
+    fn from(dead: FullDeadLetter) -> Self {
         // An envelope is JSON: what isn't is damaged.
         let body = dead.body.and_then(|body| serde_json::from_slice(&body).ok());
         Self {

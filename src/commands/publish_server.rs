@@ -31,7 +31,8 @@ use crate::deliver::Deliverer;
 use crate::dispatch::Dispatcher;
 use crate::exit::UsageError;
 use crate::publish::{Envelope, Publisher};
-use crate::queue::{self, Backend, Queue, QueueConfig, QueueKind};
+use crate::queue::open::{self, Backend};
+use crate::queue::{Queue, QueueConfig, QueueKind};
 use crate::registry::endpoint::EnvelopeKind;
 use crate::registry::{self, Limits, Registry, RegistryKind, RegistryPlace};
 use crate::retention::Retention;
@@ -147,7 +148,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         QueueKind::Redis => Backend::Redis(&redis),
         QueueKind::Kafka => Backend::Kafka(&kafka, args.produce.batching(), &args.produce.kafka_group),
     };
-    let queue = queue::open(backend, args.queue_config(&policy), clock).await.context("--queue")?;
+    let queue = open::open(backend, args.queue_config(&policy), clock).await.context("--queue")?;
     // What goes to Kafka is signed by whoever delivers it from there.
     let is_signed = direct_signer.is_some() || args.queue == QueueKind::Kafka;
     let dispatcher = Dispatcher {

@@ -7,7 +7,8 @@ use crate::common::id::MessageId;
 use crate::common::job::{ContentType, Job, TraceContext};
 use crate::deliver::egress::EgressGuard;
 use crate::deliver::{DeliverConfig, ExtraRoots};
-use crate::queue::{self, Backend, QueueConfig};
+use crate::queue::QueueConfig;
+use crate::queue::open::{self, Backend};
 use crate::registry::two_servers::TwoServers;
 
 async fn dispatcher(registry: Registry) -> Dispatcher {
@@ -29,7 +30,7 @@ async fn dispatcher(registry: Registry) -> Dispatcher {
         history: 10,
     };
     Dispatcher {
-        queue: queue::open(Backend::Memory, config, clock).await.unwrap(),
+        queue: open::open(Backend::Memory, config, clock).await.unwrap(),
         deliverer: Deliverer::new(deliver, clock),
         registry,
         direct_signer: None,

@@ -1,4 +1,4 @@
-//! Dead letters: the jobs that were given up, to be looked at, replayed and purged.
+//! Dead letters: jobs that were given up. They can be listed, replayed and purged.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,21 +7,24 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
-use super::QueueError;
+use super::error::QueueError;
 use crate::common::attempt::Attempt;
 use crate::common::endpoint_url::EndpointUrl;
 use crate::common::id::{EndpointId, MessageId, TenantId};
 use crate::common::job::{ContentType, Target};
-use crate::common::retry::CauseKind;
+use crate::common::retry::{Cause, CauseKind};
 
-/// Dead letters that one call replays or purges at most: each is one transaction.
-pub const MOST_AT_ONCE: usize = 1_000;
+/// Maximum number of dead letters that one call replays or purges, because each call is one transaction.
+pub const MAX_BATCH: usize = 1_000;
 
-/// What is kept of jobs that were given up.
+/// The dead letters of a queue.
+///
+/// All methods order them by the time of death, the oldest first.
 #[async_trait]
 pub trait DeadLetters: Send + Sync {
-    /// Those that match, the longest dead first, from the one after `after` on.
+    /// Returns up to `limit` dead letters that match `filter`, starting behind `after`.
     async fn dead_letters(
         &self,
         filter: &DeadFilter,
@@ -29,40 +32,41 @@ pub trait DeadLetters: Send + Sync {
         limit: usize,
     ) -> Result<DeadPage, QueueError>;
 
-    /// One of them with its body.
-    async fn dead_letter(&self, id: MessageId) -> Result<Option<DeadBody>, QueueError>;
+    /// Returns one dead letter with its body, if it exists.
+    async fn dead_letter(&self, id: MessageId) -> Result<Option<FullDeadLetter>, QueueError>;
 
-    /// How many match.
+    /// Returns the number of dead letters that match `filter`.
     async fn count_dead(&self, filter: &DeadFilter) -> Result<u64, QueueError>;
 
-    /// Queues those that match again, the longest dead first, at most `limit` and [`MOST_AT_ONCE`]: at the ends of
-    /// their lanes, with the same ids and all their attempts before them. Gives how many; where that is `limit` there
-    /// may be more. It is as durable as a push.
+    /// Queues the first matching dead letters again, at most `limit` and [`MAX_BATCH`].
+    ///
+    /// They go to the ends of their lanes, with the same ids and a fresh count of attempts. The change is as durable as a
+    /// push. Returns the number of dead letters replayed; if that equals `limit`, more may match.
     async fn replay(&self, filter: &DeadFilter, limit: usize) -> Result<u64, QueueError>;
 
-    /// Deletes those that match, the longest dead first, at most `limit` and [`MOST_AT_ONCE`]. Gives how many.
+    /// Deletes the first matching dead letters, at most `limit` and [`MAX_BATCH`]. Returns the number deleted.
     async fn purge(&self, filter: &DeadFilter, limit: usize) -> Result<u64, QueueError>;
 }
 
-/// Which dead letters are meant: those that fulfil every condition that is given.
+/// Filter for dead letters. A letter matches if it meets every condition that is set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeadFilter {
-    /// Of that tenant.
+    /// Tenant of the letter.
     pub tenant: Option<TenantId>,
-    /// For that endpoint.
+    /// Endpoint of the letter.
     pub endpoint: Option<EndpointId>,
-    /// That message.
+    /// Id of the message.
     pub id: Option<MessageId>,
-    /// Dead for one of these causes; for any where there are none.
+    /// Accepted causes of death. An empty list accepts every cause.
     pub causes: Vec<CauseKind>,
-    /// Dead since then or later.
+    /// Earliest time of death.
     pub since: Option<Timestamp>,
-    /// Dead before then.
+    /// End of the times of death; this time itself is excluded.
     pub until: Option<Timestamp>,
 }
 
 impl DeadFilter {
-    /// Whether a dead letter is meant.
+    /// Returns whether `letter` matches.
     #[must_use]
     pub fn matches(&self, letter: &DeadLetter) -> bool {
         let (tenant, endpoint) = match letter.target {
@@ -81,77 +85,102 @@ impl DeadFilter {
 /// A job that was given up, without its body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// The same as on every attempt.
+    /// Message id, the same on every attempt.
     pub id: MessageId,
-    /// The id of the tenant it belongs to; in direct mode the publisher's `target`.
+    /// Id of the tenant; in direct mode the publisher's `target`.
     pub tenant: Arc<str>,
-    /// Where it was to go.
+    /// Target of the job.
     pub target: Target,
-    /// Why it is dead.
+    /// Cause of death.
     pub cause: CauseKind,
-    /// That in words, with what the last attempt came to.
+    /// Cause of death in words, with the result of the last attempt.
     pub detail: String,
-    /// Attempts that were made.
+    /// Number of attempts made.
     pub attempts: u32,
-    /// When it was published.
+    /// Time of publishing.
     pub published_at: Timestamp,
-    /// Since when it is dead, in whole milliseconds.
+    /// Time of death, in whole milliseconds.
     pub died_at: Timestamp,
-    /// Bytes of its body.
+    /// Bytes of the body.
     pub bytes: u64,
 }
 
 impl DeadLetter {
-    /// Where it stands among the others.
+    /// Returns the letter's position in the order of dead letters.
     #[must_use]
     pub fn cursor(&self) -> DeadCursor {
         DeadCursor { died_at: self.died_at, id: self.id }
     }
 }
 
-/// A dead letter with all that is known of it.
+/// A dead letter with its body and attempts.
 #[derive(Debug, Clone)]
-pub struct DeadBody {
-    /// What lists show.
+pub struct FullDeadLetter {
+    /// The letter as lists show it.
     pub letter: DeadLetter,
-    /// How its body is labelled.
+    /// Content type of the body.
     pub content_type: ContentType,
-    /// The sealed event; `None` where it is damaged.
+    /// The sealed event; `None` if it is damaged.
     pub body: Option<Bytes>,
-    /// Its latest attempts, in order.
+    /// The latest attempts, in order.
     pub attempts: Vec<Attempt>,
 }
 
-/// Where a damaged letter doesn't say where its job was to go.
-const NOWHERE: &str = "https://unknown.invalid/";
-
-/// The target of a letter that doesn't say it.
-pub(super) fn nowhere() -> Target {
-    #[expect(clippy::expect_used, reason = "the URL is a constant, and a test reads it")]
-    Target::Url(EndpointUrl::parse(NOWHERE).expect("a URL"))
+/// The cause of a job's death, as it is stored in JSON beside the job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct CauseOfDeath {
+    pub(super) cause: CauseKind,
+    /// The cause in words.
+    pub(super) detail: String,
+    /// Number of attempts made.
+    pub(super) attempts: u32,
 }
 
-/// A page of dead letters.
+impl CauseOfDeath {
+    pub(super) fn new(cause: &Cause, attempts: u32) -> Self {
+        Self { cause: cause.kind(), detail: cause.to_string(), attempts }
+    }
+
+    /// Returns the substitute for a stored cause that can't be read.
+    pub(super) fn unreadable() -> Self {
+        Self {
+            cause: CauseKind::Damaged,
+            detail: "the stored cause of death can't be read".to_owned(),
+            attempts: 0,
+        }
+    }
+}
+
+/// Target that stands in for one that can't be read.
+const UNKNOWN_TARGET: &str = "https://unknown.invalid/";
+
+/// Returns the target of a damaged letter that doesn't contain one.
+pub(super) fn unknown_target() -> Target {
+    #[expect(clippy::expect_used, reason = "the URL is a constant, and a test parses it")]
+    Target::Url(EndpointUrl::parse(UNKNOWN_TARGET).expect("a valid URL"))
+}
+
+/// A page of a list of dead letters.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeadPage {
-    /// The longest dead first.
+    /// The letters, the oldest death first.
     pub letters: Vec<DeadLetter>,
-    /// Whether there are more after them.
+    /// Whether more letters follow this page.
     pub more: bool,
 }
 
-/// A place in the order of dead letters: by the time of death, then by id.
+/// A position in the order of dead letters, which is by time of death, then by id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DeadCursor {
-    /// In whole milliseconds.
+    /// Time of death, in whole milliseconds.
     pub died_at: Timestamp,
-    /// Of the message.
+    /// Message id.
     pub id: MessageId,
 }
 
-/// The text isn't a cursor.
+/// The text is not a cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("isn't a place in a list of dead letters")]
+#[error("isn't a cursor of a list of dead letters")]
 pub struct DeadCursorError;
 
 impl fmt::Display for DeadCursor {
@@ -179,20 +208,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nowhere_is_a_url() {
-        assert_eq!(nowhere().to_string(), "https://unknown.invalid");
+    fn the_unknown_target_is_a_valid_url() {
+        assert_eq!(unknown_target().to_string(), "https://unknown.invalid");
     }
 
     #[test]
-    fn a_cursor_is_read_as_it_is_written() {
+    fn a_cursor_survives_being_written_and_parsed() {
         let cursor = DeadCursor {
             died_at: Timestamp::from_millisecond(1_700_000_000_123).unwrap(),
             id: MessageId::new(),
         };
         assert_eq!(cursor.to_string().len(), 48);
         assert_eq!(cursor.to_string().parse(), Ok(cursor));
-        for odd in ["", "0", &"f".repeat(48), &"0".repeat(47), &"é".repeat(24)] {
-            assert_eq!(odd.parse::<DeadCursor>(), Err(DeadCursorError), "{odd}");
+        for invalid in ["", "0", &"f".repeat(48), &"0".repeat(47), &"é".repeat(24)] {
+            assert_eq!(invalid.parse::<DeadCursor>(), Err(DeadCursorError), "{invalid}");
         }
     }
 }

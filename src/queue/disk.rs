@@ -27,11 +27,11 @@ use tokio::sync::{Notify, oneshot};
 pub use self::store::DiskError;
 use self::store::{Checkpointer, Content, Reader, Store};
 use self::thread::{Ask, CheckpointSignal, Op, Reserve, Settled, Writer};
-use super::dead::{DeadBody, DeadCursor, DeadFilter, DeadLetters, DeadPage};
+use super::dead::{DeadCursor, DeadFilter, DeadLetters, DeadPage, FullDeadLetter};
 use super::lanes::{Lanes, Picked};
 use super::message::{MessageRecord, Messages};
 use super::usage::{Share, Usage};
-use super::{Depth, Lease, LeaseId, Queue, QueueConfig, QueueError, Queued, Settlement};
+use super::{Depth, Lease, LeaseId, Queue, QueueConfig, QueueError, Settlement, TenantUsage};
 use crate::common::clock::Clock;
 use crate::common::id::MessageId;
 use crate::common::job::{Job, Lane};
@@ -338,8 +338,8 @@ impl Queue for DiskQueue {
         Ok(Depth { ready, delayed, leased, dead: state.dead })
     }
 
-    async fn queued(&self, tenants: &[String]) -> Result<Vec<Queued>, QueueError> {
-        Ok(self.shared.lock().usage.queued(tenants))
+    async fn tenant_usage(&self, tenants: &[String]) -> Result<Vec<TenantUsage>, QueueError> {
+        Ok(self.shared.lock().usage.tenant_usage(tenants))
     }
 
     async fn release(&self, lanes: &[Lane]) -> Result<(), QueueError> {
@@ -369,7 +369,7 @@ impl DeadLetters for DiskQueue {
         self.read(move |reader| reader.dead_letters(&filter, after, limit)).await
     }
 
-    async fn dead_letter(&self, id: MessageId) -> Result<Option<DeadBody>, QueueError> {
+    async fn dead_letter(&self, id: MessageId) -> Result<Option<FullDeadLetter>, QueueError> {
         self.read(move |reader| reader.dead_letter(id)).await
     }
 

@@ -51,7 +51,7 @@ use self::lag::{Lag, LogLag};
 use self::producer::Producer;
 pub use self::producer::{Batching, Compression};
 use self::record::Record;
-use super::{Depth, Lease, Queue, QueueConfig, QueueError, Queued, Settlement, record as job_record};
+use super::{Depth, Lease, Queue, QueueConfig, QueueError, Settlement, TenantUsage, record as job_record};
 use crate::common::clock::Clock;
 use crate::common::job::{Job, Lane};
 use crate::common::kafka::{KafkaConfig, without_value};
@@ -237,8 +237,8 @@ impl Queue for KafkaQueue {
         Ok(Depth { dead: self.dead_count().await?, ..depth })
     }
 
-    async fn queued(&self, tenants: &[String]) -> Result<Vec<Queued>, QueueError> {
-        Ok(vec![Queued::default(); tenants.len()])
+    async fn tenant_usage(&self, tenants: &[String]) -> Result<Vec<TenantUsage>, QueueError> {
+        Ok(vec![TenantUsage::default(); tenants.len()])
     }
 
     async fn release(&self, lanes: &[Lane]) -> Result<(), QueueError> {

@@ -5,7 +5,7 @@
 //! idle     what was learnt of lanes that have no jobs just now, the latest 16,384
 //! rings    the lanes that may have a job to lease: taken from the front, put back at the end. One ring each for
 //!          lanes that do well, new ones and failing ones, served in turn. A lane is in each at most once; where
-//!          its standing changed since, its entry in the other ring is passed over
+//!          its health changed since, its entry in the other ring is passed over
 //! timers   when a lane is looked at again: its first job is due, or it isn't held back any more
 //! leases   the jobs that are out, until they are settled or a sweep finds that their lease ran out
 //! unread   lanes whose next jobs the backend is to read: memory holds no more than a window of each
@@ -26,9 +26,9 @@ use jiff::Timestamp;
 use lru::LruCache;
 use slab::Slab;
 
-use self::lane::{LaneState, PerStanding, Rings, turns_from};
+use self::lane::{LaneState, PerHealth, Rings, turns_from};
 use self::window::{Key, Waiting, Window};
-use super::throttle::{Room, Standing, Throttle};
+use super::throttle::{Allowance, EndpointHealth, Throttle};
 use super::{Depth, LeaseId, QueueConfig};
 use crate::common::clock::after;
 use crate::common::job::Lane;
@@ -47,10 +47,10 @@ pub struct Lanes<J> {
     unread: Vec<Lane>,
     /// When to look for leases that ran out, while any are out.
     next_sweep: Option<Timestamp>,
-    /// Leases by the standing of their lanes when they were given out.
-    held: PerStanding<usize>,
+    /// Leases by the health of their lanes when they were given out.
+    held: PerHealth<usize>,
     /// Whose turn it is: kept, since claims may be for one job each.
-    turn: Standing,
+    turn: EndpointHealth,
     serial: u64,
 }
 
@@ -69,7 +69,7 @@ struct Leased<J> {
     waiting: Waiting<J>,
     serial: u64,
     until: Timestamp,
-    standing: Standing,
+    health: EndpointHealth,
 }
 
 /// A job that was leased.
@@ -95,9 +95,9 @@ pub(super) struct LaneView<'a, J> {
     pub(super) ordered: bool,
     /// Whether its endpoint takes no more just now: it has as many attempts as it may, or is left alone, or the first job
     /// of an ordered one waits for its retry.
-    pub(super) is_held_back: bool,
+    pub(super) is_throttled: bool,
     /// Whether its endpoint took the last job that it was sent.
-    pub(super) is_well: bool,
+    pub(super) is_healthy: bool,
     /// Its jobs that wait, the next one first.
     pub(super) near: &'a BTreeMap<Key, Waiting<J>>,
 }
@@ -105,13 +105,13 @@ pub(super) struct LaneView<'a, J> {
 impl<'a, J> LaneView<'a, J> {
     fn of(state: &'a LaneState<J>, now: Timestamp) -> Self {
         let waits_for_head = state.ordered && state.window.head_due().is_some_and(|due| due > now);
-        let is_held_back = match state.throttle.room(now) {
+        let is_throttled = match state.throttle.allowance(now) {
             _ if waits_for_head => true,
-            Room::NotBefore(_) => true,
-            Room::Upto(limit) => state.leased >= if state.ordered { 1 } else { limit },
+            Allowance::NotBefore(_) => true,
+            Allowance::UpTo(limit) => state.leased >= if state.ordered { 1 } else { limit },
         };
-        let is_well = state.throttle.standing() == Standing::Well;
-        Self { ordered: state.ordered, is_held_back, is_well, near: state.window.near() }
+        let is_healthy = state.throttle.health() == EndpointHealth::Healthy;
+        Self { ordered: state.ordered, is_throttled, is_healthy, near: state.window.near() }
     }
 }
 
@@ -142,8 +142,8 @@ impl<J: Clone> Lanes<J> {
             leases: Slab::new(),
             unread: Vec::new(),
             next_sweep: None,
-            held: PerStanding::default(),
-            turn: Standing::Well,
+            held: PerHealth::default(),
+            turn: EndpointHealth::Healthy,
             serial: 0,
         }
     }
@@ -189,30 +189,30 @@ impl<J: Clone> Lanes<J> {
         self.sweep_leases(now);
         let mut claimed = Vec::new();
         // Lanes of each ring that were passed over in a row.
-        let mut passed_over = PerStanding::<usize>::default();
+        let mut passed_over = PerHealth::<usize>::default();
         while claimed.len() < max {
-            let has_turn = |standing: &Standing| {
-                passed_over.of(*standing) < &self.rings.of(*standing).len() && self.has_slot_for(*standing)
+            let has_turn = |health: &EndpointHealth| {
+                passed_over.of(*health) < &self.rings.of(*health).len() && self.has_slot_for(*health)
             };
-            let Some(standing) = turns_from(self.turn).into_iter().find(has_turn) else { break };
-            let Some(lane) = self.rings.of_mut(standing).pop_front() else { break };
+            let Some(health) = turns_from(self.turn).into_iter().find(has_turn) else { break };
+            let Some(lane) = self.rings.of_mut(health).pop_front() else { break };
             let Some(state) = self.lanes.get_mut(&lane) else { continue };
-            *state.in_ring.of_mut(standing) = false;
-            if state.throttle.standing() != standing {
+            *state.in_ring.of_mut(health) = false;
+            if state.throttle.health() != health {
                 self.wake(&lane, now);
                 continue;
             }
-            self.turn = turns_from(standing)[1];
+            self.turn = turns_from(health)[1];
             match self.turn_of(&lane, now) {
                 Turn::Lease => {
                     let Some(picked) = self.lease_head(&lane, now) else { continue };
                     claimed.push(picked);
                     self.put_back(&lane);
-                    passed_over = PerStanding::default();
+                    passed_over = PerHealth::default();
                 }
                 Turn::PassOver => {
                     self.put_back(&lane);
-                    let passed = passed_over.of_mut(standing);
+                    let passed = passed_over.of_mut(health);
                     *passed = passed.saturating_add(1);
                 }
                 Turn::Read => self.read(&lane),
@@ -235,12 +235,12 @@ impl<J: Clone> Lanes<J> {
         if !is_due || (state.ordered && state.leased > 0) {
             return Turn::Leave;
         }
-        match state.throttle.room(now) {
-            Room::NotBefore(_) => Turn::Leave,
-            Room::Upto(limit) if state.leased >= limit => Turn::Leave,
-            Room::Upto(_) if state.window.is_unread() => Turn::Read,
-            Room::Upto(_) if self.leaves_slots(state) => Turn::Lease,
-            Room::Upto(_) => Turn::PassOver,
+        match state.throttle.allowance(now) {
+            Allowance::NotBefore(_) => Turn::Leave,
+            Allowance::UpTo(limit) if state.leased >= limit => Turn::Leave,
+            Allowance::UpTo(_) if state.window.is_unread() => Turn::Read,
+            Allowance::UpTo(_) if self.leaves_slots(state) => Turn::Lease,
+            Allowance::UpTo(_) => Turn::PassOver,
         }
     }
 
@@ -254,31 +254,30 @@ impl<J: Clone> Lanes<J> {
 
     /// However many endpoints hang, one that answers finds a slot: lanes that fail hold no more than half of them,
     /// and together with new ones, of which any may hang as well, no more than three quarters.
-    fn has_slot_for(&self, standing: Standing) -> bool {
+    fn has_slot_for(&self, health: EndpointHealth) -> bool {
         let slots = self.config.in_flight;
-        let failing = *self.held.of(Standing::Failing);
-        let unproven = failing.saturating_add(*self.held.of(Standing::New));
+        let failing = *self.held.of(EndpointHealth::Failing);
+        let unproven = failing.saturating_add(*self.held.of(EndpointHealth::New));
         let has_unproven = unproven < slots.saturating_sub(slots / 4);
-        match standing {
-            Standing::Well => true,
-            Standing::New => has_unproven,
-            Standing::Failing => has_unproven && failing < slots.div_ceil(2),
+        match health {
+            EndpointHealth::Healthy => true,
+            EndpointHealth::New => has_unproven,
+            EndpointHealth::Failing => has_unproven && failing < slots.div_ceil(2),
         }
     }
 
     fn lease_head(&mut self, lane: &Lane, now: Timestamp) -> Option<Picked<J>> {
         let state = self.lanes.get_mut(lane)?;
         let (key, mut waiting) = state.window.pop_first()?;
-        let (standing, ordered, runs_low) =
-            (state.throttle.standing(), state.ordered, state.window.runs_low());
+        let (health, ordered, runs_low) = (state.throttle.health(), state.ordered, state.window.runs_low());
         state.leased = state.leased.saturating_add(1);
-        let held = self.held.of_mut(standing);
+        let held = self.held.of_mut(health);
         *held = held.saturating_add(1);
         let serial = self.next_serial();
         let first_attempt_at = *waiting.first_attempt_at.get_or_insert(now);
         let (job, attempt) = (waiting.job.clone(), waiting.failures.saturating_add(1));
         let until = after(now, self.config.lease);
-        let slot = self.leases.insert(Leased { lane: lane.clone(), key, waiting, serial, until, standing });
+        let slot = self.leases.insert(Leased { lane: lane.clone(), key, waiting, serial, until, health });
         self.next_sweep.get_or_insert(until);
         if runs_low {
             self.read(lane);
@@ -361,9 +360,9 @@ impl<J: Clone> Lanes<J> {
         if state.loading && state.window.is_unread() {
             return;
         }
-        let (limit, throttled_until) = match state.throttle.room(now) {
-            Room::NotBefore(time) => (1, Some(time)),
-            Room::Upto(limit) => (limit, None),
+        let (limit, throttled_until) = match state.throttle.allowance(now) {
+            Allowance::NotBefore(time) => (1, Some(time)),
+            Allowance::UpTo(limit) => (limit, None),
         };
         let most = if state.ordered { 1 } else { limit };
         if state.leased >= most {
@@ -553,7 +552,7 @@ impl<J: Clone> Lanes<J> {
     fn take_lease(&mut self, id: LeaseId) -> Option<Leased<J>> {
         self.leased(id)?;
         let leased = self.leases.try_remove(id.slot)?;
-        let held = self.held.of_mut(leased.standing);
+        let held = self.held.of_mut(leased.health);
         *held = held.saturating_sub(1);
         Some(leased)
     }

@@ -11,11 +11,11 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 
 use self::kept::Kept;
-use super::dead::{DeadBody, DeadCursor, DeadFilter, DeadLetters, DeadPage, MOST_AT_ONCE};
+use super::dead::{DeadCursor, DeadFilter, DeadLetters, DeadPage, FullDeadLetter, MAX_BATCH};
 use super::lanes::{Lanes, Picked};
 use super::message::{MessageRecord, Messages};
 use super::usage::{Share, Usage};
-use super::{Depth, Lease, Queue, QueueConfig, QueueError, Queued, Settlement};
+use super::{Depth, Lease, Queue, QueueConfig, QueueError, Settlement, TenantUsage};
 use crate::common::clock::Clock;
 use crate::common::id::MessageId;
 use crate::common::job::{Job, Lane};
@@ -147,8 +147,8 @@ impl Queue for MemoryQueue {
         Ok(Depth { dead, ..state.lanes.depth(self.clock.now()) })
     }
 
-    async fn queued(&self, tenants: &[String]) -> Result<Vec<Queued>, QueueError> {
-        Ok(self.lock().usage.queued(tenants))
+    async fn tenant_usage(&self, tenants: &[String]) -> Result<Vec<TenantUsage>, QueueError> {
+        Ok(self.lock().usage.tenant_usage(tenants))
     }
 
     async fn release(&self, lanes: &[Lane]) -> Result<(), QueueError> {
@@ -178,7 +178,7 @@ impl DeadLetters for MemoryQueue {
         Ok(self.lock().kept.page(filter, after, limit))
     }
 
-    async fn dead_letter(&self, id: MessageId) -> Result<Option<DeadBody>, QueueError> {
+    async fn dead_letter(&self, id: MessageId) -> Result<Option<FullDeadLetter>, QueueError> {
         Ok(self.lock().kept.dead_body(id))
     }
 
@@ -207,7 +207,7 @@ impl DeadLetters for MemoryQueue {
 
 impl State {
     fn matching(&self, filter: &DeadFilter, limit: usize) -> Vec<MessageId> {
-        self.kept.matching(filter).take(limit.min(MOST_AT_ONCE)).map(|letter| letter.id).collect()
+        self.kept.matching(filter).take(limit.min(MAX_BATCH)).map(|letter| letter.id).collect()
     }
 
     fn remove_dead(&mut self, ids: Vec<MessageId>) -> u64 {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::QueueError;
+use super::error::QueueError;
 use crate::common::attempt::Attempt;
 use crate::common::id::MessageId;
 use crate::common::job::Target;

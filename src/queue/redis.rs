@@ -66,7 +66,7 @@ pub use self::check::OpenRedisError;
 use self::claim::Held;
 use self::scripts::Scripts;
 use self::shards::Shard;
-use super::{Depth, Lease, Queue, QueueConfig, QueueError, Queued, Settlement};
+use super::{Depth, Lease, Queue, QueueConfig, QueueError, Settlement, TenantUsage};
 use crate::common::clock::Clock;
 use crate::common::job::{Job, Lane};
 use crate::common::redis::{RedisConfig, RedisConnection, RedisFailure, subscribe};
@@ -228,8 +228,8 @@ impl Queue for RedisQueue {
         Ok(depth)
     }
 
-    async fn queued(&self, tenants: &[String]) -> Result<Vec<Queued>, QueueError> {
-        let mut sums = vec![Queued::default(); tenants.len()];
+    async fn tenant_usage(&self, tenants: &[String]) -> Result<Vec<TenantUsage>, QueueError> {
+        let mut sums = vec![TenantUsage::default(); tenants.len()];
         if tenants.is_empty() {
             return Ok(sums);
         }

@@ -1,7 +1,8 @@
-//! How much at once one endpoint is sent: less when it fails, more when it does well, a probe when it is down.
+//! The throttle of one endpoint: how many attempts it is sent at once.
 //!
-//! Slow start, additive increase, multiplicative decrease, as TCP does it; after five failures in a row a
-//! breaker opens, and one attempt per delay finds out whether the endpoint is back.
+//! Concurrency follows TCP: slow start, additive increase, multiplicative decrease. After [`BREAKER_FAILURES`] failures in a
+//! row a breaker opens and nothing is sent. When its delay is over the breaker is half-open: one probe at a time finds out
+//! whether the endpoint is back.
 
 use std::time::Duration;
 
@@ -10,110 +11,119 @@ use jiff::Timestamp;
 use crate::common::clock::after;
 use crate::common::retry::RetryPolicy;
 
-/// Attempts at once that an endpoint starts with: as long as it hasn't answered it may be one that hangs. Each
-/// success adds one, so an endpoint that does well has doubled after each round trip.
-const START: u32 = 1;
+/// Concurrent attempts that a new endpoint starts with. It is 1 because an endpoint that has never answered may hang. Each
+/// success adds one, so the limit doubles with each round trip.
+pub(crate) const INITIAL_CONCURRENCY: u32 = 1;
 
 /// Failures in a row that open the breaker.
-const BREAKER_FAILURES: u32 = 5;
+pub(crate) const BREAKER_FAILURES: u32 = 5;
 
-/// Probes are never further apart, so that an endpoint that is back is noticed within a minute.
-const MOST_PROBE_DELAY: Duration = Duration::from_secs(60);
+/// Maximum delay between probes, so that an endpoint that is back is noticed within a minute.
+pub(crate) const MAX_PROBE_DELAY: Duration = Duration::from_secs(60);
 
-/// The state of one endpoint.
+/// The throttle of one endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Throttle {
+    /// Current limit of concurrent attempts.
     limit: u32,
-    most: u32,
-    /// In a row.
-    failures: u32,
+    /// Upper bound of `limit`.
+    max_limit: u32,
+    failures_in_a_row: u32,
     has_succeeded: bool,
     breaker: Option<Breaker>,
 }
 
+/// A breaker that is open, or half-open once `open_until` has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Breaker {
+    /// Number of delays so far; it selects the next delay.
     probes: u32,
-    closed_until: Timestamp,
+    open_until: Timestamp,
 }
 
-/// What is known of an endpoint.
+/// Health of an endpoint, judged by its last attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// Its last attempt was successful.
-    Well,
-    /// None has ended yet.
+pub enum EndpointHealth {
+    /// The last attempt succeeded.
+    Healthy,
+    /// No attempt has ended yet.
     New,
-    /// The last one failed.
+    /// The last attempt failed.
     Failing,
 }
 
-/// What may be sent now.
+/// What an endpoint may be sent now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Room {
-    /// So many attempts at once, counting those under way.
-    Upto(u32),
+pub enum Allowance {
+    /// Up to that many attempts at once, counting those under way.
+    UpTo(u32),
     /// Nothing before that time.
     NotBefore(Timestamp),
 }
 
 impl Throttle {
-    /// An endpoint of which nothing is known, never to be sent more than `most` at once.
+    /// Creates the throttle of a new endpoint, which is never sent more than `max_limit` attempts at once.
     #[must_use]
-    pub fn new(most: u32) -> Self {
-        Self { limit: START, most: most.max(1), failures: 0, has_succeeded: false, breaker: None }
+    pub fn new(max_limit: u32) -> Self {
+        Self {
+            limit: INITIAL_CONCURRENCY,
+            max_limit: max_limit.max(1),
+            failures_in_a_row: 0,
+            has_succeeded: false,
+            breaker: None,
+        }
     }
 
-    /// What may be sent at `now`.
+    /// Returns what the endpoint may be sent at `now`.
     #[must_use]
-    pub fn room(&self, now: Timestamp) -> Room {
+    pub fn allowance(&self, now: Timestamp) -> Allowance {
         match self.breaker {
-            Some(breaker) if now < breaker.closed_until => Room::NotBefore(breaker.closed_until),
-            Some(_) => Room::Upto(1),
-            None => Room::Upto(self.limit),
+            Some(breaker) if now < breaker.open_until => Allowance::NotBefore(breaker.open_until),
+            Some(_) => Allowance::UpTo(1),
+            None => Allowance::UpTo(self.limit),
         }
     }
 
-    /// What is to be expected of the next attempt.
+    /// Returns the endpoint's health.
     #[must_use]
-    pub fn standing(&self) -> Standing {
-        match (self.failures, self.has_succeeded) {
-            (0, true) => Standing::Well,
-            (0, false) => Standing::New,
-            _ => Standing::Failing,
+    pub fn health(&self) -> EndpointHealth {
+        match (self.failures_in_a_row, self.has_succeeded) {
+            (0, true) => EndpointHealth::Healthy,
+            (0, false) => EndpointHealth::New,
+            _ => EndpointHealth::Failing,
         }
     }
 
-    /// An attempt was successful.
+    /// Records a successful attempt.
     pub fn succeeded(&mut self) {
         if self.breaker.take().is_some() {
-            self.limit = START;
+            self.limit = INITIAL_CONCURRENCY;
         }
-        self.failures = 0;
+        self.failures_in_a_row = 0;
         self.has_succeeded = true;
-        self.limit = self.limit.saturating_add(1).min(self.most);
+        self.limit = self.limit.saturating_add(1).min(self.max_limit);
     }
 
-    /// The endpoint asked to be left alone until then.
+    /// Sends nothing before `until`, as the endpoint has asked.
     pub fn pause(&mut self, until: Timestamp) {
         let probes = self.breaker.map_or(0, |breaker| breaker.probes);
-        let closed_until = self.breaker.map_or(until, |breaker| breaker.closed_until.max(until));
-        self.breaker = Some(Breaker { probes, closed_until });
+        let open_until = self.breaker.map_or(until, |breaker| breaker.open_until.max(until));
+        self.breaker = Some(Breaker { probes, open_until });
     }
 
-    /// An attempt failed at `now`.
+    /// Records an attempt that failed at `now`. `delays` gives the delay before each probe.
     pub fn failed(&mut self, now: Timestamp, delays: &RetryPolicy) {
         self.limit = (self.limit / 2).max(1);
-        self.failures = self.failures.saturating_add(1);
+        self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
         let probes = match self.breaker {
-            // An attempt from before the breaker opened says nothing new.
-            Some(breaker) if now < breaker.closed_until => return,
+            // The attempt began before the breaker opened, so it is no probe.
+            Some(breaker) if now < breaker.open_until => return,
             Some(breaker) => breaker.probes.saturating_add(1),
-            None if self.failures < BREAKER_FAILURES => return,
+            None if self.failures_in_a_row < BREAKER_FAILURES => return,
             None => 1,
         };
-        let delay = delays.delay(probes).min(MOST_PROBE_DELAY);
-        self.breaker = Some(Breaker { probes, closed_until: after(now, delay) });
+        let delay = delays.delay(probes).min(MAX_PROBE_DELAY);
+        self.breaker = Some(Breaker { probes, open_until: after(now, delay) });
     }
 }
 
@@ -127,7 +137,7 @@ mod tests {
         after(NOW, Duration::from_secs(seconds))
     }
 
-    fn broken() -> Throttle {
+    fn open_breaker() -> Throttle {
         let mut throttle = Throttle::new(64);
         for _ in 0..BREAKER_FAILURES {
             assert_eq!(throttle.breaker, None);
@@ -139,68 +149,68 @@ mod tests {
     #[test]
     fn success_adds_one_and_failure_halves() {
         let mut throttle = Throttle::new(10);
-        assert_eq!(throttle.room(NOW), Room::Upto(1));
+        assert_eq!(throttle.allowance(NOW), Allowance::UpTo(1));
         throttle.succeeded();
-        assert_eq!(throttle.room(NOW), Room::Upto(2));
+        assert_eq!(throttle.allowance(NOW), Allowance::UpTo(2));
         for _ in 0..9 {
             throttle.succeeded();
         }
-        assert_eq!(throttle.room(NOW), Room::Upto(10));
+        assert_eq!(throttle.allowance(NOW), Allowance::UpTo(10));
         throttle.failed(NOW, &RetryPolicy::default());
-        assert_eq!(throttle.room(NOW), Room::Upto(5));
+        assert_eq!(throttle.allowance(NOW), Allowance::UpTo(5));
         for _ in 0..3 {
             throttle.failed(NOW, &RetryPolicy::default());
         }
-        assert_eq!(throttle.room(NOW), Room::Upto(1));
+        assert_eq!(throttle.allowance(NOW), Allowance::UpTo(1));
     }
 
     #[test]
     fn five_failures_in_a_row_open_the_breaker() {
-        let throttle = broken();
-        assert_eq!(throttle.room(NOW), Room::NotBefore(later(1)));
-        assert_eq!(throttle.room(later(1)), Room::Upto(1));
+        let throttle = open_breaker();
+        assert_eq!(throttle.allowance(NOW), Allowance::NotBefore(later(1)));
+        assert_eq!(throttle.allowance(later(1)), Allowance::UpTo(1));
     }
 
     #[test]
-    fn failed_probes_are_further_apart_up_to_a_minute() {
-        let mut throttle = broken();
+    fn delays_between_probes_grow_to_at_most_a_minute() {
+        let mut throttle = open_breaker();
         let hourly = RetryPolicy::try_list(vec![Duration::from_secs(3600)], None, 0.0).unwrap();
         throttle.failed(later(1), &RetryPolicy::default());
-        assert_eq!(throttle.room(later(1)), Room::NotBefore(later(3)));
+        assert_eq!(throttle.allowance(later(1)), Allowance::NotBefore(later(3)));
         throttle.failed(later(3), &hourly);
-        assert_eq!(throttle.room(later(3)), Room::NotBefore(later(63)));
+        assert_eq!(throttle.allowance(later(3)), Allowance::NotBefore(later(63)));
     }
 
     #[test]
-    fn attempts_from_before_the_breaker_opened_do_not_lengthen_it() {
-        let mut throttle = broken();
+    fn failures_from_before_the_breaker_opened_do_not_keep_it_open() {
+        let mut throttle = open_breaker();
         throttle.failed(NOW, &RetryPolicy::default());
-        assert_eq!(throttle.room(NOW), Room::NotBefore(later(1)));
+        assert_eq!(throttle.allowance(NOW), Allowance::NotBefore(later(1)));
     }
 
     #[test]
-    fn a_pause_holds_everything_back_until_it_is_over() {
+    fn a_paused_endpoint_is_sent_nothing_until_the_pause_ends() {
         let mut throttle = Throttle::new(64);
         throttle.pause(later(600));
         throttle.failed(NOW, &RetryPolicy::default());
-        assert_eq!(throttle.room(later(599)), Room::NotBefore(later(600)));
-        assert_eq!(throttle.room(later(600)), Room::Upto(1));
+        assert_eq!(throttle.allowance(later(599)), Allowance::NotBefore(later(600)));
+        assert_eq!(throttle.allowance(later(600)), Allowance::UpTo(1));
     }
 
     #[test]
-    fn a_successful_probe_starts_over_slowly() {
-        let mut throttle = broken();
+    fn a_successful_probe_restarts_slow_start() {
+        let mut throttle = open_breaker();
         throttle.succeeded();
-        assert_eq!(throttle.room(NOW), Room::Upto(2));
+        assert_eq!(throttle.allowance(NOW), Allowance::UpTo(2));
     }
 
     #[test]
-    fn an_endpoint_is_new_then_what_its_last_attempt_says() {
+    fn health_is_new_then_follows_the_last_attempt() {
         let mut throttle = Throttle::new(10);
-        assert_eq!(throttle.standing(), Standing::New);
+        assert_eq!(throttle.health(), EndpointHealth::New);
         throttle.succeeded();
-        assert_eq!(throttle.standing(), Standing::Well);
+        assert_eq!(throttle.health(), EndpointHealth::Healthy);
         throttle.failed(NOW, &RetryPolicy::default());
-        assert_eq!(throttle.standing(), Standing::Failing);
+        assert_eq!(throttle.health(), EndpointHealth::Failing);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use super::{QueueConfig, QueueError, Queued};
+use super::{QueueConfig, QueueError, TenantUsage};
 use crate::common::job::{Job, Target};
 
 /// Unsettled jobs and bytes of their bodies.
@@ -14,7 +14,7 @@ pub(super) struct Usage {
     bytes: usize,
     max_jobs: usize,
     max_bytes: usize,
-    by_tenant: HashMap<Arc<str>, Queued>,
+    by_tenant: HashMap<Arc<str>, TenantUsage>,
 }
 
 /// Whose a job is, and how large.
@@ -93,7 +93,7 @@ impl Usage {
     }
 
     /// What each of `tenants` has.
-    pub(super) fn queued(&self, tenants: &[String]) -> Vec<Queued> {
+    pub(super) fn tenant_usage(&self, tenants: &[String]) -> Vec<TenantUsage> {
         tenants.iter().map(|tenant| self.by_tenant.get(&**tenant).copied().unwrap_or_default()).collect()
     }
 }

@@ -16,7 +16,7 @@ use super::problem::Problem;
 use crate::api::DeadSelection;
 use crate::common::id::{EndpointId, TenantId};
 use crate::common::retry::{CauseKind, Fault};
-use crate::queue::dead::{DeadCursor, DeadFilter, MOST_AT_ONCE};
+use crate::queue::dead::{DeadCursor, DeadFilter, MAX_BATCH};
 
 /// Items of a page where `limit` isn't given, and at most.
 const PAGE_ITEMS: usize = 50;
@@ -154,9 +154,9 @@ pub(super) fn selected(
 
 /// How many a request does something with at most.
 pub(super) fn limit(selection: &DeadSelection) -> Result<usize, Problem> {
-    let limit = selection.limit.map_or(MOST_AT_ONCE, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-    if !(1..=MOST_AT_ONCE).contains(&limit) {
-        return Err(Problem::bad_request(format!("'limit' must be 1 to {MOST_AT_ONCE}")));
+    let limit = selection.limit.map_or(MAX_BATCH, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    if !(1..=MAX_BATCH).contains(&limit) {
+        return Err(Problem::bad_request(format!("'limit' must be 1 to {MAX_BATCH}")));
     }
     Ok(limit)
 }

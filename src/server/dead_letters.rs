@@ -297,7 +297,7 @@ async fn replay_what_fits(server: &Server, filter: &DeadFilter, limit: usize) ->
 async fn within_quota(server: &Server, filter: &DeadFilter, limit: usize) -> Result<usize, Problem> {
     let Some(id) = filter.tenant else { return Ok(limit) };
     let Some(tenant) = server.registry.tenant(&TenantRef::Id(id)) else { return Ok(limit) };
-    let queued = server.queue.queued(&[id.to_string()]).await?.first().copied().unwrap_or_default();
+    let queued = server.queue.tenant_usage(&[id.to_string()]).await?.first().copied().unwrap_or_default();
     let most_jobs = server.registry.limits(&tenant).queued_jobs;
     let most_bytes = u64::try_from(server.publisher.tenant_queued_bytes).unwrap_or(u64::MAX);
     let room = usize::try_from(u64::from(most_jobs).saturating_sub(queued.jobs)).unwrap_or(usize::MAX);

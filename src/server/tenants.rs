@@ -14,7 +14,7 @@ use super::problem::{Problem, field};
 use crate::api::{self, DeletedTenant, NewTenant, TenantUpdate, TenantView, UsageView};
 use crate::common::id::TenantId;
 use crate::common::job::Target;
-use crate::queue::Queued;
+use crate::queue::TenantUsage;
 use crate::registry;
 use crate::registry::name::Name;
 use crate::registry::tenant::Tenant;
@@ -128,7 +128,7 @@ pub(super) async fn delete(
     let dropped_jobs = answer::to_its_end(async move {
         let endpoints = server.registry.delete_tenant(id, expected).await?;
         // From here on what is queued for it is dropped when its turn comes.
-        let queued = server.queue.queued(&[id.to_string()]).await.unwrap_or_default();
+        let queued = server.queue.tenant_usage(&[id.to_string()]).await.unwrap_or_default();
         let lanes: Vec<_> =
             endpoints.into_iter().map(|endpoint| Target::Endpoint(id, endpoint).lane()).collect();
         if let Err(error) = server.queue.release(&lanes).await {
@@ -151,8 +151,8 @@ async fn shown(server: &Server, status: StatusCode, tenant: Arc<Tenant>) -> Resu
 /// Tenants with their limits and what they have of them.
 async fn views(server: &Server, tenants: &[Arc<Tenant>]) -> Result<Vec<TenantView>, Problem> {
     let ids: Vec<String> = tenants.iter().map(|tenant| tenant.id.to_string()).collect();
-    let queued = server.queue.queued(&ids).await?;
-    let view = |(tenant, queued): (&Arc<Tenant>, Queued)| {
+    let queued = server.queue.tenant_usage(&ids).await?;
+    let view = |(tenant, queued): (&Arc<Tenant>, TenantUsage)| {
         let queued_jobs = queued.jobs;
         let endpoints = server.registry.endpoint_count(tenant.id);
         TenantView::new(tenant, server.registry.limits(tenant), UsageView { queued_jobs, endpoints })

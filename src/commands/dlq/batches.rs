@@ -15,7 +15,7 @@ use crate::api::{DeadSelection, Purged, Replayed};
 use crate::client::ClientError;
 use crate::common::id::MessageId;
 use crate::common::shutdown::{Interrupted, Shutdown};
-use crate::queue::dead::MOST_AT_ONCE;
+use crate::queue::dead::MAX_BATCH;
 
 /// Batches a second where there is a rate: often enough to be even, seldom enough to be cheap.
 const BATCHES_PER_SECOND: f64 = 10.0;
@@ -223,7 +223,7 @@ impl Pace {
 
     /// How many to ask for at once.
     fn batch(&self) -> u32 {
-        let most = u32::try_from(MOST_AT_ONCE).unwrap_or(u32::MAX);
+        let most = u32::try_from(MAX_BATCH).unwrap_or(u32::MAX);
         // `as` stops at u32's bounds.
         self.rate.map_or(most, |rate| ((rate / BATCHES_PER_SECOND) as u32).clamp(1, most))
     }

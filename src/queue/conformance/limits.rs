@@ -1,7 +1,7 @@
 //! Room, and what is counted.
 
 use super::*;
-use crate::queue::{Depth, QueueError, Queued};
+use crate::queue::{Depth, QueueError, TenantUsage};
 
 pub(in crate::queue) async fn a_full_queue_refuses_all_and_takes_again<H: Harness>() {
     let Some(harness) = H::start(QueueConfig { max_jobs: 3, ..config() }).await else { return };
@@ -54,18 +54,18 @@ pub(in crate::queue) async fn tenants_are_counted<H: Harness>() {
     let endpoint = EndpointId::new();
     queue.push(vec![job_of(one, endpoint), job_of(one, EndpointId::new()), job("a")]).await.unwrap();
     queue.push(vec![job_of(other, EndpointId::new())]).await.unwrap();
-    let none = Queued::default();
-    let expected = [Queued { jobs: 2, bytes: 20 }, Queued { jobs: 1, bytes: 10 }, none, none];
-    assert_eq!(queue.queued(&asked).await.unwrap(), expected, "direct mode is nobody's");
+    let none = TenantUsage::default();
+    let expected = [TenantUsage { jobs: 2, bytes: 20 }, TenantUsage { jobs: 1, bytes: 10 }, none, none];
+    assert_eq!(queue.tenant_usage(&asked).await.unwrap(), expected, "direct mode is nobody's");
     while queue.depth().await.unwrap().unsettled() > 0 {
         let lease = claim_one(queue).await;
         let is_first = lease.job.target == Target::Endpoint(one, endpoint);
         settle(queue, lease, if is_first { crate::queue::tests::dead() } else { Verdict::Done }).await;
     }
-    assert_eq!(queue.queued(&asked).await.unwrap(), [none; 4]);
+    assert_eq!(queue.tenant_usage(&asked).await.unwrap(), [none; 4]);
     queue.replay(&all_dead(), 10).await.unwrap();
-    assert_eq!(queue.queued(&asked[..1]).await.unwrap(), [Queued { jobs: 1, bytes: 10 }]);
-    assert_eq!(queue.queued(&[]).await.unwrap(), []);
+    assert_eq!(queue.tenant_usage(&asked[..1]).await.unwrap(), [TenantUsage { jobs: 1, bytes: 10 }]);
+    assert_eq!(queue.tenant_usage(&[]).await.unwrap(), []);
 }
 
 pub(in crate::queue) async fn depth_counts_every_state<H: Harness>() {

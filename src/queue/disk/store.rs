@@ -29,7 +29,7 @@ use crate::common::attempt::Attempt;
 use crate::common::id::MessageId;
 use crate::common::job::{Job, Lane};
 use crate::common::retry::Cause;
-use crate::queue::dead::{DeadBody, DeadCursor, DeadFilter, DeadPage};
+use crate::queue::dead::{DeadCursor, DeadFilter, DeadPage, FullDeadLetter};
 use crate::queue::lanes::Retry;
 use crate::queue::lanes::window::{Key, Waiting};
 use crate::queue::message::{MessageRecord, MessageState};
@@ -562,7 +562,7 @@ impl Reader {
         self.0.query_row(&sql, rusqlite::params_from_iter(params), |row| row.get(0))
     }
 
-    pub(super) fn dead_letter(&self, id: MessageId) -> rusqlite::Result<Option<DeadBody>> {
+    pub(super) fn dead_letter(&self, id: MessageId) -> rusqlite::Result<Option<FullDeadLetter>> {
         let found = self.row("SELECT * FROM dead WHERE id = ?", id, |row| {
             Ok((rows::letter(row)?, row.get::<_, u64>("seq")?, attempts_from(row.get("attempts")?)))
         })?;
@@ -571,7 +571,7 @@ impl Reader {
             Content::Job(job) => (job.content_type, Some(job.body)),
             Content::Missing | Content::Damaged(_) => Default::default(),
         };
-        Ok(Some(DeadBody { letter, content_type, body, attempts }))
+        Ok(Some(FullDeadLetter { letter, content_type, body, attempts }))
     }
 
     /// What is known of a message.

@@ -19,7 +19,7 @@ use crate::common::attempt::Attempt;
 use crate::common::job::{Job, Lane};
 use crate::common::retry::{Cause, Verdict};
 use crate::common::secret_file::SECRET_MODE;
-use crate::queue::dead::{DeadFilter, MOST_AT_ONCE};
+use crate::queue::dead::{DeadFilter, MAX_BATCH};
 use crate::queue::lanes::Retry;
 use crate::queue::lanes::window::{Key, Waiting};
 use crate::queue::usage::Share;
@@ -299,7 +299,7 @@ impl Writer {
                 Ok(Effect::Released(lanes.clone(), now))
             }
             Op::Replay { filter, limit, .. } => {
-                let found = self.store.matching(filter, (*limit).min(MOST_AT_ONCE))?;
+                let found = self.store.matching(filter, (*limit).min(MAX_BATCH))?;
                 let bytes = found.iter().fold(0_usize, |sum, (_, bytes)| sum.saturating_add(*bytes));
                 if let Err(error) = self.shared.lock().usage.check(found.len(), bytes) {
                     return Ok(Effect::Refused(error));
@@ -312,7 +312,7 @@ impl Writer {
                 Ok(Effect::Replayed(replayed, count))
             }
             Op::Purge { filter, limit, .. } => {
-                let found = self.store.matching(filter, (*limit).min(MOST_AT_ONCE))?;
+                let found = self.store.matching(filter, (*limit).min(MAX_BATCH))?;
                 found.iter().try_for_each(|(seq, _)| self.store.purge(*seq))?;
                 self.may_vacuum = true;
                 Ok(Effect::Purged(u64::try_from(found.len()).unwrap_or(u64::MAX)))

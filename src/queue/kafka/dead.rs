@@ -25,7 +25,8 @@ use crate::common::job::{ContentType, Job};
 use crate::common::kafka::{KafkaConfig, KafkaContext, without_value};
 use crate::common::retry::CauseKind;
 use crate::queue::dead::{
-    DeadBody, DeadCursor, DeadFilter, DeadLetter, DeadLetters, DeadPage, MOST_AT_ONCE, nowhere,
+    CauseOfDeath, DeadCursor, DeadFilter, DeadLetter, DeadLetters, DeadPage, FullDeadLetter, MAX_BATCH,
+    unknown_target,
 };
 use crate::queue::message::{MessageRecord, MessageState, Messages};
 use crate::queue::{QueueError, record as job_record};
@@ -85,12 +86,12 @@ fn letter_of(message: &impl Message) -> DeadLetter {
     let job = record::job(message, Bytes::new());
     let bytes = u64::try_from(message.payload().map_or(0, <[u8]>::len)).unwrap_or(u64::MAX);
     let death = record::death(message).unwrap_or_else(|| {
-        let detail = "what was said of its death can't be read".to_owned();
-        Death::new(CauseKind::Damaged, detail, 0, Timestamp::UNIX_EPOCH)
+        let CauseOfDeath { cause, detail, attempts } = CauseOfDeath::unreadable();
+        Death::new(cause, detail, attempts, Timestamp::UNIX_EPOCH)
     });
     let (tenant, target, published_at) = match job {
         Ok(job) => (job.tenant, job.target, job.published_at),
-        Err(_) => (UNKNOWN.into(), nowhere(), Timestamp::UNIX_EPOCH),
+        Err(_) => (UNKNOWN.into(), unknown_target(), Timestamp::UNIX_EPOCH),
     };
     DeadLetter {
         id: id_of(message),
@@ -297,8 +298,8 @@ impl DeadLetters for KafkaQueue {
         Ok(DeadPage { letters, more })
     }
 
-    async fn dead_letter(&self, id: MessageId) -> Result<Option<DeadBody>, QueueError> {
-        let body = |Found { letter, job, past, .. }| DeadBody {
+    async fn dead_letter(&self, id: MessageId) -> Result<Option<FullDeadLetter>, QueueError> {
+        let body = |Found { letter, job, past, .. }| FullDeadLetter {
             letter,
             content_type: job.as_ref().map_or(ContentType::default(), |job: &Job| job.content_type),
             body: job.map(|job| job.body),
@@ -320,7 +321,7 @@ impl DeadLetters for KafkaQueue {
         }
         let index = self.index(filter).await?;
         let mut wanted = index.meant(None);
-        wanted.truncate(limit.min(MOST_AT_ONCE));
+        wanted.truncate(limit.min(MAX_BATCH));
         let mut replayed = Vec::new();
         let topic: Arc<str> = self.kafka.topics.events.as_str().into();
         let mut wanted = wanted.into_iter().peekable();
@@ -362,7 +363,7 @@ impl DeadLetters for KafkaQueue {
         let index = self.index(filter).await?;
         let mut gone: Vec<(MessageId, i32)> =
             index.meant(None).into_iter().map(|(cursor, entry)| (cursor.id, entry.partition)).collect();
-        gone.truncate(limit.min(MOST_AT_ONCE));
+        gone.truncate(limit.min(MAX_BATCH));
         self.bury(&gone, &index).await?;
         Ok(u64::try_from(gone.len()).unwrap_or(u64::MAX))
     }

@@ -6,41 +6,41 @@ use jiff::Timestamp;
 
 use super::window::Window;
 use crate::common::job::Lane;
-use crate::queue::throttle::{Standing, Throttle};
+use crate::queue::throttle::{EndpointHealth, Throttle};
 
-/// Something for each standing that an endpoint may have.
+/// Something for each health that an endpoint may have.
 #[derive(Debug, Default)]
-pub(super) struct PerStanding<T> {
+pub(super) struct PerHealth<T> {
     well: T,
     new: T,
     failing: T,
 }
 
-impl<T> PerStanding<T> {
-    pub(super) fn of(&self, standing: Standing) -> &T {
-        match standing {
-            Standing::Well => &self.well,
-            Standing::New => &self.new,
-            Standing::Failing => &self.failing,
+impl<T> PerHealth<T> {
+    pub(super) fn of(&self, health: EndpointHealth) -> &T {
+        match health {
+            EndpointHealth::Healthy => &self.well,
+            EndpointHealth::New => &self.new,
+            EndpointHealth::Failing => &self.failing,
         }
     }
 
-    pub(super) fn of_mut(&mut self, standing: Standing) -> &mut T {
-        match standing {
-            Standing::Well => &mut self.well,
-            Standing::New => &mut self.new,
-            Standing::Failing => &mut self.failing,
+    pub(super) fn of_mut(&mut self, health: EndpointHealth) -> &mut T {
+        match health {
+            EndpointHealth::Healthy => &mut self.well,
+            EndpointHealth::New => &mut self.new,
+            EndpointHealth::Failing => &mut self.failing,
         }
     }
 }
 
 /// The order in which the rings are served, beginning with `first`.
-pub(super) fn turns_from(first: Standing) -> [Standing; 3] {
-    use Standing::{Failing, New, Well};
+pub(super) fn turns_from(first: EndpointHealth) -> [EndpointHealth; 3] {
+    use EndpointHealth::{Failing, Healthy, New};
     match first {
-        Well => [Well, New, Failing],
-        New => [New, Failing, Well],
-        Failing => [Failing, Well, New],
+        Healthy => [Healthy, New, Failing],
+        New => [New, Failing, Healthy],
+        Failing => [Failing, Healthy, New],
     }
 }
 
@@ -53,7 +53,7 @@ pub(super) struct LaneState<J> {
     /// Whether more of it is being read.
     pub(super) loading: bool,
     /// Whether it has an entry in each ring.
-    pub(super) in_ring: PerStanding<bool>,
+    pub(super) in_ring: PerHealth<bool>,
     /// The timer that wakes it: never more than one a lane.
     pub(super) timer: Option<(Timestamp, u64)>,
     pub(super) throttle: Throttle,
@@ -66,7 +66,7 @@ impl<J> LaneState<J> {
             leased: 0,
             ordered: false,
             loading: false,
-            in_ring: PerStanding::default(),
+            in_ring: PerHealth::default(),
             timer: None,
             throttle,
         }
@@ -77,19 +77,19 @@ impl<J> LaneState<J> {
     }
 
     pub(super) fn is_in_any_ring(&self) -> bool {
-        turns_from(Standing::Well).into_iter().any(|standing| *self.in_ring.of(standing))
+        turns_from(EndpointHealth::Healthy).into_iter().any(|health| *self.in_ring.of(health))
     }
 }
 
-/// The lanes whose turn comes, by standing.
-pub(super) type Rings = PerStanding<VecDeque<Lane>>;
+/// The lanes whose turn comes, by health.
+pub(super) type Rings = PerHealth<VecDeque<Lane>>;
 
 impl Rings {
     /// Puts a lane at the end of its ring, unless it is there.
     pub(super) fn put<J>(&mut self, lane: &Lane, state: &mut LaneState<J>) {
-        let standing = state.throttle.standing();
-        if !std::mem::replace(state.in_ring.of_mut(standing), true) {
-            self.of_mut(standing).push_back(lane.clone());
+        let health = state.throttle.health();
+        if !std::mem::replace(state.in_ring.of_mut(health), true) {
+            self.of_mut(health).push_back(lane.clone());
         }
     }
 }

@@ -209,7 +209,7 @@ fn a_lane_that_fails_five_times_is_probed_once_a_delay() {
 }
 
 #[test]
-fn a_job_pushed_to_a_lane_that_is_held_back_waits_for_its_timer() {
+fn a_job_pushed_to_a_lane_that_is_throttled_waits_for_its_timer() {
     let mut scheduler = with_jobs(false, &["a"; 5]);
     settle_all(&mut scheduler, 5, &retry_at(100));
     for _ in 0..3 {
@@ -259,10 +259,10 @@ fn a_lane_without_jobs_is_forgotten_but_not_what_was_learnt_of_it() {
     assert!(scheduler.claim(1, at(0)).is_empty());
     assert!(
         scheduler.lanes.lanes.is_empty()
-            && turns_from(Standing::Well).into_iter().all(|standing| scheduler
+            && turns_from(EndpointHealth::Healthy).into_iter().all(|health| scheduler
                 .lanes
                 .rings
-                .of(standing)
+                .of(health)
                 .is_empty())
     );
     assert_eq!(scheduler.lanes.idle.len(), 2);

@@ -11,7 +11,7 @@ use crate::common::attempt::{self, Attempt};
 use crate::common::id::MessageId;
 use crate::common::job::Job;
 use crate::common::retry::Cause;
-use crate::queue::dead::{DeadBody, DeadCursor, DeadFilter, DeadLetter, DeadPage};
+use crate::queue::dead::{DeadCursor, DeadFilter, DeadLetter, DeadPage, FullDeadLetter};
 use crate::queue::message::{MessageRecord, MessageState};
 
 /// Dead letters that are kept; the oldest go first.
@@ -132,8 +132,8 @@ impl Kept {
     }
 
     /// One dead letter with all that is known of it.
-    pub(super) fn dead_body(&self, id: MessageId) -> Option<DeadBody> {
-        self.buried(id).map(|Buried { letter, tracked }| DeadBody {
+    pub(super) fn dead_body(&self, id: MessageId) -> Option<FullDeadLetter> {
+        self.buried(id).map(|Buried { letter, tracked }| FullDeadLetter {
             letter: letter.clone(),
             content_type: tracked.job.content_type,
             body: Some(tracked.job.body.clone()),

@@ -189,7 +189,8 @@ async fn jobs_are_counted_by_tenant_until_they_are_settled() {
     let of_stranger = Job { tenant: "x".into(), ..job("x") };
     queue.push(vec![of("x"), of("x"), of("y"), of_stranger]).await.unwrap();
     let names = ["x", "y", "z"].map(str::to_owned);
-    let counts = || async { queue.queued(&names).await.unwrap().into_iter().map(|q| (q.jobs, q.bytes)) };
+    let counts =
+        || async { queue.tenant_usage(&names).await.unwrap().into_iter().map(|q| (q.jobs, q.bytes)) };
     assert!(counts().await.eq([(2, 20), (1, 10), (0, 0)]), "direct mode's are nobody's");
     let full = queue.push((0..101).map(|_| of("z")).collect()).await;
     assert!(matches!(full, Err(QueueError::TooLarge)));

@@ -15,7 +15,7 @@ use super::{Shared, microseconds};
 use crate::common::attempt::Attempt;
 use crate::common::id::MessageId;
 use crate::common::retry::Cause;
-use crate::queue::throttle::Standing;
+use crate::queue::throttle::EndpointHealth;
 use crate::queue::{Lease, LeaseId, QueueError, record};
 
 /// Jobs that one call leases: Redis does nothing else meanwhile.
@@ -69,7 +69,7 @@ struct Found {
     failures: u32,
     first_attempt_at: Timestamp,
     ordered: bool,
-    standing: Standing,
+    standing: EndpointHealth,
     record: String,
     body: Option<Bytes>,
 }
@@ -152,9 +152,9 @@ impl Shared {
         let first = fields.next().and_then(number).and_then(|time| Timestamp::from_microsecond(time).ok());
         let ordered = fields.next().and_then(number) == Some(1);
         let standing = match fields.next().and_then(text).as_deref() {
-            Some("well") => Standing::Well,
-            Some("new") => Standing::New,
-            _ => Standing::Failing,
+            Some("well") => EndpointHealth::Healthy,
+            Some("new") => EndpointHealth::New,
+            _ => EndpointHealth::Failing,
         };
         self.held.add(LeaseId { slot: shard.index, serial: token }, standing);
         Some(Found {
@@ -205,7 +205,7 @@ pub(super) struct Held {
 
 #[derive(Default)]
 struct Holding {
-    by_id: HashMap<(usize, u64), (Standing, Instant)>,
+    by_id: HashMap<(usize, u64), (EndpointHealth, Instant)>,
     counts: HeldCounts,
     next_sweep: Option<Instant>,
 }
@@ -218,11 +218,11 @@ pub(super) struct HeldCounts {
 }
 
 impl HeldCounts {
-    fn of(&mut self, standing: Standing) -> Option<&mut usize> {
+    fn of(&mut self, standing: EndpointHealth) -> Option<&mut usize> {
         match standing {
-            Standing::Well => None,
-            Standing::New => Some(&mut self.new),
-            Standing::Failing => Some(&mut self.failing),
+            EndpointHealth::Healthy => None,
+            EndpointHealth::New => Some(&mut self.new),
+            EndpointHealth::Failing => Some(&mut self.failing),
         }
     }
 }
@@ -236,7 +236,7 @@ impl Held {
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, id: LeaseId, standing: Standing) {
+    fn add(&self, id: LeaseId, standing: EndpointHealth) {
         let until = Instant::now().checked_add(self.length).unwrap_or_else(Instant::now);
         let mut holding = self.lock();
         holding.by_id.insert((id.slot, id.serial), (standing, until));
@@ -273,7 +273,7 @@ impl Held {
 }
 
 impl Holding {
-    fn less(&mut self, standing: Standing) {
+    fn less(&mut self, standing: EndpointHealth) {
         self.counts.all = self.counts.all.saturating_sub(1);
         if let Some(count) = self.counts.of(standing) {
             *count = count.saturating_sub(1);

@@ -7,14 +7,13 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::RedisQueue;
-use super::settle::Said;
 use super::shards::Shard;
 use crate::common::attempt::Attempt;
 use crate::common::id::MessageId;
 use crate::common::job::{ContentType, Job};
-use crate::common::retry::CauseKind;
 use crate::queue::dead::{
-    DeadBody, DeadCursor, DeadFilter, DeadLetter, DeadLetters, DeadPage, MOST_AT_ONCE, nowhere,
+    CauseOfDeath, DeadCursor, DeadFilter, DeadLetter, DeadLetters, DeadPage, FullDeadLetter, MAX_BATCH,
+    unknown_target,
 };
 use crate::queue::message::{MessageRecord, MessageState, Messages};
 use crate::queue::{QueueError, record};
@@ -48,11 +47,8 @@ impl Kept {
 
     /// As a dead letter: a damaged one too, as far as it can be.
     fn letter(self) -> DeadLetter {
-        let said = serde_json::from_str(&self.said).unwrap_or_else(|_| Said {
-            cause: CauseKind::Damaged,
-            detail: "what was said of its death can't be read".to_owned(),
-            attempts: 0,
-        });
+        let said: CauseOfDeath =
+            serde_json::from_str(&self.said).unwrap_or_else(|_| CauseOfDeath::unreadable());
         let (tenant, target, published_at) = match self.job() {
             Some(job) => (job.tenant, Some(job.target), job.published_at),
             None => (self.tenant.as_str().into(), None, Timestamp::UNIX_EPOCH),
@@ -60,7 +56,7 @@ impl Kept {
         DeadLetter {
             id: self.id,
             tenant,
-            target: target.unwrap_or_else(nowhere),
+            target: target.unwrap_or_else(unknown_target),
             cause: said.cause,
             detail: said.detail,
             attempts: said.attempts,
@@ -217,12 +213,12 @@ impl DeadLetters for RedisQueue {
         Ok(DeadPage { letters: found.into_iter().map(|(_, letter)| letter).collect(), more })
     }
 
-    async fn dead_letter(&self, id: MessageId) -> Result<Option<DeadBody>, QueueError> {
+    async fn dead_letter(&self, id: MessageId) -> Result<Option<FullDeadLetter>, QueueError> {
         for shard in &self.shared.shards {
             if let Some(Known { kept, attempts, body, .. }) = self.known(shard, id, true).await? {
                 let job = kept.job();
                 let content_type = job.map_or(ContentType::default(), |job| job.content_type);
-                return Ok(Some(DeadBody { letter: kept.letter(), content_type, body, attempts }));
+                return Ok(Some(FullDeadLetter { letter: kept.letter(), content_type, body, attempts }));
             }
         }
         Ok(None)
@@ -250,10 +246,10 @@ impl DeadLetters for RedisQueue {
         }
         let mut after = None;
         loop {
-            let found = self.matching(filter, after, MOST_AT_ONCE).await?;
+            let found = self.matching(filter, after, MAX_BATCH).await?;
             count = count.saturating_add(u64::try_from(found.len()).unwrap_or(u64::MAX));
             match found.last() {
-                Some((_, last)) if found.len() == MOST_AT_ONCE => after = Some(last.cursor()),
+                Some((_, last)) if found.len() == MAX_BATCH => after = Some(last.cursor()),
                 _ => return Ok(count),
             }
         }
@@ -263,7 +259,7 @@ impl DeadLetters for RedisQueue {
         if self.shared.is_closed() {
             return Err(QueueError::Closed);
         }
-        let found = self.matching(filter, None, limit.min(MOST_AT_ONCE)).await?;
+        let found = self.matching(filter, None, limit.min(MAX_BATCH)).await?;
         let shared = &self.shared;
         let totals = shared.shards.iter().map(Shard::totals).fold((0_u64, 0_u64), |sum, (jobs, bytes)| {
             (sum.0.saturating_add(jobs), sum.1.saturating_add(bytes))
@@ -292,7 +288,7 @@ impl DeadLetters for RedisQueue {
     }
 
     async fn purge(&self, filter: &DeadFilter, limit: usize) -> Result<u64, QueueError> {
-        let found = self.matching(filter, None, limit.min(MOST_AT_ONCE)).await?;
+        let found = self.matching(filter, None, limit.min(MAX_BATCH)).await?;
         let shared = &self.shared;
         let mut purged = 0_u64;
         for (shard, ids) in self.by_shard(found) {

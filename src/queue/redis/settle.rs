@@ -4,29 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::claim::attempt_line;
 use super::shards::Shard;
 use super::{Shared, microseconds};
 use crate::common::id::MessageId;
-use crate::common::retry::{Cause, CauseKind, EndpointState, RetryPolicy, Verdict};
+use crate::common::retry::{Cause, EndpointState, RetryPolicy, Verdict};
+use crate::queue::dead::CauseOfDeath;
+use crate::queue::throttle::MAX_PROBE_DELAY;
 use crate::queue::{Lease, LeaseId, QueueError, Settlement};
 
 /// Leases that one call settles.
 const MOST_IN_CALL: usize = 500;
 /// Delays of probes that are told to the scripts: the last one repeats.
 const PROBES: u32 = 32;
-/// As in throttle.rs.
-const MOST_PROBE_DELAY: Duration = Duration::from_secs(60);
-
-/// What is said of a dead letter.
-#[derive(Serialize, Deserialize)]
-pub(super) struct Said {
-    pub(super) cause: CauseKind,
-    pub(super) detail: String,
-    pub(super) attempts: u32,
-}
 
 /// One lease as the script takes it.
 struct Entry {
@@ -158,12 +148,10 @@ impl Shared {
 }
 
 fn said(cause: &Cause, attempts: u32) -> String {
-    let said = Said { cause: cause.kind(), detail: cause.to_string(), attempts };
-    serde_json::to_string(&said).unwrap_or_default()
+    serde_json::to_string(&CauseOfDeath::new(cause, attempts)).unwrap_or_default()
 }
 
 fn probe_delays(policy: &RetryPolicy) -> String {
-    let delays =
-        (1..=PROBES).map(|probe| microseconds(policy.delay(probe).min(MOST_PROBE_DELAY)).to_string());
+    let delays = (1..=PROBES).map(|probe| microseconds(policy.delay(probe).min(MAX_PROBE_DELAY)).to_string());
     delays.collect::<Vec<_>>().join(",")
 }

@@ -193,8 +193,8 @@ impl Held {
 
 fn stands_still(lane: &LaneView<'_, Arc<Entry>>, now: Timestamp) -> bool {
     let first = lane.near.first_key_value();
-    let most = if lane.is_well { IS_SLOW } else { STANDS_STILL };
-    lane.is_held_back && first.is_some_and(|(_, first)| after(first.job.read_at, most) <= now)
+    let most = if lane.is_healthy { IS_SLOW } else { STANDS_STILL };
+    lane.is_throttled && first.is_some_and(|(_, first)| after(first.job.read_at, most) <= now)
 }
 
 /// Of a lane's jobs in crowded logs those that are to make room: all but `share` where it stands still, and those that

@@ -10,11 +10,11 @@ use crate::common::id::{EndpointId, MessageId, TenantId};
 use crate::common::job::{Job, Lane, Target};
 use crate::common::kafka::KafkaConfig;
 use crate::queue::conformance::{self, Harness};
-use crate::queue::dead::{DeadBody, DeadCursor, DeadFilter, DeadLetters, DeadPage};
+use crate::queue::dead::{DeadCursor, DeadFilter, DeadLetters, DeadPage, FullDeadLetter};
 use crate::queue::kafka::KafkaQueue;
 use crate::queue::memory::MemoryQueue;
 use crate::queue::message::{MessageRecord, Messages};
-use crate::queue::{Depth, Lease, Queue, QueueConfig, QueueError, Queued, Settlement};
+use crate::queue::{Depth, Lease, Queue, QueueConfig, QueueError, Settlement, TenantUsage};
 
 /// A queue whose pushes end when the consumer has read what was pushed, as others' pushes end when it can be claimed; and
 /// that has settled a job when that is in the topic where it belongs.
@@ -42,8 +42,8 @@ impl Queue for ReadAtOnce {
         self.0.depth().await
     }
 
-    async fn queued(&self, tenants: &[String]) -> Result<Vec<Queued>, QueueError> {
-        self.0.queued(tenants).await
+    async fn tenant_usage(&self, tenants: &[String]) -> Result<Vec<TenantUsage>, QueueError> {
+        self.0.tenant_usage(tenants).await
     }
 
     async fn release(&self, lanes: &[Lane]) -> Result<(), QueueError> {
@@ -70,7 +70,7 @@ impl DeadLetters for ReadAtOnce {
         self.0.dead_letters(filter, after, limit).await
     }
 
-    async fn dead_letter(&self, id: MessageId) -> Result<Option<DeadBody>, QueueError> {
+    async fn dead_letter(&self, id: MessageId) -> Result<Option<FullDeadLetter>, QueueError> {
         self.0.dead_letter(id).await
     }
 
@@ -213,5 +213,5 @@ async fn tenants_are_not_counted() {
     let target = Target::Endpoint(tenant, endpoint);
     let job = Job { lane: target.lane(), tenant: tenant.to_string().into(), target, ..conformance::job("a") };
     kafka.queue.push(vec![job]).await.unwrap();
-    assert_eq!(kafka.queue.queued(&[tenant.to_string()]).await.unwrap(), [Queued::default()]);
+    assert_eq!(kafka.queue.tenant_usage(&[tenant.to_string()]).await.unwrap(), [TenantUsage::default()]);
 }
