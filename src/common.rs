@@ -20,4 +20,5 @@ pub mod retry;
 pub mod secret_file;
 pub mod shutdown;
 pub mod sqlite;
+pub mod task;
 pub mod telemetry;

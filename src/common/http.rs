@@ -22,6 +22,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::task;
+
 /// What `whk` calls itself in requests.
 pub const USER_AGENT: &str = concat!("whk/", env!("CARGO_PKG_VERSION"));
 
@@ -65,10 +67,10 @@ pub async fn serve(listener: TcpListener, router: Router, limits: ServeLimits, d
     while let Some((stream, permit)) = drain.run_until_cancelled(accept(&listener, &permits)).await.flatten()
     {
         let (router, drain) = (router.clone(), drain.clone());
-        connections.spawn(async move {
+        connections.spawn(task::supervised("http_connection", async move {
             serve_connection(stream, router, limits.idle, drain).await;
             drop(permit);
-        });
+        }));
     }
     drop(listener);
     connections.close();

@@ -9,6 +9,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::common::retry::CauseKind;
+use crate::common::task;
 
 /// Upper bounds in seconds: from a local customer's half millisecond to the time limit of 30 s.
 const SECONDS: [f64; 12] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0];
@@ -101,6 +102,7 @@ impl Metrics {
             metrics.delivery_seconds.clone(),
         );
         registry.register("queue_jobs", "Jobs in the queue by state", metrics.depth.clone());
+        registry.register("task_panics", "Panics inside the server, by task", task::panic_counters());
         metrics
     }
 

@@ -6,6 +6,8 @@ use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use super::task;
+
 /// The flags about logs that every command has.
 #[derive(Debug, Clone, Args)]
 pub struct LogArgs {
@@ -60,5 +62,6 @@ pub fn init(args: &LogArgs) -> Result<(), LogFilterError> {
     };
     // A second call, as tests in one process make, keeps the first subscriber.
     drop(started);
+    task::log_panics();
     Ok(())
 }
