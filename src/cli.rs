@@ -2,10 +2,10 @@
 
 use clap::{Parser, Subcommand};
 
+use crate::commands::flags::log::LogArgs;
 use crate::commands::{
     consume_kafka, customer, dlq, kafka_setup, keygen, message, publish_server, send, tenant,
 };
-use crate::common::telemetry::LogArgs;
 
 /// Deliver webhooks: encrypted with each customer's own key, at least once, in order where asked
 #[derive(Debug, Parser)]

@@ -14,7 +14,6 @@ pub mod job;
 pub mod json;
 pub mod kafka;
 pub mod metrics;
-pub mod output;
 pub mod redis;
 pub mod retry;
 pub mod secret_file;

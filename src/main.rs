@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser as _;
 use whk::cli::Cli;
-use whk::{common::telemetry, exit};
+use whk::exit;
 
 /// Many small, short-lived allocations on several threads: a fifth less processor time than with glibc's.
 #[global_allocator]
@@ -31,7 +31,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    telemetry::init(&cli.log)?;
+    cli.log.init()?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
     let result = runtime.block_on(cli.command.run());

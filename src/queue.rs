@@ -27,7 +27,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use clap::ValueEnum;
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -152,21 +151,6 @@ pub struct TenantUsage {
     pub jobs: u64,
     /// Bytes of their bodies.
     pub bytes: u64,
-}
-
-/// Where jobs are kept.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum QueueKind {
-    /// In the data dir, for this process alone: what is answered 202 survives a crash and a loss of power
-    #[default]
-    Disk,
-    /// In this process alone: a crash loses what wasn't delivered, SIGTERM delivers it or says what is left
-    Memory,
-    /// In Redis or Valkey 7.0 or newer, or a cluster of them: as durable as that is, shared by all servers with its
-    /// --redis-prefix.
-    Redis,
-    /// In Apache Kafka, acknowledged by all in-sync replicas; `whk consume-kafka` delivers from there
-    Kafka,
 }
 
 /// Configuration common to all backends.

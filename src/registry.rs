@@ -24,7 +24,6 @@ mod tests;
 use std::path::Path;
 use std::sync::{Arc, Mutex, RwLock};
 
-use clap::ValueEnum;
 use tokio::sync::Semaphore;
 
 use self::kafka::{Follower as LogFollower, KafkaStore};
@@ -120,17 +119,6 @@ pub enum OpenError {
     /// It is one server's own.
     #[error("a registry that several processes share is needed: in Kafka or in Redis")]
     NotShared,
-}
-
-/// What a registry is kept in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum RegistryKind {
-    /// A database in the data dir, for one server
-    Sqlite,
-    /// Redis, for all servers with the same --redis-prefix
-    Redis,
-    /// Kafka, for all servers and consumers with the same --kafka-registry-topic
-    Kafka,
 }
 
 /// Where a registry is.

@@ -10,11 +10,11 @@ use clap::ValueEnum;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::delivery_args::DeliveryArgs;
-use super::kafka_args::KafkaArgs;
-use super::redis_args::RedisArgs;
-use super::retry_args::RetryArgs;
-use super::{at_least_one, count, duration};
+use super::flags::delivery::DeliveryArgs;
+use super::flags::kafka::KafkaArgs;
+use super::flags::redis::RedisArgs;
+use super::flags::retry::RetryArgs;
+use super::flags::value::{at_least_one, count, duration};
 use crate::common::clock::Clock;
 use crate::common::crypto::signature::{Secret, Signer};
 use crate::common::http::{ServeLimits, address_of, bind, serve};

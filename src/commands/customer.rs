@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use http::{StatusCode, Uri};
 
-use super::{at_least_one, count, duration};
+use super::flags::value::{at_least_one, count, duration};
 use crate::common::crypto::envelope::Opener;
 use crate::common::crypto::keys::{Passphrase, PrivateKey};
 use crate::common::crypto::signature::{Secret, Signer, Verifier};

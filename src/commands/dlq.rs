@@ -1,6 +1,7 @@
 //! `whk dlq`: dead letters, to be looked at, replayed and purged over the HTTP API.
 
 mod batches;
+mod cause;
 mod list;
 mod purge;
 mod replay;
@@ -9,7 +10,7 @@ mod show;
 
 use clap::Subcommand;
 
-use super::connection::{Connection, ConnectionArgs};
+use super::flags::connection::{Connection, ConnectionArgs};
 
 /// Dead letters: list, show, replay and purge what couldn't be delivered
 #[derive(Debug, clap::Args)]

@@ -10,11 +10,11 @@ use serde::Serialize;
 
 use self::plan::{Asked, CLEANUP, IN_SYNC, MOST_BYTES, RETENTION, plan};
 use super::confirm::confirm;
-use super::duration;
-use super::kafka_args::KafkaArgs;
+use super::flags::kafka::KafkaArgs;
+use super::flags::value::duration;
+use crate::commands::output::{self, OutputFormat, table};
 use crate::common::kafka::Topics;
 use crate::common::kafka::admin::{Admin, FoundTopic, Partition, Patience, WantedTopic};
-use crate::common::output::{self, OutputFormat, table};
 use crate::exit::UsageError;
 
 /// Make the topics in Kafka, or say that they are there; nothing that is there is changed

@@ -9,9 +9,9 @@ use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use crate::commands::output::{self, OutputFormat};
 use crate::common::crypto::keys::{Passphrase, PrivateKey};
 use crate::common::crypto::signature::Secret;
-use crate::common::output::{self, OutputFormat};
 use crate::common::secret_file::{SECRET_MODE, write_new, write_over};
 use crate::exit::UsageError;
 

@@ -1,11 +1,11 @@
 //! `whk message`: where a message stands, and what its attempts came to.
 
-use super::connection::{Connection, ConnectionArgs};
+use super::flags::connection::{Connection, ConnectionArgs};
 use crate::api::MessageView;
 use crate::client::segment;
+use crate::commands::output::{fields, table};
 use crate::common::attempt::Attempt;
 use crate::common::id::{EndpointId, MessageId, TenantId};
-use crate::common::output::{fields, table};
 
 /// Show where a message stands, and what its attempts came to
 #[derive(Debug, clap::Args)]

@@ -12,11 +12,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::args::{DataArgs, DirectArgs, HttpArgs, LimitArgs, ProduceArgs};
-use super::delivery_args::DeliveryArgs;
-use super::duration;
-use super::kafka_args::KafkaArgs;
-use super::redis_args::RedisArgs;
-use super::retry_args::RetryArgs;
+use super::flags::backend::{QueueKind, RegistryKind};
+use super::flags::delivery::DeliveryArgs;
+use super::flags::envelope::EnvelopeFlag;
+use super::flags::kafka::KafkaArgs;
+use super::flags::redis::RedisArgs;
+use super::flags::retry::RetryArgs;
+use super::flags::value::duration;
 use crate::common::clock::Clock;
 use crate::common::crypto::api_key::{ApiKey, KeyKind};
 use crate::common::crypto::envelope::{KeyReuse, Sealer};
@@ -32,9 +34,8 @@ use crate::dispatch::Dispatcher;
 use crate::exit::UsageError;
 use crate::publish::{Envelope, Publisher};
 use crate::queue::open::{self, Backend};
-use crate::queue::{Queue, QueueConfig, QueueKind};
-use crate::registry::endpoint::EnvelopeKind;
-use crate::registry::{self, Limits, Registry, RegistryKind, RegistryPlace};
+use crate::queue::{Queue, QueueConfig};
+use crate::registry::{self, Limits, Registry, RegistryPlace};
 use crate::retention::Retention;
 use crate::server::{Health, Once, Server};
 
@@ -329,8 +330,8 @@ impl DirectArgs {
         let Some(path) = &self.public_key else { return Ok(None) };
         let key = PublicKey::read(path).context("--public-key")?;
         Ok(Some(match self.envelope {
-            EnvelopeKind::RsaOaep => Envelope::RsaOaep(key),
-            EnvelopeKind::Jwe => Envelope::Jwe(Sealer::new(key, reuse)),
+            EnvelopeFlag::RsaOaep => Envelope::RsaOaep(key),
+            EnvelopeFlag::Jwe => Envelope::Jwe(Sealer::new(key, reuse)),
         }))
     }
 

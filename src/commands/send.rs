@@ -7,11 +7,11 @@ use clap::ValueEnum;
 use http::Uri;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::api_key_args::ApiKeyArgs;
-use super::{count, rate};
+use super::flags::api_key::ApiKeyArgs;
+use super::flags::value::{count, rate};
 use crate::client;
+use crate::commands::output::{self, OutputFormat};
 use crate::common::endpoint_url::EndpointUrl;
-use crate::common::output::{self, OutputFormat};
 use crate::common::shutdown::{Interrupted, Shutdown};
 use crate::exit::UsageError;
 use crate::send::{Load, Recipients, Summary, Template};

@@ -10,7 +10,7 @@ mod secret;
 use clap::Subcommand;
 
 use super::confirm::confirm;
-use super::connection::{Connection, ConnectionArgs};
+use super::flags::connection::{Connection, ConnectionArgs};
 
 /// Manage tenants: subscribe customers, their API keys, public keys, endpoints and signing secrets
 #[derive(Debug, clap::Args)]

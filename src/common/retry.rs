@@ -3,7 +3,6 @@
 use std::fmt;
 use std::time::Duration;
 
-use clap::ValueEnum;
 use jiff::Timestamp;
 use rand::{Rng, RngExt as _};
 use serde::{Deserialize, Serialize};
@@ -256,7 +255,7 @@ impl Cause {
 }
 
 /// The causes by name, as they are stored, filtered by and shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CauseKind {
     /// The last retry failed
@@ -318,7 +317,7 @@ impl CauseKind {
 }
 
 /// Whose failure a dead letter is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Fault {
     /// The endpoint didn't take it, or can't

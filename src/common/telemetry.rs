@@ -2,32 +2,13 @@
 
 use std::io::{self, IsTerminal as _};
 
-use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::task;
 
-/// The flags about logs that every command has.
-#[derive(Debug, Clone, Args)]
-pub struct LogArgs {
-    /// Format of the log lines on stderr; auto is text on a terminal and JSON otherwise
-    #[arg(long, value_enum, default_value_t, global = true, env = "WHK_LOG_FORMAT", help_heading = "Logs")]
-    pub log_format: LogFormat,
-    /// What is logged: error, warn, info, debug, trace, or directives such as `whk::deliver=debug`
-    #[arg(
-        long,
-        default_value = "info",
-        value_name = "LEVEL",
-        global = true,
-        env = "WHK_LOG",
-        help_heading = "Logs"
-    )]
-    pub log: String,
-}
-
 /// How log lines look.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum LogFormat {
     /// Text on a terminal, JSON otherwise.
     #[default]
@@ -47,9 +28,9 @@ pub struct LogFilterError(String);
 ///
 /// # Errors
 /// `--log` isn't understood.
-pub fn init(args: &LogArgs) -> Result<(), LogFilterError> {
-    let filter = EnvFilter::try_new(&args.log).map_err(|_| LogFilterError(args.log.clone()))?;
-    let json = match args.log_format {
+pub fn init(directives: &str, format: LogFormat) -> Result<(), LogFilterError> {
+    let filter = EnvFilter::try_new(directives).map_err(|_| LogFilterError(directives.to_owned()))?;
+    let json = match format {
         LogFormat::Auto => !io::stderr().is_terminal(),
         LogFormat::Text => false,
         LogFormat::Json => true,

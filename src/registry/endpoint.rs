@@ -1,6 +1,5 @@
 //! Endpoints: where a tenant's events go, and which.
 
-use clap::ValueEnum;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -19,7 +18,7 @@ pub const MOST_FILTERS: usize = 64;
 pub const MOST_SECRETS: usize = 8;
 
 /// How an endpoint's events are sealed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum EnvelopeKind {
     /// Flattened JWE

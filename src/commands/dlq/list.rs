@@ -5,7 +5,7 @@ use super::select::FilterArgs;
 use crate::api::{DeadLetterView, Page};
 use crate::client::segment;
 use crate::commands::message::{one_line, place};
-use crate::common::output::table;
+use crate::commands::output::table;
 
 /// Letters that the server puts on one page at most.
 const PAGE_ITEMS: usize = 100;
@@ -21,7 +21,7 @@ pub(super) struct Args {
     #[command(flatten)]
     filter: FilterArgs,
     /// How many at most
-    #[arg(long, value_name = "COUNT", value_parser = crate::commands::count, default_value_t = 100)]
+    #[arg(long, value_name = "COUNT", value_parser = crate::commands::flags::value::count, default_value_t = 100)]
     limit: usize,
 }
 

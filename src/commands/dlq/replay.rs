@@ -21,7 +21,7 @@ pub(super) struct Args {
     #[command(flatten)]
     select: SelectArgs,
     /// How many a second; as fast as the queue takes them without it
-    #[arg(long, help_heading = "How", value_name = "PER_SECOND", value_parser = crate::commands::rate)]
+    #[arg(long, help_heading = "How", value_name = "PER_SECOND", value_parser = crate::commands::flags::value::rate)]
     rate: Option<f64>,
 }
 

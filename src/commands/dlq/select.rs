@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
+use super::cause::{CauseFlag, FaultFlag};
 use crate::api::DeadSelection;
-use crate::commands::duration;
+use crate::commands::flags::value::duration;
 use crate::commands::message::OfTenantArg;
 use crate::common::id::{EndpointId, MessageId};
 use crate::common::retry::{CauseKind, Fault};
@@ -23,10 +24,10 @@ pub(super) struct FilterArgs {
     endpoint: Option<EndpointId>,
     /// Dead for this cause; repeat it or separate with commas
     #[arg(long, value_enum, value_name = "CAUSE", value_delimiter = ',')]
-    cause: Vec<CauseKind>,
+    cause: Vec<CauseFlag>,
     /// Dead by the customer's fault, or the system's
     #[arg(long, value_enum, value_name = "WHOSE")]
-    fault: Option<Fault>,
+    fault: Option<FaultFlag>,
     /// Dead since then: a time such as 2026-11-23T09:00:00Z, or how long ago, such as 2h or 30d
     #[arg(long, value_name = "TIME", value_parser = time)]
     since: Option<Timestamp>,
@@ -46,13 +47,13 @@ impl FilterArgs {
         if let Some(endpoint) = self.endpoint {
             add("endpoint", &endpoint.to_string());
         }
-        self.cause.iter().for_each(|cause| add("cause", cause.as_str()));
+        self.cause.iter().for_each(|cause| add("cause", CauseKind::from(*cause).as_str()));
         if let Some(fault) = self.fault {
             add(
                 "fault",
                 match fault {
-                    Fault::Customer => "customer",
-                    Fault::System => "system",
+                    FaultFlag::Customer => "customer",
+                    FaultFlag::System => "system",
                 },
             );
         }
@@ -75,8 +76,9 @@ impl FilterArgs {
     fn selection(&self) -> DeadSelection {
         DeadSelection {
             endpoint: self.endpoint,
-            cause: Some(self.cause.clone()).filter(|causes| !causes.is_empty()),
-            fault: self.fault,
+            cause: Some(self.cause.iter().copied().map(CauseKind::from).collect())
+                .filter(|causes: &Vec<_>| !causes.is_empty()),
+            fault: self.fault.map(Fault::from),
             since: self.since,
             until: self.until,
             ..DeadSelection::default()

@@ -3,8 +3,8 @@
 use super::Connection;
 use crate::api::DeadLetterBody;
 use crate::commands::message::{OfTenantArg, attempts_as_text, one_line, place, whose};
+use crate::commands::output::fields;
 use crate::common::id::MessageId;
-use crate::common::output::fields;
 use crate::common::retry::Fault;
 
 /// Show a dead letter with its attempts; with --output json also its sealed body

@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::commands::{DATA_DIR, at_least_one, count, duration};
-use crate::queue::QueueKind;
+use clap::ValueEnum;
+
+use crate::commands::DATA_DIR;
+use crate::commands::flags::backend::{QueueKind, RegistryKind};
+use crate::commands::flags::envelope::EnvelopeFlag;
+use crate::commands::flags::value::{at_least_one, count, duration};
 use crate::queue::kafka::{Batching, Compression};
-use crate::registry::RegistryKind;
-use crate::registry::endpoint::EnvelopeKind;
 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Tenants")]
@@ -30,11 +32,7 @@ pub(super) struct DataArgs {
 impl DataArgs {
     /// Where the registry is: jobs that servers share go to endpoints that all of them know.
     pub(super) fn registry(&self, queue: QueueKind) -> RegistryKind {
-        self.registry.unwrap_or(match queue {
-            QueueKind::Disk | QueueKind::Memory => RegistryKind::Sqlite,
-            QueueKind::Redis => RegistryKind::Redis,
-            QueueKind::Kafka => RegistryKind::Kafka,
-        })
+        self.registry.unwrap_or_else(|| queue.default_registry())
     }
 }
 
@@ -51,7 +49,7 @@ pub(super) struct DirectArgs {
     pub(super) signing_secret_file: Option<PathBuf>,
     /// How their payloads are sealed: jwe, or the Deno scripts' rsa-oaep (at most 470 bytes)
     #[arg(long, value_enum, default_value_t, requires = "public_key")]
-    pub(super) envelope: EnvelopeKind,
+    pub(super) envelope: EnvelopeFlag,
 }
 
 #[derive(Debug, clap::Args)]
@@ -142,7 +140,7 @@ impl LimitArgs {
 pub(super) struct ProduceArgs {
     /// How records are compressed
     #[arg(long, value_enum, default_value_t, value_name = "CODEC")]
-    kafka_compression: Compression,
+    kafka_compression: CompressionFlag,
     /// How long a record may wait for others, to be written with them
     #[arg(long, value_parser = duration, default_value = "5ms", value_name = "DURATION")]
     kafka_linger: Duration,
@@ -151,10 +149,38 @@ pub(super) struct ProduceArgs {
     pub(super) kafka_group: String,
 }
 
+/// The value of `--kafka-compression`.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum CompressionFlag {
+    /// No compression: encrypted payloads hardly shrink
+    #[default]
+    None,
+    /// gzip
+    Gzip,
+    /// Snappy
+    Snappy,
+    /// LZ4
+    Lz4,
+    /// Zstandard
+    Zstd,
+}
+
+impl From<CompressionFlag> for Compression {
+    fn from(flag: CompressionFlag) -> Self {
+        match flag {
+            CompressionFlag::None => Self::None,
+            CompressionFlag::Gzip => Self::Gzip,
+            CompressionFlag::Snappy => Self::Snappy,
+            CompressionFlag::Lz4 => Self::Lz4,
+            CompressionFlag::Zstd => Self::Zstd,
+        }
+    }
+}
+
 impl ProduceArgs {
     /// How records are written.
     pub(super) fn batching(&self) -> Batching {
-        Batching { compression: self.kafka_compression, linger: self.kafka_linger.min(MOST_LINGER) }
+        Batching { compression: self.kafka_compression.into(), linger: self.kafka_linger.min(MOST_LINGER) }
     }
 }
 

@@ -5,8 +5,8 @@ use serde_json::json;
 
 use super::{Connection, NamedTenantArg};
 use crate::api::{ApiKeyView, CreatedApiKey, NewApiKey};
+use crate::commands::output::{fields, table};
 use crate::common::id::ApiKeyId;
-use crate::common::output::{fields, table};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {

@@ -9,9 +9,10 @@ use serde_json::json;
 
 use super::{Connection, TenantArg};
 use crate::api::{CreatedEndpoint, EndpointUpdate, EndpointView, NewEndpoint};
+use crate::commands::flags::envelope::EnvelopeFlag;
+use crate::commands::output::{fields, table};
 use crate::common::id::EndpointId;
 use crate::common::job::ContentType;
-use crate::common::output::{fields, table};
 use crate::exit::UsageError;
 use crate::publish::Published;
 use crate::registry::endpoint::{DisabledReason, EnvelopeKind};
@@ -95,7 +96,7 @@ struct SettingFlags {
     content_type: Option<Label>,
     /// How events are sealed: jwe, or the Deno scripts' rsa-oaep (at most 470 bytes)
     #[arg(long, value_enum)]
-    envelope: Option<EnvelopeKind>,
+    envelope: Option<EnvelopeFlag>,
 }
 
 impl SettingFlags {
@@ -168,7 +169,7 @@ async fn add(connection: &Connection, args: AddArgs) -> anyhow::Result<()> {
         description: args.settings.description.filter(|text| !text.is_empty()),
         headers: args.settings.headers_file.as_deref().map(read_headers).transpose()?.unwrap_or_default(),
         content_type: args.settings.content_type.map(ContentType::from).unwrap_or_default(),
-        envelope: args.settings.envelope.unwrap_or_default(),
+        envelope: args.settings.envelope.map(EnvelopeKind::from).unwrap_or_default(),
         ordered: args.ordered,
         secret,
     };
@@ -191,7 +192,7 @@ async fn update(connection: &Connection, args: UpdateArgs) -> anyhow::Result<()>
         description: settings.description.map(|text| Some(text).filter(|text| !text.is_empty())),
         headers,
         content_type: settings.content_type.map(ContentType::from),
-        envelope: settings.envelope,
+        envelope: settings.envelope.map(EnvelopeKind::from),
         ordered: args.ordered,
         enabled: None,
     };
@@ -239,7 +240,10 @@ fn state(endpoint: &EndpointView) -> String {
 }
 
 fn as_text(endpoint: &EndpointView) -> String {
-    let envelope = endpoint.envelope.to_possible_value();
+    let envelope = match endpoint.envelope {
+        EnvelopeKind::Jwe => "jwe",
+        EnvelopeKind::RsaOaep => "rsa-oaep",
+    };
     fields([
         ("id", endpoint.id.to_string()),
         ("url", endpoint.url.clone()),
@@ -248,7 +252,7 @@ fn as_text(endpoint: &EndpointView) -> String {
         ("description", endpoint.description.clone().unwrap_or_default()),
         ("headers", endpoint.header_names.join(", ")),
         ("content type", endpoint.content_type.as_str().into()),
-        ("envelope", envelope.map(|value| value.get_name().to_owned()).unwrap_or_default()),
+        ("envelope", envelope.into()),
         ("ordered", endpoint.ordered.to_string()),
         ("live secrets", endpoint.live_secrets.to_string()),
     ])

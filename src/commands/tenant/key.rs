@@ -8,8 +8,8 @@ use clap::Subcommand;
 use super::{Connection, TenantArg};
 use crate::api::{NewPublicKey, Page, PublicKeyView};
 use crate::client::segment;
+use crate::commands::output::{fields, table};
 use crate::common::crypto::keys::PublicKey;
-use crate::common::output::{fields, table};
 use crate::registry::tenant::KeyState;
 
 #[derive(Debug, Subcommand)]

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use super::{Connection, NamedTenantArg, TenantArg, confirm};
 use crate::api::{DeletedTenant, NewTenant, TenantUpdate, TenantView};
-use crate::common::output::{fields, table};
+use crate::commands::output::{fields, table};
 use crate::exit::UsageError;
 use crate::registry::tenant::{LimitOverrides, LimitUpdate};
 

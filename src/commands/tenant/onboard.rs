@@ -11,9 +11,9 @@ use crate::api::{
     CreatedApiKey, CreatedEndpoint, DeletedTenant, NewApiKey, NewEndpoint, NewPublicKey, NewTenant,
     PublicKeyView, TenantView,
 };
+use crate::commands::output::fields;
 use crate::common::id::{EndpointId, TenantId};
 use crate::common::job::ContentType;
-use crate::common::output::fields;
 use crate::registry::endpoint::EnvelopeKind;
 
 /// Subscribe a customer in one go: tenant, API key, public key and endpoint

@@ -8,8 +8,8 @@ use clap::Subcommand;
 use super::Connection;
 use super::endpoint::{EndpointArg, read_secret};
 use crate::api::{RotateSecret, SecretView};
-use crate::commands::duration;
-use crate::common::output::fields;
+use crate::commands::flags::value::duration;
+use crate::commands::output::fields;
 
 /// What the server allows.
 const MOST_OVERLAP: Duration = Duration::from_secs(30 * 86_400);

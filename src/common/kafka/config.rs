@@ -86,15 +86,13 @@ pub struct Sasl {
 }
 
 /// The ways of SASL that are supported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SaslMechanism {
     /// Name and password as they are: with TLS alone
     Plain,
     /// SCRAM-SHA-256: the password itself isn't sent
-    #[value(name = "scram-sha-256")]
     ScramSha256,
     /// SCRAM-SHA-512: the password itself isn't sent
-    #[value(name = "scram-sha-512")]
     ScramSha512,
 }
 

@@ -19,7 +19,7 @@ const MOST_KIB: usize = 512 << 10;
 const MOST_RECORD: usize = 64 << 20;
 
 /// How records are compressed on their way and in Kafka.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Compression {
     /// Not at all: sealed bodies are close to random
     #[default]

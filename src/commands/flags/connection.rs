@@ -3,15 +3,15 @@
 use http::Uri;
 use serde::Serialize;
 
+use super::api_key::ApiKeyArgs;
 use crate::client::ApiClient;
-use crate::commands::api_key_args::ApiKeyArgs;
+use crate::commands::output::{self, OutputFormat};
 use crate::common::endpoint_url::EndpointUrl;
-use crate::common::output::{self, OutputFormat};
 use crate::exit::UsageError;
 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Server")]
-pub(super) struct ConnectionArgs {
+pub(crate) struct ConnectionArgs {
     /// The publish-server
     #[arg(long, global = true, env = "WHK_SERVER", value_name = "URL", value_parser = server_url, default_value = "http://127.0.0.1:4242")]
     server: Uri,
@@ -23,13 +23,13 @@ pub(super) struct ConnectionArgs {
 }
 
 /// A server to call, and the form in which to show what it says.
-pub(super) struct Connection {
-    pub(super) api: ApiClient,
+pub(crate) struct Connection {
+    pub(crate) api: ApiClient,
     output: OutputFormat,
 }
 
 impl ConnectionArgs {
-    pub(super) fn open(&self) -> anyhow::Result<Connection> {
+    pub(crate) fn open(&self) -> anyhow::Result<Connection> {
         let key = self.key.read()?;
         Ok(Connection { api: ApiClient::new(&self.server, &key)?, output: self.output })
     }
@@ -37,7 +37,7 @@ impl ConnectionArgs {
 
 impl Connection {
     /// Prints a result, for people or for programs.
-    pub(super) fn print(&self, text: &str, value: &impl Serialize) -> anyhow::Result<()> {
+    pub(crate) fn print(&self, text: &str, value: &impl Serialize) -> anyhow::Result<()> {
         Ok(output::print(self.output, text, value)?)
     }
 }

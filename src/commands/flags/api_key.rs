@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use zeroize::Zeroizing;
 
-use super::DATA_DIR;
+use crate::commands::DATA_DIR;
 use crate::common::data_dir::DataDir;
 
 /// The variable that holds the API key: never a flag, since arguments can be seen by other users.
@@ -13,7 +13,7 @@ const API_KEY: &str = "WHK_API_KEY";
 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "API key")]
-pub(super) struct ApiKeyArgs {
+pub(crate) struct ApiKeyArgs {
     /// File with the API key, where WHK_API_KEY isn't set
     #[arg(long, global = true, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
@@ -24,7 +24,7 @@ pub(super) struct ApiKeyArgs {
 
 impl ApiKeyArgs {
     /// The key.
-    pub(super) fn read(&self) -> anyhow::Result<Zeroizing<String>> {
+    pub(crate) fn read(&self) -> anyhow::Result<Zeroizing<String>> {
         let from_file = |path: &Path| {
             let text = std::fs::read_to_string(path).map(Zeroizing::new);
             text.with_context(|| format!("read API key {}", path.display()))

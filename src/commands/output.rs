@@ -9,7 +9,7 @@ use serde::Serialize;
 
 /// The form of a command's result on stdout.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum OutputFormat {
+pub(super) enum OutputFormat {
     /// Lines for people.
     #[default]
     Text,
@@ -21,7 +21,7 @@ pub enum OutputFormat {
 ///
 /// # Errors
 /// stdout can't be written, as when the reader of a pipe is gone.
-pub fn print(format: OutputFormat, text: &str, value: &impl Serialize) -> io::Result<()> {
+pub(super) fn print(format: OutputFormat, text: &str, value: &impl Serialize) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match format {
         OutputFormat::Text => writeln!(out, "{}", text.trim_end())?,
@@ -35,7 +35,7 @@ pub fn print(format: OutputFormat, text: &str, value: &impl Serialize) -> io::Re
 
 /// Rows under a heading, for people.
 #[must_use]
-pub fn table<const N: usize>(heading: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+pub(super) fn table<const N: usize>(heading: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let mut table = Table::new();
     table.load_style(NOTHING).set_header(heading);
     for row in rows {
@@ -47,7 +47,7 @@ pub fn table<const N: usize>(heading: [&str; N], rows: impl IntoIterator<Item = 
 
 /// Names and values, a line each, for people. What has no value is left out.
 #[must_use]
-pub fn fields<const N: usize>(fields: [(&str, String); N]) -> String {
+pub(super) fn fields<const N: usize>(fields: [(&str, String); N]) -> String {
     let filled = fields.iter().filter(|(_, value)| !value.is_empty());
     filled.map(|(name, value)| format!("{name:<18}{value}\n")).collect()
 }

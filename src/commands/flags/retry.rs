@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::duration;
+use super::value::duration;
 use crate::common::retry::{RetryPolicy, RetryPolicyError};
 
 /// When a failed delivery is tried again.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Retries")]
-pub(super) struct RetryArgs {
+pub(crate) struct RetryArgs {
     /// Retries after the first attempt; then the job is dead-lettered
     #[arg(long, env = "MAX_RETRIES", value_name = "COUNT")]
     max_retries: Option<u32>,
@@ -50,7 +50,7 @@ enum Schedule {
 const RETRIES: u32 = 5;
 
 impl RetryArgs {
-    pub(super) fn policy(&self) -> Result<RetryPolicy, RetryPolicyError> {
+    pub(crate) fn policy(&self) -> Result<RetryPolicy, RetryPolicyError> {
         if let Some(schedule) = self.retry_schedule {
             let named = schedule.policy();
             let delays = (1..=named.retries()).map(|retry| named.delay(retry)).collect();

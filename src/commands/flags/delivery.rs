@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use ipnet::IpNet;
 
-use super::{count, duration};
+use super::value::{count, duration};
 use crate::common::retry::RetryPolicy;
 use crate::deliver::egress::EgressGuard;
 use crate::deliver::{DeliverConfig, ExtraRoots};
@@ -18,33 +18,33 @@ const LEASE_MARGIN: Duration = Duration::from_secs(30);
 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Delivery")]
-pub(super) struct DeliveryArgs {
+pub(crate) struct DeliveryArgs {
     /// A network that may be called though it isn't public, over http too; repeat it or separate with commas
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
-    pub(super) allow_net: Vec<IpNet>,
+    pub(crate) allow_net: Vec<IpNet>,
     /// Certificates (PEM) that are trusted beside the public ones
     #[arg(long, value_name = "FILE")]
-    pub(super) ca_file: Option<PathBuf>,
+    pub(crate) ca_file: Option<PathBuf>,
     /// Time limit of one attempt: connect, headers and body together
     #[arg(long, value_parser = duration, default_value = "30s", value_name = "DURATION")]
-    pub(super) delivery_timeout: Duration,
+    pub(crate) delivery_timeout: Duration,
     /// Attempts at once, over all endpoints
     #[arg(long, value_parser = count, default_value_t = 512, value_name = "COUNT")]
-    pub(super) in_flight: usize,
+    pub(crate) in_flight: usize,
     /// Attempts at once to one endpoint that does well; at most a fifth of --in-flight
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..), default_value_t = 64, value_name = "COUNT")]
-    pub(super) endpoint_in_flight: u32,
+    pub(crate) endpoint_in_flight: u32,
     /// How long a failing job of an ordered endpoint may hold up those behind it before it is dead-lettered
     #[arg(long, value_parser = duration, default_value = "1h", value_name = "DURATION")]
-    pub(super) max_lane_block: Duration,
+    pub(crate) max_lane_block: Duration,
     /// How long to go on delivering after SIGTERM
     #[arg(long, value_parser = duration, default_value = "30s", value_name = "DURATION")]
-    pub(super) drain_timeout: Duration,
+    pub(crate) drain_timeout: Duration,
 }
 
 impl DeliveryArgs {
     /// How attempts are made.
-    pub(super) fn config(&self) -> anyhow::Result<DeliverConfig> {
+    pub(crate) fn config(&self) -> anyhow::Result<DeliverConfig> {
         let extra_roots = match &self.ca_file {
             None => ExtraRoots::default(),
             Some(path) => {
@@ -63,7 +63,7 @@ impl DeliveryArgs {
     }
 
     /// What the queue is told of them.
-    pub(super) fn queue_config(&self, ordered: bool, retry: &RetryPolicy) -> QueueConfig {
+    pub(crate) fn queue_config(&self, ordered: bool, retry: &RetryPolicy) -> QueueConfig {
         QueueConfig {
             ordered,
             max_jobs: usize::MAX,

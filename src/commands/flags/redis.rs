@@ -9,7 +9,7 @@ use crate::exit::UsageError;
 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Redis")]
-pub(super) struct RedisArgs {
+pub(crate) struct RedisArgs {
     /// Where --queue redis and --registry redis keep theirs: redis://[user:password@]host[:port][/database], rediss:// for TLS; several
     /// URLs with commas between them are the nodes of a Redis Cluster
     #[arg(
@@ -48,7 +48,7 @@ impl std::fmt::Debug for RedisUrls {
 
 impl RedisArgs {
     /// Where Redis is.
-    pub(super) fn config(&self) -> anyhow::Result<RedisConfig> {
+    pub(crate) fn config(&self) -> anyhow::Result<RedisConfig> {
         let usage = |error: RedisConfigError| UsageError(error.to_string());
         let config = RedisConfig::parse(&self.redis_url.0, &self.redis_prefix).map_err(usage)?;
         let Some(path) = &self.redis_ca_file else { return Ok(config) };

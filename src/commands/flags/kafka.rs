@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::duration;
+use super::value::duration;
 use crate::common::kafka::{KafkaConfig, KafkaConfigError, Sasl, SaslMechanism, Secret, Tls, Topics};
 use crate::exit::UsageError;
 
@@ -15,7 +15,7 @@ const PASSWORD: &str = "KAFKA_PASSWORD";
 /// Where Kafka is, and how to get in.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Kafka")]
-pub(super) struct KafkaArgs {
+pub(crate) struct KafkaArgs {
     /// Brokers to begin with, host:port with commas between them
     #[arg(long, env = "KAFKA_BROKERS", default_value = "127.0.0.1:9092", value_name = "BROKERS")]
     kafka_brokers: String,
@@ -42,7 +42,7 @@ pub(super) struct KafkaArgs {
     kafka_key_file: Option<PathBuf>,
     /// Log in to the brokers in this way, with --kafka-username and a password
     #[arg(long, value_enum, value_name = "MECHANISM", requires = "kafka_username")]
-    kafka_sasl: Option<SaslMechanism>,
+    kafka_sasl: Option<SaslFlag>,
     /// Who logs in
     #[arg(long, env = "KAFKA_USERNAME", value_name = "NAME")]
     kafka_username: Option<String>,
@@ -51,9 +51,32 @@ pub(super) struct KafkaArgs {
     kafka_password_file: Option<PathBuf>,
 }
 
+/// The value of `--kafka-sasl`.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum SaslFlag {
+    /// Name and password in clear text: use it with --kafka-tls only
+    Plain,
+    /// SCRAM-SHA-256: proves the password without sending it
+    #[value(name = "scram-sha-256")]
+    ScramSha256,
+    /// SCRAM-SHA-512: proves the password without sending it
+    #[value(name = "scram-sha-512")]
+    ScramSha512,
+}
+
+impl From<SaslFlag> for SaslMechanism {
+    fn from(flag: SaslFlag) -> Self {
+        match flag {
+            SaslFlag::Plain => Self::Plain,
+            SaslFlag::ScramSha256 => Self::ScramSha256,
+            SaslFlag::ScramSha512 => Self::ScramSha512,
+        }
+    }
+}
+
 impl KafkaArgs {
     /// What they say together.
-    pub(super) fn config(&self) -> anyhow::Result<KafkaConfig> {
+    pub(crate) fn config(&self) -> anyhow::Result<KafkaConfig> {
         let usage = |error: KafkaConfigError| UsageError(error.to_string());
         let topics = Topics::parse(&self.kafka_topic, &self.kafka_registry_topic).map_err(usage)?;
         // Longer would overflow what librdkafka counts in.
@@ -83,7 +106,7 @@ impl KafkaArgs {
     }
 
     fn sasl(&self) -> anyhow::Result<Option<Sasl>> {
-        let Some(mechanism) = self.kafka_sasl else { return Ok(None) };
+        let Some(mechanism) = self.kafka_sasl.map(SaslMechanism::from) else { return Ok(None) };
         let username = self.kafka_username.clone().unwrap_or_default();
         if mechanism == SaslMechanism::Plain && !self.kafka_tls {
             tracing::warn!(
