@@ -35,7 +35,10 @@ pub(super) fn print(format: OutputFormat, text: &str, value: &impl Serialize) ->
 
 /// Rows under a heading, for people.
 #[must_use]
-pub(super) fn table<const N: usize>(heading: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+pub(super) fn table<const N: usize>(
+    heading: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> String {
     let mut table = Table::new();
     table.load_style(NOTHING).set_header(heading);
     for row in rows {
