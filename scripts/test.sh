@@ -40,10 +40,8 @@ fi
 export PATH="$PWD/target/tools/bin:$PATH"
 
 step 'libraries of the example receivers'
-(cd fixtures/receivers/node && npm ci --loglevel=error)
-[[ -x target/venv/bin/python ]] || python3 -m venv target/venv
-target/venv/bin/pip install --quiet --disable-pip-version-check -r fixtures/receivers/python/requirements.txt
-export WHK_INTEROP="$PWD/target/venv/bin/python"
+variable=$(scripts/interop.sh)
+export "${variable?}"
 
 step 'schemathesis'
 [[ -x target/schemathesis/bin/python ]] || python3 -m venv target/schemathesis

@@ -16,4 +16,4 @@ while (($#)); do
 done
 [[ $rounds =~ ^[1-9][0-9]*$ ]] || { echo "--rounds wants a number of at least 1" >&2; exit 64; }
 export WHK_TORTURE_ROUNDS=$rounds
-exec cargo test --quiet --locked --test e2e "torture::$which" -- --nocapture --test-threads 1
+exec cargo test --quiet --locked --test e2e "queue::torture::$which" -- --nocapture --test-threads 1

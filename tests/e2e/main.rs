@@ -10,24 +10,44 @@
     reason = "a test that can't go on panics"
 )]
 
-mod cli;
-mod customer;
-mod dead_letters;
-mod delivery;
-mod disk;
-mod drain;
-mod interop;
-mod isolation;
-mod kafka;
-mod kafka_partitions;
-mod kafka_registry;
-mod kafka_setup;
-mod publish;
-mod redis;
-mod registry;
-mod shared;
+mod api {
+    mod dead_letters;
+    mod endpoint_changes;
+    mod fan_out;
+    mod publish;
+}
+
+mod cli {
+    mod commands;
+    mod customer;
+    mod dlq;
+    mod kafka_setup;
+    mod keygen;
+    mod tenant;
+}
+
+mod queue {
+    mod delivery;
+    mod disk;
+    mod drain;
+    mod kafka;
+    mod kafka_partitions;
+    mod kafka_torture;
+    mod redis;
+    mod torture;
+}
+
+mod registry {
+    mod kafka;
+    mod management;
+    mod redis;
+}
+
+mod security {
+    mod hostile_input;
+    mod interop;
+    mod isolation;
+    mod tls;
+}
+
 mod support;
-mod tenant_cli;
-mod tenants;
-mod tls;
-mod torture;

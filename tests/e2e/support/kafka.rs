@@ -5,8 +5,9 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use super::{Server, fixture, run, stderr, wait_until, whk};
-use crate::torture::own_port;
+use serde_json::json;
+
+use super::{Server, fixture, own_port, publish, run, services, stderr, wait_until, whk};
 
 /// Topics of a test's own.
 pub(crate) struct Kafka {
@@ -23,25 +24,14 @@ struct Broker {
     folder: tempfile::TempDir,
 }
 
-/// A variable that `scripts/services.sh start kafka` prints; none where it isn't set, which is said aloud.
-pub(crate) fn said(variable: &str) -> Option<String> {
-    let found = std::env::var(variable).ok();
-    if found.is_none() {
-        assert!(std::env::var_os("CI").is_none(), "{variable} isn't set; scripts/test.sh sets it");
-        eprintln!("passed over: {variable} isn't set, `scripts/services.sh start kafka` prints it");
-    }
-    found
-}
-
 impl Kafka {
     /// In the broker that all tests share.
-    pub(crate) fn shared(partitions: usize) -> Option<Self> {
-        Some(Self::at(&said("WHK_TEST_KAFKA")?, partitions, &[]))
+    pub(crate) fn shared(partitions: usize) -> Self {
+        Self::at(&services::kafka("WHK_TEST_KAFKA"), partitions, &[])
     }
 
     /// In a broker of its own.
-    pub(crate) fn own(partitions: usize) -> Option<Self> {
-        said("WHK_KAFKA_CLASSPATH")?;
+    pub(crate) fn own(partitions: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (port, controller) = (own_port(), own_port());
         let mut settings = String::new();
@@ -75,7 +65,7 @@ impl Kafka {
         assert!(format.status.success(), "{format:?}");
         let child = Broker::spawn(&file, port);
         let kafka = Self::at(&format!("127.0.0.1:{port}"), partitions, &[]);
-        Some(Self { broker: Some(Broker { child, folder }), ..kafka })
+        Self { broker: Some(Broker { child, folder }), ..kafka }
     }
 
     /// At that broker, with flags that say how to get in.
@@ -191,6 +181,14 @@ impl Drop for Broker {
     }
 }
 
+/// Publishes an event of `target` in direct mode and returns its message id.
+pub(crate) fn publish_for(server: &Server, url: &str, target: &str) -> String {
+    let body = json!({"url": url, "target": target, "payload": 1}).to_string();
+    let answer = publish(server, &body);
+    assert_eq!(answer.status, 202, "{answer:?}");
+    answer.json()["messages"][0]["id"].as_str().unwrap().to_owned()
+}
+
 /// The secret key that servers and consumers of a test share.
 fn secret_key() -> [&'static str; 2] {
     let path: PathBuf = fixture("registry/v1/secret.key");
@@ -212,7 +210,7 @@ fn tool(class: &str) -> Command {
 }
 
 fn java(variable: &str, class: &str) -> Command {
-    let classpath = std::fs::read_to_string(std::env::var(variable).expect(variable)).unwrap();
+    let classpath = std::fs::read_to_string(services::kafka(variable)).unwrap();
     let mut command = Command::new("java");
     command.args(["-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", classpath.trim(), class]);
     command.stdin(Stdio::null());

@@ -6,20 +6,9 @@ use std::thread;
 
 use serde_json::json;
 
-use crate::support::{Api, RawCustomer, Server, fixture, message_ids, run, stderr, wait_until, whk};
-
-const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-const NOWHERE: &str = "http://127.0.0.1:9/webhook";
-
-/// Where Redis is; none where there is none to test with.
-fn redis() -> Option<String> {
-    let found = std::env::var("WHK_TEST_REDIS").ok();
-    if found.is_none() {
-        assert!(std::env::var_os("CI").is_none(), "WHK_TEST_REDIS isn't set; scripts/test.sh sets it");
-        eprintln!("passed over: WHK_TEST_REDIS isn't set, scripts/services.sh starts a Redis and says where");
-    }
-    found
-}
+use crate::support::{
+    Api, NOWHERE, OK, RawCustomer, Server, fixture, message_ids, redis_url, run, stderr, wait_until, whk,
+};
 
 /// A registry of the test's own.
 struct Shared {
@@ -29,14 +18,14 @@ struct Shared {
 }
 
 impl Shared {
-    fn new() -> Option<Self> {
+    fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         // Nobody else has it at the moment, and nobody has it twice.
         let name = folder.path().file_name().unwrap().to_str().unwrap();
         let prefix = format!("e2e-{}-{}", std::process::id(), name.trim_start_matches('.'));
-        let shared = Self { url: redis()?, prefix, folder };
+        let shared = Self { url: redis_url(), prefix, folder };
         std::fs::copy(fixture("registry/v1/secret.key"), shared.secret_key()).unwrap();
-        Some(shared)
+        shared
     }
 
     fn secret_key(&self) -> std::path::PathBuf {
@@ -64,7 +53,7 @@ fn provider_key_in(folder: &Path) -> Option<String> {
 
 #[test]
 fn servers_that_start_at_once_make_one_key_and_know_the_same_tenants() {
-    let Some(shared) = Shared::new() else { return };
+    let shared = Shared::new();
     let begin = Arc::new(Barrier::new(3));
     let servers: Vec<Server> = thread::scope(|scope| {
         let starting: Vec<_> = (0..3)
@@ -105,7 +94,7 @@ fn servers_that_start_at_once_make_one_key_and_know_the_same_tenants() {
 
 #[test]
 fn either_server_delivers_what_was_published_to_endpoints_made_at_the_other() {
-    let Some(shared) = Shared::new() else { return };
+    let shared = Shared::new();
     let servers = [shared.serve_with("--queue"), shared.serve_with("--queue")];
     let key = servers.iter().find_map(|server| provider_key_in(server.data_dir())).unwrap();
     let apis = servers.each_ref().map(|server| Api { port: server.port, key: key.clone() });
@@ -130,7 +119,7 @@ fn either_server_delivers_what_was_published_to_endpoints_made_at_the_other() {
 
 #[test]
 fn a_key_that_one_server_revoked_the_other_refuses() {
-    let Some(shared) = Shared::new() else { return };
+    let shared = Shared::new();
     let (one, other) = (shared.serve(), shared.serve());
     let provider = one.api();
     let tenant = provider.subscribe("Acme", NOWHERE, &["never"]);
@@ -145,7 +134,7 @@ fn a_key_that_one_server_revoked_the_other_refuses() {
 
 #[test]
 fn a_redis_or_a_key_that_does_not_fit_is_told_with_what_to_do() {
-    let Some(shared) = Shared::new() else { return };
+    let shared = Shared::new();
     let server = shared.serve();
     let elsewhere = tempfile::tempdir().unwrap();
     let start = |flags: &[&str]| {

@@ -4,9 +4,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::support::{RawCustomer, Server, fixture, stderr, whk};
-
-const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+use crate::support::{OK, RawCustomer, Server, fixture, stderr, whk};
 
 fn tenant(server: &Server, arguments: &[&str]) -> Command {
     let mut command = whk(&["tenant", "--server", &server.url("")]);

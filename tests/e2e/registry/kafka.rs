@@ -2,19 +2,12 @@
 
 use serde_json::json;
 
-use crate::support::kafka::said;
-use crate::support::{Api, RawCustomer, Server, fixture, message_ids, run, stderr, wait_until};
-
-const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-
-/// Where Kafka is: by name, since a server is known by the first address it logs.
-fn brokers() -> Option<String> {
-    said("WHK_TEST_KAFKA").map(|brokers| brokers.replace("127.0.0.1", "localhost"))
-}
+use crate::support::services::named_kafka_brokers;
+use crate::support::{Api, OK, RawCustomer, Server, fixture, message_ids, run, stderr, wait_until};
 
 #[test]
 fn a_tenant_made_at_one_server_is_known_to_the_other() {
-    let Some(brokers) = brokers() else { return };
+    let brokers = named_kafka_brokers();
     let since = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos();
     let events = format!("e2e-{}-{since}", std::process::id());
     let registry = format!("{events}.tenants");

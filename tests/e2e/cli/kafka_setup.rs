@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::kafka::said;
-use crate::support::{run, stderr};
+use crate::support::{run, services, stderr};
 
 /// Topics of the test's own. None where there is no broker to test with.
 struct Topics {
@@ -17,11 +16,11 @@ struct Topics {
 }
 
 impl Topics {
-    fn new(name: &str) -> Option<Self> {
-        let brokers = said("WHK_TEST_KAFKA")?;
+    fn new(name: &str) -> Self {
+        let brokers = services::kafka("WHK_TEST_KAFKA");
         let since = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos();
         let events = format!("setup-{name}-{}-{since}", std::process::id());
-        Some(Self { brokers, registry: format!("{events}.tenants"), events })
+        Self { brokers, registry: format!("{events}.tenants"), events }
     }
 
     fn setup(&self, more: &[&str]) -> Output {
@@ -75,7 +74,7 @@ fn all(outcome: &str, partitions: usize) -> Vec<(usize, String)> {
 
 #[test]
 fn topics_are_made_once_and_stay_as_they_are() {
-    let Some(topics) = Topics::new("once") else { return };
+    let topics = Topics::new("once");
     let made = topics.setup(&[]);
     assert_eq!(made.status.code(), Some(0), "{}", stderr(&made));
     let table = String::from_utf8(made.stdout.clone()).unwrap();
@@ -92,7 +91,7 @@ fn topics_are_made_once_and_stay_as_they_are() {
 
 #[test]
 fn what_will_not_do_is_refused_until_it_is_made_anew() {
-    let Some(topics) = Topics::new("anew") else { return };
+    let topics = Topics::new("anew");
     assert_eq!(outcomes(&topics.json(&["--partitions", "2"])), all("created", 2));
     let few = topics.refused(&[]);
     assert!(few.contains("has 2 of the 6 partitions") && few.contains("--recreate"), "{few}");
@@ -107,7 +106,7 @@ fn what_will_not_do_is_refused_until_it_is_made_anew() {
 
 #[test]
 fn more_replicas_than_brokers_are_refused_with_the_flag_to_change() {
-    let Some(topics) = Topics::new("replicas") else { return };
+    let topics = Topics::new("replicas");
     let refused = topics.refused(&["--replication", "99"]);
     assert!(refused.contains("--replication"), "{refused}");
     assert_eq!(outcomes(&topics.json(&["--partitions", "1"])), all("created", 1));

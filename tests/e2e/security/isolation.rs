@@ -2,12 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Api, RawCustomer, Server, Tenant, fixture, get, wait_until};
-
-const NOWHERE: &str = "http://127.0.0.1:9/webhook";
-const UNKNOWN_TENANT: &str = "ten_01980000000070008000000000000000";
-const UNKNOWN_ENDPOINT: &str = "ep_01980000000070008000000000000000";
-const UNKNOWN_MESSAGE: &str = "msg_01980000000070008000000000000000";
+use crate::support::api::{UNKNOWN_ENDPOINT, UNKNOWN_MESSAGE, UNKNOWN_TENANT};
+use crate::support::{Answer, Api, NOWHERE, OK, RawCustomer, Server, Tenant, fixture, get, wait_until};
 
 /// Every route of the API: method and path.
 fn routes(server: &Server) -> Vec<(String, String)> {
@@ -115,10 +111,7 @@ fn on_every_route_another_tenants_id_answers_as_an_unknown_one() {
 
 #[test]
 fn a_tenant_publishes_to_itself_alone() {
-    let (own_customer, other_customer) = (
-        RawCustomer::answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"),
-        RawCustomer::answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"),
-    );
+    let (own_customer, other_customer) = (RawCustomer::answering(OK), RawCustomer::answering(OK));
     let server = Server::tenants(&[]);
     let api = server.api();
     let own = api.subscribe("Own", &own_customer.url(), &["*"]);
@@ -203,7 +196,7 @@ fn what_is_the_providers_a_tenant_may_not() {
 }
 
 /// A tenant with that limit, and another beside it.
-fn limited(server: &Server, limits: Value) -> (Api, crate::support::Tenant, crate::support::Tenant) {
+fn limited(server: &Server, limits: Value) -> (Api, Tenant, Tenant) {
     let api = server.api();
     let limited = api.subscribe("Limited", NOWHERE, &["*"]);
     let other = api.subscribe("Other", NOWHERE, &["*"]);

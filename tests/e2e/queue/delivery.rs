@@ -5,9 +5,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 
-use crate::support::{PATIENCE, RawCustomer, Server, fixture, post, publish, publish_to, run, stderr, whk};
-
-const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+use crate::support::{
+    OK, PATIENCE, RawCustomer, Server, fixture, post, publish, publish_to, run, stderr, whk,
+};
 
 #[test]
 fn a_delivery_on_the_wire_is_as_documented() {

@@ -6,9 +6,7 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::support::{Api, Server, run, stderr, whk};
-
-const NOWHERE: &str = "http://127.0.0.1:9/webhook";
+use crate::support::{Api, NOWHERE, Server, run, stderr, whk};
 
 fn serve_from(folder: &Path) -> Server {
     let mut command = whk(&["publish-server", "--port", "0", "--log-format", "json", "--data-dir"]);

@@ -4,11 +4,9 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{Api, RawCustomer, Server, fixture, publish, publish_to, run, stderr, wait_until, whk};
-
-/// Nobody listens there.
-const NOWHERE: &str = "http://127.0.0.1:9/webhook";
-const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+use crate::support::{
+    Api, FAILS, NOWHERE, OK, RawCustomer, Server, fixture, publish, publish_to, run, stderr, wait_until, whk,
+};
 
 /// A server in direct mode that keeps its queue in `data_dir`.
 fn start(data_dir: &Path, more: &[&str]) -> Server {
@@ -143,12 +141,11 @@ fn a_queue_that_can_not_be_used_says_why() {
 #[test]
 fn a_job_that_blocks_its_lane_for_too_long_makes_way() {
     for queue in ["disk", "memory"] {
-        let refuse = "HTTP/1.1 500 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
         let accepts = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
         let answers = std::sync::Arc::clone(&accepts);
         let customer = RawCustomer::start(move |stream, _| {
             let accepts = answers.load(std::sync::atomic::Ordering::Relaxed);
-            drop(stream.write_all(if accepts { OK } else { refuse }.as_bytes()));
+            drop(stream.write_all(if accepts { OK } else { FAILS }.as_bytes()));
         });
         let folder = tempfile::tempdir().unwrap();
         let flags = ["--queue", queue, "--ordered", "--max-lane-block", "700ms"];

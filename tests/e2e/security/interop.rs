@@ -4,36 +4,26 @@
 //! over, and fail where CI is set.
 
 use std::io::Write as _;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use whk::common::crypto::keys::PublicKey;
 
+use crate::support::services::interop_python;
 use crate::support::{Server, fixture, post, publish};
 
-/// The Python of the virtual environment with the libraries; none where they weren't installed.
-fn python() -> Option<PathBuf> {
-    let found = std::env::var_os("WHK_INTEROP").map(PathBuf::from);
-    if found.is_none() {
-        assert!(std::env::var_os("CI").is_none(), "WHK_INTEROP isn't set; scripts/test.sh sets it");
-        eprintln!("passed over: WHK_INTEROP isn't set, scripts/test.sh installs the libraries and sets it");
-    }
-    found
-}
-
-fn receiver(program: &str) -> Option<Command> {
-    let python = python()?;
+fn receiver(program: &str) -> Command {
+    let python = interop_python();
     let file = fixture("receivers").join(program);
     let mut command = Command::new(if program.ends_with(".py") { python } else { "node".into() });
     command.arg(file).env("PORT", "0").env("PRIVATE_KEY", fixture("keys/private_key.pem"));
     let secret = std::fs::read_to_string(fixture("keys/signing_secret.txt")).unwrap();
     command.env("SIGNING_SECRET", secret.trim());
-    Some(command)
+    command
 }
 
 /// What we seal and sign is verified and opened, twice under one content key; a forgery isn't.
 fn opens_what_we_seal(program: &str) {
-    let Some(command) = receiver(program) else { return };
+    let command = receiver(program);
     let receiver = Server::start(command);
     let server = Server::publish_locally(&[]);
     for number in 1..=2 {
@@ -73,7 +63,7 @@ fn python_with_joserfc_and_standardwebhooks() {
 
 /// What another library seals, the customer opens.
 fn is_opened_by_us(program: &str) {
-    let Some(mut command) = receiver(program) else { return };
+    let mut command = receiver(program);
     let message = r#"{"id":"msg_1","type":"a","timestamp":"2026-01-02T03:04:05Z","data":{"text":"Grüße"}}"#;
     let key = fixture("keys/public_key.pem");
     command.arg(&key).arg(PublicKey::read(&key).unwrap().kid());

@@ -3,17 +3,8 @@
 use std::collections::HashSet;
 use std::net::TcpListener;
 
-use crate::support::{RawCustomer, Server, fixture, publish_to, run, stderr};
-
-/// By name, since a server is known by the first address it logs. None where there is none to test with.
-fn redis() -> Option<String> {
-    let found = std::env::var("WHK_TEST_REDIS").ok();
-    if found.is_none() {
-        assert!(std::env::var_os("CI").is_none(), "WHK_TEST_REDIS isn't set; scripts/test.sh sets it");
-        eprintln!("passed over: WHK_TEST_REDIS isn't set, `scripts/services.sh start redis` prints it");
-    }
-    found.map(|url| url.replace("127.0.0.1", "localhost"))
-}
+use crate::support::services::named_redis_url;
+use crate::support::{OK, RawCustomer, Server, fixture, publish_to, run, stderr};
 
 /// The one that servers with the same registry share.
 fn secret_key() -> String {
@@ -26,7 +17,7 @@ fn prefix() -> String {
 
 #[test]
 fn what_a_killed_server_took_another_delivers() {
-    let Some(url) = redis() else { return };
+    let url = named_redis_url();
     let prefix = format!("{}-killed", prefix());
     let key = secret_key();
     let flags =
@@ -48,14 +39,13 @@ fn what_a_killed_server_took_another_delivers() {
 
 #[test]
 fn two_servers_deliver_what_one_of_them_took() {
-    let Some(url) = redis() else { return };
+    let url = named_redis_url();
     let prefix = format!("{}-shared", prefix());
     let key = secret_key();
     let flags =
         ["--queue", "redis", "--redis-url", &url, "--redis-prefix", &prefix, "--secret-key-file", &key];
     let (one, _other) = (Server::publish_locally(&flags), Server::publish_locally(&flags));
-    let customer =
-        RawCustomer::answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    let customer = RawCustomer::answering(OK);
     let ids: HashSet<_> = (0..20).map(|_| publish_to(&one, &customer.url(), "{}")).collect();
     let delivered: HashSet<_> = (0..20).map(|_| customer.request().headers["webhook-id"].clone()).collect();
     assert_eq!(delivered, ids);

@@ -1,0 +1,138 @@
+//! Kafka's consumers and brokers are killed under load: nothing accepted is lost.
+
+use std::collections::BTreeSet;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::support::kafka::{Kafka, publish_for};
+use crate::support::load::{Dice, Flaky, Publishers, assert_in_order, count_twice, missing, rounds};
+use crate::support::{OK, RawCustomer, Server, publish, wait_until};
+
+/// Attempts at once of one consumer.
+const IN_FLIGHT: usize = 16;
+
+/// Jobs that a consumer settles at most before that is committed.
+const UNCOMMITTED: usize = 500;
+
+/// Three consumers; each round one is killed, or leaves, and another joins.
+fn torture(ordered: bool) {
+    let kafka = Kafka::shared(6);
+    let (server, customer) = (kafka.server(&[]), Flaky::start());
+    let in_flight = IN_FLIGHT.to_string();
+    let flags = ["--retry-delays", "20", "--max-retries", "1000", "--in-flight", &in_flight];
+    let flags: Vec<&str> = flags.into_iter().chain(ordered.then_some("--ordered")).collect();
+    let mut consumers: Vec<Server> = (0..3).map(|_| kafka.consumer(&flags)).collect();
+    let publishers = Publishers::start(customer.port, server.port);
+    let mut dice = Dice(0xd1ce);
+    let (rounds, mut kills) = ((rounds() / 4).max(2), 0);
+    for round in 0..rounds {
+        thread::sleep(Duration::from_millis(1_000 + dice.roll(2_000)));
+        let which = usize::try_from(dice.roll(3)).unwrap();
+        let mut consumer = consumers.swap_remove(which);
+        if round % 3 == 2 {
+            consumer.signal("TERM");
+            assert_eq!(consumer.wait().code(), Some(0), "{}", consumer.log());
+        } else {
+            kills += 1;
+            consumer.signal("KILL");
+            consumer.wait();
+        }
+        consumers.push(kafka.consumer(&flags));
+    }
+    let accepted = publishers.stop();
+    let total: usize = accepted.values().map(Vec::len).sum();
+    assert!(total > rounds, "next to nothing was published: {total}");
+    wait_until("everything accepted", || missing(&accepted, &customer).is_empty());
+    wait_until("an empty queue", || server.queued_jobs() == 0);
+    assert_eq!(server.metric("whk_queue_jobs{state=\"dead\"}"), 0);
+    let taken = customer.taken();
+    let twice = count_twice(&taken);
+    eprintln!(
+        "ordered {ordered}: {rounds} rounds, {kills} kills, {total} accepted, none lost, {twice} delivered twice"
+    );
+    assert!(twice <= kills * (IN_FLIGHT + UNCOMMITTED), "{twice} twice after {kills} kills");
+    if ordered {
+        assert_in_order(&accepted, &taken);
+    }
+}
+
+#[test]
+fn consumers_that_are_killed_lose_nothing() {
+    torture(false);
+}
+
+#[test]
+fn consumers_that_are_killed_keep_order() {
+    torture(true);
+}
+
+#[test]
+fn a_broker_that_is_killed_under_load_loses_nothing() {
+    let mut kafka = Kafka::own(3);
+    let (server, customer) = (kafka.server(&["--kafka-timeout", "2s"]), Flaky::start());
+    let flags = ["--retry-delays", "20", "--max-retries", "1000", "--kafka-timeout", "2s", "--ordered"];
+    let _consumers = [kafka.consumer(&flags), kafka.consumer(&flags)];
+    let publishers = Publishers::start(customer.port, server.port);
+    for _ in 0..(rounds() / 8).max(1) {
+        thread::sleep(Duration::from_secs(2));
+        kafka.kill();
+        let url = format!("http://127.0.0.1:{}/away", customer.port);
+        let refused = publish(&server, &json!({"url": url, "payload": 1}).to_string());
+        assert_eq!(refused.status, 503, "{refused:?}");
+        assert!(refused.headers.contains_key("retry-after"));
+        thread::sleep(Duration::from_secs(1));
+        kafka.restart();
+        let restarted = Instant::now();
+        wait_until("a 202 again", || {
+            publish(&server, &json!({"url": url, "payload": 1}).to_string()).status == 202
+        });
+        eprintln!("published again {:.1} s after the broker listened", restarted.elapsed().as_secs_f64());
+    }
+    let refused = publishers.refused();
+    assert_eq!(refused, BTreeSet::from(["503".to_owned()]), "202, or 503, and nothing else");
+    let accepted = publishers.stop();
+    wait_until("everything accepted", || missing(&accepted, &customer).is_empty());
+    wait_until("an empty queue", || server.queued_jobs() == 0);
+    let total: usize = accepted.values().map(Vec::len).sum();
+    eprintln!("{total} accepted, none lost, {} delivered twice", count_twice(&customer.taken()));
+    assert_in_order(&accepted, &customer.taken());
+}
+
+/// Publishes to an endpoint that hangs more than the window holds, and then to another tenant's in the same partition.
+fn beside_one_that_hangs(ordered: bool) {
+    let kafka = Kafka::shared(1);
+    let server = kafka.server(&[]);
+    let (hangs, well) =
+        (RawCustomer::start(|_, _| thread::sleep(Duration::from_secs(3_600))), RawCustomer::answering(OK));
+    let flags = ["--window", "40", "--delivery-timeout", "60s", "--drain-timeout", "1s"];
+    let flags: Vec<&str> = flags.into_iter().chain(ordered.then_some("--ordered")).collect();
+    let consumer = kafka.consumer(&flags);
+    for _ in 0..200 {
+        publish_for(&server, &hangs.url(), "one tenant");
+    }
+    let mut slowest = Duration::ZERO;
+    for round in 0..30 {
+        let published = Instant::now();
+        let id = publish_for(&server, &well.url(), "another");
+        assert_eq!(well.request().headers["webhook-id"], id);
+        // The first waits until the jobs that fill the window were put aside.
+        if round > 0 {
+            slowest = slowest.max(published.elapsed());
+        }
+    }
+    eprintln!("ordered {ordered}: slowest beside one that hangs {slowest:?}");
+    assert_eq!(consumer.metric("whk_jobs_delivered_total"), 30);
+    wait_until("200 that wait", || server.queued_jobs() == 200);
+}
+
+#[test]
+fn an_endpoint_that_hangs_does_not_hold_up_its_partition() {
+    beside_one_that_hangs(false);
+}
+
+#[test]
+fn an_ordered_endpoint_that_hangs_does_not_hold_up_its_partition() {
+    beside_one_that_hangs(true);
+}
