@@ -8,7 +8,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use crate::common::retry::CauseKind;
+use crate::common::retry::Verdict;
 use crate::common::task;
 
 /// Upper bounds in seconds: from a local customer's half millisecond to the time limit of 30 s.
@@ -106,10 +106,19 @@ impl Metrics {
         metrics
     }
 
-    /// Counts a job that was dead-lettered.
-    pub fn count_dead(&self, cause: CauseKind) {
-        self.dead.inc();
-        self.dead_by_cause.get_or_create(&CauseLabels { cause: cause.as_str() }).inc();
+    /// Counts the verdict on one job.
+    pub fn count_verdict(&self, verdict: &Verdict) {
+        let counter = match verdict {
+            Verdict::Done => &self.delivered,
+            Verdict::Retry { .. } => &self.retried,
+            Verdict::Dropped => &self.dropped,
+            Verdict::Dead { cause } => {
+                let labels = CauseLabels { cause: cause.kind().as_str() };
+                self.dead_by_cause.get_or_create(&labels).inc();
+                &self.dead
+            }
+        };
+        counter.inc();
     }
 
     /// Sets the gauge of one state of the queue.

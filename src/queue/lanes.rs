@@ -291,7 +291,7 @@ impl<J: Clone> Lanes<J> {
     pub(super) fn retry_of(&self, id: LeaseId, verdict: &Verdict) -> Option<Retry> {
         let Verdict::Retry { at, endpoint } = *verdict else { return None };
         let leased = self.leased(id)?;
-        let was_asked = endpoint != EndpointState::NotAsked;
+        let was_asked = endpoint != EndpointState::NotContacted;
         let ordered = self.lanes.get(&leased.lane).is_some_and(|state| state.ordered);
         let (key, held_until) = match ordered {
             true => (leased.key, Some(at)),
@@ -597,7 +597,7 @@ fn learn(throttle: &mut Throttle, verdict: &Verdict, failed: impl FnOnce(&mut Th
         Verdict::Retry { at, endpoint: EndpointState::Paused } => throttle.pause(*at),
         // No request was sent, so nothing was learnt.
         Verdict::Dropped => {}
-        Verdict::Retry { endpoint: EndpointState::Unknown | EndpointState::NotAsked, .. } => {}
+        Verdict::Retry { endpoint: EndpointState::Unknown | EndpointState::NotContacted, .. } => {}
         Verdict::Dead {
             cause: Cause::Refused(_) | Cause::Disabled | Cause::Interrupted | Cause::Damaged(_),
         } => {}

@@ -136,7 +136,7 @@ pub(in crate::queue) async fn what_was_not_asked_uses_up_no_retry<H: Harness>() 
     let queue = harness.queue();
     queue.push(vec![job("a")]).await.unwrap();
     for (endpoint, next) in
-        [(EndpointState::NotAsked, 1), (EndpointState::Unknown, 2), (EndpointState::NotAsked, 2)]
+        [(EndpointState::NotContacted, 1), (EndpointState::Unknown, 2), (EndpointState::NotContacted, 2)]
     {
         let lease = claim_one(queue).await;
         settle(queue, lease, retry(harness.clock(), milliseconds(50), endpoint)).await;
@@ -144,7 +144,7 @@ pub(in crate::queue) async fn what_was_not_asked_uses_up_no_retry<H: Harness>() 
         assert_eq!((depth.ready, depth.delayed), (0, 1), "it waits");
         let lease = claim_one(queue).await;
         assert_eq!(lease.attempt, next, "after {endpoint:?}");
-        settle(queue, lease, retry(harness.clock(), milliseconds(1), EndpointState::NotAsked)).await;
+        settle(queue, lease, retry(harness.clock(), milliseconds(1), EndpointState::NotContacted)).await;
     }
 }
 

@@ -116,7 +116,7 @@ impl Shared {
                     EndpointState::Failed => "failed",
                     EndpointState::Paused => "paused",
                     EndpointState::Unknown => "nothing",
-                    EndpointState::NotAsked => "not asked",
+                    EndpointState::NotContacted => "not asked",
                 };
                 ("retry", learnt, Some(*at), String::new())
             }
