@@ -1,4 +1,4 @@
-//! Keys, envelopes and signatures: everything secret passes through here and nowhere else.
+//! Cryptography: keys, envelopes, signatures and stored secrets. No other module handles secret material.
 
 pub mod api_key;
 pub mod envelope;
@@ -15,7 +15,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 /// Base64url without padding (RFC 7515, section 2). Decoding refuses padding and non-canonical last symbols.
 pub(crate) const BASE64URL: base64::engine::GeneralPurpose = URL_SAFE_NO_PAD;
 
-/// Decodes standard base64 after dropping white space, as PEM tools and shells leave it.
+/// Decodes standard base64. White space is skipped, because PEM tools and shells wrap lines.
 pub(crate) fn decode_base64_text(text: &str) -> Option<zeroize::Zeroizing<Vec<u8>>> {
     let mut compact = zeroize::Zeroizing::new(String::with_capacity(text.len()));
     compact.extend(text.chars().filter(|c| !c.is_ascii_whitespace()));

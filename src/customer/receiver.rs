@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use super::seen::{InHand, MOST_ID_BYTES, Seen, Sighting};
-use crate::common::crypto::envelope::{OpenError, Opener, Sealed};
+use crate::common::crypto::envelope::{Envelope, OpenError, Opener};
 use crate::common::crypto::legacy::{self, LegacyError, LegacyMessage};
 use crate::common::crypto::signature::{SignatureError, Verifier};
 use crate::common::http::{BodyError, read_body};
@@ -190,7 +190,7 @@ impl Receiver {
     }
 
     async fn open(&self, body: &Bytes) -> Result<Zeroizing<Vec<u8>>, Rejection> {
-        let sealed = match self.opener.open_cached(Sealed::parse(body)?)? {
+        let sealed = match self.opener.open_cached(Envelope::parse(body)?)? {
             Ok(plaintext) => return Ok(plaintext),
             Err(sealed) => sealed,
         };

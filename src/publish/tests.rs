@@ -2,7 +2,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::*;
-use crate::common::crypto::envelope::{Opener, Sealed};
+use crate::common::crypto::envelope::{Envelope, Opener};
 use crate::common::crypto::keys::PrivateKey;
 use crate::common::crypto::signature::Secret;
 use crate::common::crypto::tests::{fixture_text, private_key, public_key};
@@ -102,7 +102,7 @@ async fn many_tenants_get_a_seal_each_of_their_own_key() {
     let ids: HashSet<_> = leases.iter().map(|lease| lease.job.id).collect();
     assert_eq!(ids, published.messages.iter().map(|message| message.id).collect());
     for lease in leases.iter().step_by(29) {
-        let opens = |key| Opener::new([key]).open(Sealed::parse(&lease.job.body).unwrap());
+        let opens = |key| Opener::new([key]).open(Envelope::parse(&lease.job.body).unwrap());
         let is_other = with_other_key.contains(&*lease.job.tenant);
         let (right, wrong) = match is_other {
             true => (other_private_key(), private_key()),

@@ -56,7 +56,7 @@ pub(super) async fn authenticate(server: &Server, parts: &Parts) -> Result<Princ
 
 /// Logs keep URLs, whoever makes the request.
 pub(super) fn refuse_key_in_url(parts: &Parts) -> Result<(), Problem> {
-    if parts.uri.path_and_query().is_some_and(|url| api_key::looks_like_one(url.as_str())) {
+    if parts.uri.path_and_query().is_some_and(|url| api_key::contains_key(url.as_str())) {
         return Err(Problem::bad_request(
             "an API key doesn't belong into a URL, which logs keep: revoke it, and send another as `Authorization: Bearer <key>`",
         ));

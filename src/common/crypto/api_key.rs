@@ -1,5 +1,7 @@
-//! API keys: 256 random bits with a readable prefix. Only their SHA-256 is kept, which nothing that random needs
-//! salt or stretching for.
+//! API keys: 256 random bits with a readable prefix.
+//!
+//! Only the SHA-256 of a key is stored. A random 256-bit key can't be guessed, so its hash needs neither salt nor
+//! stretching.
 
 use std::fmt;
 
@@ -12,21 +14,21 @@ use zeroize::Zeroizing;
 
 use super::BASE64URL;
 
-/// Characters after the prefix that are shown, so that people tell their keys apart: 24 of 256 bits.
-const SHOWN: usize = 4;
+/// Number of characters shown after the prefix, so that people can tell keys apart. They reveal 24 of 256 bits.
+const HINT_CHARS: usize = 4;
 
-/// Whom a key is for.
+/// Kind of holder that a key is issued to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyKind {
-    /// The provider: publishes and manages tenants.
+    /// The provider, who publishes events and manages tenants.
     Provider,
-    /// One tenant: manages what is its own.
+    /// One tenant, who manages its own keys and endpoints.
     Tenant,
 }
 
-/// Whether a text, such as a URL, holds what looks like a key.
+/// Returns whether a text, such as a URL, contains the prefix of an API key.
 #[must_use]
-pub fn looks_like_one(text: &str) -> bool {
+pub fn contains_key(text: &str) -> bool {
     [KeyKind::Provider, KeyKind::Tenant].into_iter().any(|kind| text.contains(kind.prefix()))
 }
 
@@ -39,11 +41,11 @@ impl KeyKind {
     }
 }
 
-/// A key as its holder has it. `Debug` hides it.
+/// An API key in plain text. `Debug` hides it.
 pub struct ApiKey(Zeroizing<String>);
 
 impl ApiKey {
-    /// Makes a key.
+    /// Generates a key.
     ///
     /// # Errors
     /// The system's random generator fails.
@@ -56,24 +58,24 @@ impl ApiKey {
         Ok(Self(text))
     }
 
-    /// The key's text, for its holder alone.
+    /// Returns the key in plain text. Only its holder may see it.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// What is kept of it.
+    /// Returns the hash that is stored instead of the key.
     #[must_use]
     pub fn hash(&self) -> KeyHash {
         KeyHash::of(&self.0)
     }
 
-    /// Its first characters, by which people tell keys apart.
+    /// Returns the first characters, by which people tell keys apart.
     #[must_use]
     pub fn hint(&self) -> String {
         let prefix = [KeyKind::Provider, KeyKind::Tenant].map(KeyKind::prefix);
         let prefix = prefix.into_iter().find(|prefix| self.0.starts_with(prefix)).unwrap_or_default();
-        self.0.chars().take(prefix.len().saturating_add(SHOWN)).chain(['…']).collect()
+        self.0.chars().take(prefix.len().saturating_add(HINT_CHARS)).chain(['…']).collect()
     }
 }
 
@@ -88,26 +90,27 @@ impl fmt::Debug for ApiKey {
 pub struct KeyHash([u8; 32]);
 
 impl KeyHash {
-    /// The hash of a key as it was presented.
+    /// Hashes a key that a client presented.
     #[must_use]
     pub fn of(presented: &str) -> Self {
         Self(Sha256::digest(presented.as_bytes()).into())
     }
 
-    /// A stored hash; `None` unless it is of 32 bytes.
+    /// Restores a stored hash. Returns `None` unless `bytes` has 32 bytes.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
 
-    /// For storing.
+    /// Returns the bytes to store.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The first 64 bits, to look hashes up by before they are compared: what its timing tells of them helps nobody
-    /// to find a key of 256 bits.
+    /// Returns the first 64 bits, used to look a hash up before the comparison in constant time.
+    ///
+    /// The timing of that lookup may reveal these bits. They don't help an attacker to find a 256-bit key.
     #[must_use]
     pub fn bucket(&self) -> u64 {
         self.0.first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
@@ -133,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_say_whom_they_are_for_and_never_repeat() {
+    fn keys_name_their_kind_and_are_unique() {
         let (one, other) =
             (ApiKey::generate(KeyKind::Tenant).unwrap(), ApiKey::generate(KeyKind::Tenant).unwrap());
         assert!(one.reveal().starts_with("whk_tenant_") && one.reveal().len() == "whk_tenant_".len() + 43);
@@ -145,9 +148,9 @@ mod tests {
     }
 
     #[test]
-    fn little_of_a_key_is_shown() {
+    fn hints_show_four_characters_and_debug_shows_none() {
         let key = ApiKey::generate(KeyKind::Tenant).unwrap();
-        assert_eq!(key.hint().chars().count(), "whk_tenant_".len() + SHOWN + 1);
+        assert_eq!(key.hint().chars().count(), "whk_tenant_".len() + HINT_CHARS + 1);
         assert_eq!(format!("{key:?} {:?}", key.hash()), "ApiKey(…) KeyHash(…)");
     }
 }

@@ -1,28 +1,28 @@
-//! The envelope: a flattened JWE (RFC 7516, section 7.2.2) of RSA-OAEP-256 and A256GCM.
+//! The envelope: a flattened JWE (RFC 7516, section 7.2.2) with RSA-OAEP-256 and A256GCM.
 //!
 //! ```text
 //! {"protected":"…","encrypted_key":"…","iv":"…","ciphertext":"…","tag":"…"}
 //! protected = base64url({"alg":"RSA-OAEP-256","enc":"A256GCM","kid":"<thumbprint>","typ":"JOSE+JSON","cty":"json"})
 //! ```
 //!
-//! [`Sealer`] makes them, [`Opener`] reads them. One content key seals many messages, each under its own random
-//! IV, since wrapping a key with RSA costs hundreds of times what sealing a message does.
+//! [`Sealer`] makes envelopes and [`Opener`] opens them. One content key seals many messages, each with its own random
+//! IV, because wrapping a content key with RSA costs hundreds of times as much as sealing a message.
 
 mod open;
 mod seal;
 #[cfg(test)]
 mod tests;
 
-pub use open::{OpenError, Opener, Sealed};
+pub use open::{Envelope, OpenError, Opener};
 pub use seal::{KeyReuse, KeyReuseError, SealError, Sealer};
 
-/// The key management algorithm (RFC 7518, section 4.3).
+/// Key management algorithm (RFC 7518, section 4.3).
 const ALG: &str = "RSA-OAEP-256";
-/// The content encryption algorithm (RFC 7518, section 5.3).
+/// Content encryption algorithm (RFC 7518, section 5.3).
 const ENC: &str = "A256GCM";
-/// A content key is 256 bits.
+/// Bytes of a content key.
 const CONTENT_KEY_BYTES: usize = 32;
-/// GCM's IV is 96 bits (RFC 7518, section 5.3).
+/// Bytes of an IV: 96 bits (RFC 7518, section 5.3).
 const IV_BYTES: usize = 12;
-/// GCM's tag is 128 bits (RFC 7518, section 5.3).
+/// Bytes of an authentication tag: 128 bits (RFC 7518, section 5.3).
 const TAG_BYTES: usize = 16;

@@ -1,4 +1,4 @@
-//! RSA keys: made, read in every form they come in, and named by their RFC 7638 thumbprint.
+//! RSA keys: generation, parsing of every supported format, and key ids (RFC 7638 thumbprints).
 
 mod text;
 
@@ -21,61 +21,61 @@ pub(super) use self::text::read_key_file;
 use self::text::{CONVERT, decrypt_error, describe_label, pem_label, pem_of, pkcs8_error, spki_error};
 use super::BASE64URL;
 
-/// The smallest modulus that is accepted: NIST SP 800-131A disallows less since 2014.
+/// Minimum size of a modulus in bits. NIST SP 800-131A disallows smaller ones since 2014.
 pub const MIN_BITS: u32 = 2048;
 
-/// Why a key can't be used. Every message says what to do about it; none holds key material.
+/// The reason why a key can't be used. Each message says how to mend it; none contains key material.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The file can't be read.
     #[error("read key file {path}")]
     Read {
-        /// The file as it was named.
+        /// Path of the file.
         path: PathBuf,
-        /// What the operating system said.
+        /// Error of the operating system.
         source: io::Error,
     },
     /// The content of a file can't be used.
     #[error("key file {path}")]
     File {
-        /// The file as it was named.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         source: Box<KeyError>,
     },
-    /// Nothing but white space.
+    /// The text is empty.
     #[error("is empty; `whk keygen` makes a key pair")]
     Empty,
-    /// A private key was given where a public one belongs.
+    /// A private key was given, and a public key is needed.
     #[error(
         "holds a private key where a public key belongs; pass public_key.pem, and keep the private key with the customer"
     )]
     PrivateWherePublic,
-    /// A public key was given where a private one belongs.
+    /// A public key was given, and a private key is needed.
     #[error("holds a public key where a private key belongs; pass private_key.pem")]
     PublicWherePrivate,
     /// The modulus is too short to be safe.
-    #[error("is an RSA key of {0} bits, at least {MIN_BITS} are needed; `whk keygen` makes one of 4096")]
+    #[error("is an RSA key of {0} bits and needs at least {MIN_BITS}; `whk keygen` makes one of 4096")]
     TooShort(u32),
     /// The private key is encrypted and no passphrase was given.
     #[error("is encrypted; pass --passphrase-file")]
     PassphraseNeeded,
-    /// The passphrase doesn't open the private key.
-    #[error("can't be decrypted: wrong passphrase, or damaged")]
+    /// The passphrase is wrong, or the encrypted private key is damaged.
+    #[error("can't be decrypted: wrong passphrase or damaged file")]
     WrongPassphrase,
-    /// Some other kind of PEM, JWK or file.
+    /// The text is another kind of PEM, JWK or file.
     #[error("holds {0}, not an RSA key as PEM (PKCS#8, SPKI or PKCS#1), base64 of PEM, or (public keys) JWK")]
     Unsupported(String),
-    /// A passphrase file without a passphrase.
+    /// The first line of a passphrase file is empty.
     #[error("holds no passphrase in its first line")]
     NoPassphrase,
-    /// It looks like a key and isn't one.
+    /// The text begins like a key, but the rest can't be parsed.
     #[error("is truncated or damaged")]
     Malformed,
-    /// The operating system's random generator failed, or another step of key generation.
+    /// Key generation failed, for example because of the operating system's random generator.
     #[error("generate RSA key")]
     Generate(#[source] rsa::Error),
-    /// A key can't be written as PEM.
+    /// A key can't be encoded as PEM.
     #[error("encode RSA key as PEM")]
     Encode,
 }
@@ -94,7 +94,7 @@ pub struct PublicKey {
 }
 
 impl PublicKey {
-    /// Reads a key file in any form [`PublicKey::parse`] takes.
+    /// Reads a key file in any format that [`PublicKey::parse`] accepts.
     ///
     /// # Errors
     /// The file can't be read, or isn't a public RSA key of at least [`MIN_BITS`].
@@ -102,7 +102,7 @@ impl PublicKey {
         Self::parse(&read_key_file(path)?).map_err(|e| e.in_file(path))
     }
 
-    /// Parses PEM (SPKI or PKCS#1), the Deno scripts' base64 of that PEM, or a JWK (RFC 7517).
+    /// Parses PEM (SPKI or PKCS#1), base64 of such PEM as the Deno scripts write it, or a JWK (RFC 7517).
     ///
     /// # Errors
     /// `text` isn't a public RSA key of at least [`MIN_BITS`].
@@ -163,19 +163,19 @@ impl PublicKey {
         Ok(Self { rsa, kid })
     }
 
-    /// The key id: the RFC 7638 thumbprint, SHA-256, base64url, 43 characters.
+    /// Returns the key id: the RFC 7638 thumbprint with SHA-256 in base64url, 43 characters.
     #[must_use]
     pub fn kid(&self) -> &str {
         &self.kid
     }
 
-    /// The modulus' size in bits.
+    /// Returns the size of the modulus in bits.
     #[must_use]
     pub fn bits(&self) -> u32 {
         self.rsa.n().bit_width_vartime()
     }
 
-    /// The SPKI form as PEM.
+    /// Encodes the key as SPKI in PEM.
     ///
     /// # Errors
     /// The key can't be encoded.
@@ -183,7 +183,7 @@ impl PublicKey {
         self.rsa.to_public_key_pem(LineEnding::LF).map_err(|_| KeyError::Encode)
     }
 
-    /// The JWK form (RFC 7517), with `kid`, `use` and `alg`.
+    /// Encodes the key as a JWK (RFC 7517) with `kid`, `use` and `alg`.
     #[must_use]
     pub fn to_jwk(&self) -> serde_json::Value {
         let (n, e) = jwk_numbers(&self.rsa);
@@ -201,7 +201,7 @@ impl fmt::Debug for PublicKey {
     }
 }
 
-/// A private key, with the key id of its public half. `Debug` shows the key id alone.
+/// A private key with its public key. `Debug` shows only the key id.
 #[derive(Clone)]
 pub struct PrivateKey {
     rsa: RsaPrivateKey,
@@ -209,7 +209,7 @@ pub struct PrivateKey {
 }
 
 impl PrivateKey {
-    /// Generates a key pair. Takes seconds at 4096 bits: call it from `spawn_blocking`.
+    /// Generates a key pair. It takes seconds at 4096 bits, so call it from `spawn_blocking`.
     ///
     /// # Errors
     /// `bits` is under [`MIN_BITS`], or the system's random generator fails.
@@ -221,18 +221,18 @@ impl PrivateKey {
         Self::new(RsaPrivateKey::new(&mut rand::rngs::SysRng, size).map_err(KeyError::Generate)?)
     }
 
-    /// Reads a key file in any form [`PrivateKey::parse`] takes.
+    /// Reads a key file in any format that [`PrivateKey::parse`] accepts.
     ///
     /// # Errors
-    /// The file can't be read, or isn't a private RSA key of at least [`MIN_BITS`] that `passphrase` opens.
+    /// The file can't be read, isn't a private RSA key of at least [`MIN_BITS`], or can't be decrypted with `passphrase`.
     pub fn read(path: &Path, passphrase: Option<&Passphrase>) -> Result<Self, KeyError> {
         Self::parse(&read_key_file(path)?, passphrase).map_err(|e| e.in_file(path))
     }
 
-    /// Parses PEM (PKCS#8, plain or encrypted, or PKCS#1) or the Deno scripts' base64 of that PEM.
+    /// Parses PEM (PKCS#8, plain or encrypted, or PKCS#1), or base64 of such PEM as the Deno scripts write it.
     ///
     /// # Errors
-    /// `text` isn't a private RSA key of at least [`MIN_BITS`] that `passphrase` opens.
+    /// `text` isn't a private RSA key of at least [`MIN_BITS`], or can't be decrypted with `passphrase`.
     pub fn parse(text: &str, passphrase: Option<&Passphrase>) -> Result<Self, KeyError> {
         let pem = pem_of(text.trim())?;
         let rsa = match pem_label(&pem)? {
@@ -256,19 +256,19 @@ impl PrivateKey {
         Ok(Self { rsa, public })
     }
 
-    /// The public half.
+    /// Returns the public key.
     #[must_use]
     pub fn public(&self) -> &PublicKey {
         &self.public
     }
 
-    /// The key id of the public half.
+    /// Returns the key id of the public key.
     #[must_use]
     pub fn kid(&self) -> &str {
         self.public.kid()
     }
 
-    /// The PKCS#8 form as PEM, encrypted (PBES2: scrypt and AES-256-CBC) where a passphrase is given.
+    /// Encodes the key as PKCS#8 in PEM. With a passphrase the key is encrypted (PBES2 with scrypt and AES-256-CBC).
     ///
     /// # Errors
     /// The key can't be encoded.
@@ -291,7 +291,7 @@ impl fmt::Debug for PrivateKey {
     }
 }
 
-/// What an encrypted private key is opened with. `Debug` hides it.
+/// Passphrase of an encrypted private key. `Debug` hides it.
 pub struct Passphrase(Zeroizing<String>);
 
 impl Passphrase {
@@ -324,6 +324,7 @@ impl fmt::Debug for Passphrase {
     }
 }
 
+/// Returns modulus and exponent in base64url without leading zero bytes.
 fn jwk_numbers(key: &RsaPublicKey) -> (String, String) {
     let encode = |number: Box<[u8]>| {
         let significant = number.iter().position(|byte| *byte != 0).unwrap_or(number.len());
@@ -332,7 +333,8 @@ fn jwk_numbers(key: &RsaPublicKey) -> (String, String) {
     (encode(key.n().to_be_bytes()), encode(key.e().to_be_bytes()))
 }
 
-/// RFC 7638, section 3: SHA-256 over the required members in lexicographic order, without white space.
+/// Returns the thumbprint of a key: SHA-256 of the required JWK members in lexicographic order, without white space
+/// (RFC 7638, section 3).
 fn thumbprint(key: &RsaPublicKey) -> String {
     let (n, e) = jwk_numbers(key);
     BASE64URL.encode(Sha256::digest(format!(r#"{{"e":"{e}","kty":"RSA","n":"{n}"}}"#)))

@@ -1,7 +1,7 @@
-//! The Deno scripts' format: a JSON string of base64 of RSA-OAEP with SHA-1 over `{"payload":…,"timestamp":<ms>}`.
+//! The legacy format of the Deno scripts, kept so that receivers written for the scripts continue to work.
 //!
-//! It holds 470 bytes at 4096 bits and costs an RSA operation a message; it is here so that receivers written
-//! for the scripts go on working.
+//! A message is a JSON string. It contains, in base64, `{"payload":…,"timestamp":<ms>}` encrypted with RSA-OAEP and SHA-1.
+//! A 4096-bit key holds at most 470 bytes, and each message costs an RSA operation.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,26 +13,26 @@ use zeroize::Zeroizing;
 
 use super::keys::{PrivateKey, PublicKey};
 
-/// OAEP's overhead with SHA-1: two hashes and two bytes (RFC 8017, section 7.1.1).
+/// Bytes of OAEP's overhead with SHA-1: two hashes and two bytes (RFC 8017, section 7.1.1).
 const OAEP_SHA1_OVERHEAD: u32 = 2 * 20 + 2;
 
-/// Why a payload can't be put into the legacy format, or read from it.
+/// The reason why a payload can't be sealed or opened in the legacy format.
 #[derive(Debug, thiserror::Error)]
 pub enum LegacyError {
-    /// More than one RSA block holds.
+    /// The payload doesn't fit into one RSA block.
     #[error(
         "the rsa-oaep envelope holds {most} bytes with this key and the payload needs {needed}; use --envelope jwe"
     )]
     TooLarge {
-        /// Bytes that the payload and its frame take.
+        /// Bytes of the payload with its frame.
         needed: usize,
-        /// Bytes that fit.
+        /// Maximum bytes with this key.
         most: u32,
     },
     /// The text isn't a JSON string of base64.
     #[error("not a JSON string of base64")]
     Malformed,
-    /// No private key opens it.
+    /// No private key decrypts the text.
     #[error("can't be decrypted")]
     Decrypt,
     /// RSA refused to encrypt.
@@ -40,17 +40,17 @@ pub enum LegacyError {
     Encrypt(#[source] rsa::Error),
 }
 
-/// What the scripts encrypt.
+/// The plaintext of a legacy message.
 #[derive(Serialize, Deserialize)]
 pub struct LegacyMessage<'a> {
-    /// What was published.
+    /// Published payload.
     #[serde(borrow)]
     pub payload: &'a RawValue,
-    /// Milliseconds since 1970.
+    /// Milliseconds since the Unix epoch.
     pub timestamp: i64,
 }
 
-/// The bytes of `{"payload":…,"timestamp":<ms>}` that fit under `key`.
+/// Returns the maximum bytes of `{"payload":…,"timestamp":<ms>}` with `key`.
 #[must_use]
 pub fn capacity(key: &PublicKey) -> u32 {
     key.bits().div_ceil(8).saturating_sub(OAEP_SHA1_OVERHEAD)
@@ -59,7 +59,7 @@ pub fn capacity(key: &PublicKey) -> u32 {
 /// Encrypts one payload.
 ///
 /// # Errors
-/// It doesn't fit, or RSA refuses.
+/// The payload doesn't fit, or RSA fails.
 pub fn seal(key: &PublicKey, payload: &RawValue, timestamp_ms: i64) -> Result<Bytes, LegacyError> {
     let message = serde_json::to_vec(&LegacyMessage { payload, timestamp: timestamp_ms });
     let message = Zeroizing::new(message.map_err(|_| LegacyError::Malformed)?);
@@ -71,11 +71,12 @@ pub fn seal(key: &PublicKey, payload: &RawValue, timestamp_ms: i64) -> Result<By
     Ok(format!("\"{}\"", STANDARD.encode(encrypted)).into())
 }
 
-/// Decrypts a body with the first of `keys` that opens it: 12 ms a key at 4096 bits, so call it from
-/// `spawn_blocking`.
+/// Decrypts a body with the first of `keys` that fits.
+///
+/// Each key takes 12 ms at 4096 bits, so call this from `spawn_blocking`.
 ///
 /// # Errors
-/// The body isn't in this format, or no key opens it.
+/// The body isn't in the legacy format, or no key decrypts it.
 pub fn open<'k>(
     keys: impl IntoIterator<Item = &'k PrivateKey>,
     body: &[u8],
@@ -98,13 +99,13 @@ mod tests {
     }
 
     #[test]
-    fn what_the_scripts_sealed_opens() {
+    fn a_message_of_the_scripts_opens() {
         let opened = open([&private_key()], fixture_text("envelopes/scripts.json").as_bytes()).unwrap();
         assert_eq!(opened.as_slice(), fixture_text("envelopes/scripts.plain.json").as_bytes());
     }
 
     #[test]
-    fn what_is_sealed_opens_with_any_of_several_keys() {
+    fn a_sealed_message_opens_with_any_of_several_keys() {
         let other = PrivateKey::parse(&fixture_text("keys/other_private_key.pem"), None).unwrap();
         let body = seal(&public_key(), &raw(r#"{"a":1}"#), 1_700_000_000_000).unwrap();
         let opened = open([&other, &private_key()], &body).unwrap();
@@ -113,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn its_capacity_is_kept_to_the_byte() {
+    fn the_capacity_is_exact() {
         let key = public_key();
         assert_eq!(capacity(&key), 214);
         let frame = r#"{"payload":"","timestamp":1700000000000}"#.len();
@@ -124,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_refused() {
+    fn malformed_bodies_are_refused() {
         for body in ["", "\"", "\"?\"", "{}", "null", "\"aGVsbG8=\""] {
             assert!(open([&private_key()], body.as_bytes()).is_err(), "{body}");
         }

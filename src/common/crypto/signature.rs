@@ -1,4 +1,4 @@
-//! Standard Webhooks signatures: `v1,<base64 HMAC-SHA256>` over `id.timestamp.body`, one for each live secret.
+//! Standard Webhooks signatures: `v1,<base64 HMAC-SHA256>` over `id.timestamp.body`, one per active secret.
 //!
 //! Source: the Standard Webhooks specification 1.0.0, "Verifying webhook authenticity".
 
@@ -20,7 +20,7 @@ use super::keys::{KeyError, read_key_file};
 const PREFIX: &str = "whsec_";
 const VERSION: &str = "v1,";
 
-/// A signing secret: 24 to 64 random bytes, written `whsec_<base64>`. `Debug` hides it.
+/// A signing secret: 24 to 64 random bytes, written as `whsec_<base64>`. `Debug` hides it.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<Vec<u8>>);
 
@@ -29,29 +29,29 @@ pub struct Secret(Zeroizing<Vec<u8>>);
 #[error("a signing secret is `whsec_` and base64 of 24 to 64 bytes; `whk keygen --signing-secret` makes one")]
 pub struct SecretError;
 
-/// Why a file gives no signing secrets.
+/// The reason why a file of signing secrets can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretFileError {
-    /// It can't be read.
+    /// The file can't be read.
     #[error(transparent)]
     Read(#[from] KeyError),
-    /// A line of it isn't a secret.
+    /// A line isn't a signing secret.
     #[error("signing secret file {path}, line {line}")]
     Line {
-        /// The file as it was named.
+        /// Path of the file.
         path: Box<Path>,
-        /// Counted from 1.
+        /// Number of the line, counted from 1.
         line: usize,
-        /// What a secret looks like.
+        /// The reason.
         source: SecretError,
     },
-    /// It holds no line.
-    #[error("signing secret file {0} is empty")]
+    /// The file contains no secret.
+    #[error("signing secret file {0} contains no secret; `whk keygen --signing-secret` makes one")]
     Empty(Box<Path>),
 }
 
 impl Secret {
-    /// Makes a secret of 32 random bytes.
+    /// Generates a secret of 32 random bytes.
     ///
     /// # Errors
     /// The system's random generator fails.
@@ -61,10 +61,10 @@ impl Secret {
         Ok(Self(bytes))
     }
 
-    /// Parses `whsec_<base64>`; the prefix may be missing.
+    /// Parses `whsec_<base64>`. The prefix is optional.
     ///
     /// # Errors
-    /// It isn't base64, or isn't of 24 to 64 bytes.
+    /// `text` isn't base64 of 24 to 64 bytes.
     pub fn parse(text: &str) -> Result<Self, SecretError> {
         let text = text.trim();
         let bytes = STANDARD.decode(text.strip_prefix(PREFIX).unwrap_or(text)).map(Zeroizing::new);
@@ -74,10 +74,10 @@ impl Secret {
         }
     }
 
-    /// Reads a file with one secret a line; blank lines and lines that start with `#` are passed over.
+    /// Reads a file with one secret per line. Blank lines and lines that start with `#` are skipped.
     ///
     /// # Errors
-    /// The file can't be read, holds no secret, or a line isn't one.
+    /// The file can't be read, contains no secret, or has a line that isn't one.
     pub fn read_all(path: &Path) -> Result<Vec<Self>, SecretFileError> {
         let text = read_key_file(path)?;
         let lines = text.lines().enumerate();
@@ -95,10 +95,10 @@ impl Secret {
         if secrets.is_empty() { Err(SecretFileError::Empty(path.into())) } else { Ok(secrets) }
     }
 
-    /// Writes it as `whsec_<base64>`.
+    /// Returns the secret as `whsec_<base64>`.
     #[must_use]
     pub fn reveal(&self) -> Zeroizing<String> {
-        // Room for the longest secret: a text that grows leaves copies behind.
+        // Capacity for the longest secret, because a growing string leaves copies in freed memory.
         let mut text = Zeroizing::new(String::with_capacity(PREFIX.len().saturating_add(88)));
         text.push_str(PREFIX);
         STANDARD.encode_string(&*self.0, &mut text);
@@ -122,31 +122,31 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Signs deliveries with every live secret.
+/// Signs deliveries with every active secret.
 #[derive(Debug, Clone)]
 pub struct Signer(Vec<Secret>);
 
 impl Signer {
-    /// A signer with `secrets`, in the order their signatures are sent.
+    /// Creates a signer. Signatures are sent in the order of `secrets`.
     #[must_use]
     pub fn new(secrets: Vec<Secret>) -> Self {
         Self(secrets)
     }
 
-    /// The value of the `webhook-signature` header: one `v1,…` a secret, separated by spaces.
+    /// Returns the value of the `webhook-signature` header: one `v1,…` per secret, separated by spaces.
     #[must_use]
     pub fn sign(&self, id: &str, timestamp: i64, body: &[u8]) -> String {
         sign(&self.0, id, timestamp, body)
     }
 
-    /// Its secrets.
+    /// Returns the secrets.
     #[must_use]
     pub fn secrets(&self) -> &[Secret] {
         &self.0
     }
 }
 
-/// The value of the `webhook-signature` header with each of `secrets`, in their order; see [`Signer::sign`].
+/// Returns the value of the `webhook-signature` header, as [`Signer::sign`] does, without a `Signer`.
 #[must_use]
 pub fn sign<'s>(
     secrets: impl IntoIterator<Item = &'s Secret>,
@@ -155,7 +155,7 @@ pub fn sign<'s>(
     body: &[u8],
 ) -> String {
     let timestamp = timestamp.to_string();
-    // A base64 SHA-256 and its version are 47 bytes: room for one, which is all that most endpoints have.
+    // A signature with its version takes 47 bytes, and most endpoints have one secret.
     let mut header = String::with_capacity(48);
     for mac in secrets.into_iter().filter_map(|secret| secret.mac(id, &timestamp, body)) {
         if !header.is_empty() {
@@ -167,7 +167,7 @@ pub fn sign<'s>(
     header
 }
 
-/// Why a delivery isn't believed.
+/// The reason why a delivery can't be verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
     /// One of the three headers is missing or isn't text.
@@ -176,7 +176,7 @@ pub enum SignatureError {
     /// The timestamp isn't in Unix seconds.
     #[error("webhook-timestamp isn't in Unix seconds")]
     Timestamp,
-    /// The timestamp is too old or too new: a replay, or a wrong clock.
+    /// The timestamp is too old or too new, because of a replay or a wrong clock.
     #[error("webhook-timestamp is too far from this machine's clock")]
     Tolerance,
     /// No signature matches any secret.
@@ -184,7 +184,7 @@ pub enum SignatureError {
     Mismatch,
 }
 
-/// Verifies deliveries against every live secret.
+/// Verifies deliveries against every active secret.
 #[derive(Debug, Clone)]
 pub struct Verifier {
     secrets: Vec<Secret>,
@@ -192,19 +192,20 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// Standard Webhooks' tolerance: 5 minutes, both ways.
+    /// Maximum difference between timestamp and clock in Standard Webhooks: 5 minutes, both ways.
     pub const TOLERANCE: Duration = Duration::from_secs(300);
 
-    /// A verifier that accepts any of `secrets`.
+    /// Creates a verifier that accepts a signature by any of `secrets`.
     #[must_use]
     pub fn new(secrets: Vec<Secret>, tolerance: Duration) -> Self {
         Self { secrets, tolerance }
     }
 
-    /// Checks the three headers' values against `body`, at `now` in Unix seconds, in constant time.
+    /// Checks the values of the three headers against `body`. `now` is in Unix seconds. Signatures are compared in
+    /// constant time.
     ///
     /// # Errors
-    /// The timestamp isn't one or is out of tolerance, or no signature matches.
+    /// The timestamp is malformed or out of tolerance, or no signature matches.
     pub fn verify(
         &self,
         id: &str,
@@ -219,7 +220,7 @@ impl Verifier {
         }
         let given =
             signatures.split(' ').filter_map(|part| STANDARD.decode(part.strip_prefix(VERSION)?).ok());
-        let given: Vec<Vec<u8>> = given.take(MOST_SIGNATURES).collect();
+        let given: Vec<Vec<u8>> = given.take(MAX_SIGNATURES).collect();
         let mut matched = Choice::from(0);
         for mac in self.secrets.iter().filter_map(|secret| secret.mac(id, timestamp, body)) {
             for signature in &given {
@@ -230,8 +231,8 @@ impl Verifier {
     }
 }
 
-/// Signatures of one delivery that are looked at: more live secrets than anybody rotates at once.
-const MOST_SIGNATURES: usize = 16;
+/// Maximum number of signatures checked per delivery. A rotation has two active secrets, rarely more.
+const MAX_SIGNATURES: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -240,7 +241,7 @@ mod tests {
     use super::*;
     use crate::common::crypto::tests::fixture;
 
-    /// Standard Webhooks' own libraries test with these.
+    /// Test vector of the Standard Webhooks libraries.
     const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     const ID: &str = "msg_p5jXN8AQM9LWM0D4loKWxJek";
     const AT: i64 = 1_614_265_330;
@@ -260,14 +261,14 @@ mod tests {
     }
 
     #[test]
-    fn the_published_vector_is_made_and_verified() {
+    fn the_published_test_vector_is_reproduced_and_verified() {
         assert_eq!(Signer::new(vec![secret()]).sign(ID, AT, BODY), SIGNATURE);
         assert_eq!(verify(SIGNATURE, AT), Ok(()));
         assert_eq!(*secret().reveal(), SECRET);
     }
 
     #[test]
-    fn any_live_secret_matches_while_secrets_are_rotated() {
+    fn any_active_secret_matches_during_a_rotation() {
         let (old, new) = (secret(), Secret::generate().unwrap());
         let header = Signer::new(vec![new.clone(), old.clone()]).sign(ID, AT, BODY);
         assert_eq!(header.split(' ').count(), 2);
@@ -278,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn the_timestamp_may_be_five_minutes_off_and_no_more() {
+    fn the_timestamp_may_differ_by_five_minutes_at_most() {
         assert_eq!(verify(SIGNATURE, AT + 300), Ok(()));
         assert_eq!(verify(SIGNATURE, AT - 300), Ok(()));
         assert_eq!(verify(SIGNATURE, AT + 301), Err(SignatureError::Tolerance));
@@ -290,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_else_matches() {
+    fn other_signatures_do_not_match() {
         let other = Signer::new(vec![Secret::generate().unwrap()]).sign(ID, AT, BODY);
         for signatures in ["", "v1,", "v1", "v2,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=", other.as_str()]
         {
@@ -301,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_of_24_to_64_bytes_and_never_shown() {
+    fn secrets_have_24_to_64_bytes_and_debug_hides_them() {
         let of = |bytes: usize| Secret::parse(&format!("whsec_{}", STANDARD.encode(vec![7; bytes])));
         assert!(of(23).is_err() && of(24).is_ok() && of(64).is_ok() && of(65).is_err());
         assert!(Secret::parse("whsec_?").is_err() && Secret::parse("").is_err());
@@ -329,7 +330,7 @@ mod tests {
         }
 
         #[test]
-        fn no_header_makes_the_verifier_panic(timestamp in "\\PC{0,30}", signatures in "\\PC{0,200}") {
+        fn the_verifier_never_panics(timestamp in "\\PC{0,30}", signatures in "\\PC{0,200}") {
             prop_assert!(verifier(vec![secret()]).verify(ID, &timestamp, &signatures, BODY, i64::MIN).is_err());
         }
     }

@@ -1,7 +1,7 @@
-//! Secrets at rest: what a database holds of signing secrets, URLs and headers, under a key that lies elsewhere.
+//! Encryption at rest: signing secrets, URLs and headers in a database, encrypted with a key that is stored elsewhere.
 //!
-//! AES-256-GCM with a random 96-bit IV a record: `iv || ciphertext || tag`. The record's name is authenticated
-//! with it, so that a record can't be put in another's place.
+//! A record is `iv || ciphertext || tag` of AES-256-GCM with a random 96-bit IV. The name of the record is the additional
+//! authenticated data, so a record can't replace another one.
 
 use std::fmt;
 
@@ -13,45 +13,45 @@ use rand::TryRng as _;
 use rand::rngs::{SysError, SysRng};
 use zeroize::Zeroizing;
 
+/// Bytes of the key.
 const KEY_BYTES: usize = 32;
+/// Bytes of an IV.
 const IV_BYTES: usize = 12;
 
-/// Why a secret can't be stored or read.
+/// The reason why a secret can't be sealed or opened.
 #[derive(Debug, thiserror::Error)]
 pub enum VaultError {
     /// The operating system's random generator failed.
     #[error("read the system's random generator")]
     Random(#[source] SysError),
-    /// It was sealed with another key, for another record, or is damaged.
-    #[error("a stored secret can't be opened: another secret key, or damaged")]
+    /// The secret was sealed with another key or for another record, or is damaged.
+    #[error("a stored secret can't be opened: the secret key is another one, or the record is damaged")]
     Open,
-    /// AES-GCM refused it, which only its size can bring about.
+    /// AES-GCM refused the secret because it is too large.
     #[error("a secret can't be sealed")]
     Seal,
 }
 
-/// The text isn't a vault's key.
+/// The text isn't the key of a vault.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "a secret key is base64 of {KEY_BYTES} random bytes, as `openssl rand -base64 {KEY_BYTES}` makes them"
-)]
+#[error("a secret key is base64 of {KEY_BYTES} random bytes; `openssl rand -base64 {KEY_BYTES}` makes one")]
 pub struct VaultKeyError;
 
-/// Seals and opens what is stored. `Debug` hides its key.
+/// Seals and opens stored secrets. `Debug` hides the key.
 pub struct Vault(Aes256Gcm);
 
 impl Vault {
-    /// A vault with the key whose base64 `text` is.
+    /// Creates a vault with the key in `text`, which is in base64.
     ///
     /// # Errors
-    /// It isn't base64 of 32 bytes.
+    /// `text` isn't base64 of 32 bytes.
     pub fn parse(text: &str) -> Result<Self, VaultKeyError> {
         let bytes = STANDARD.decode(text.trim()).map(Zeroizing::new).map_err(|_| VaultKeyError)?;
         let key = <&Key<Aes256Gcm>>::try_from(bytes.as_slice()).map_err(|_| VaultKeyError)?;
         Ok(Self(Aes256Gcm::new(key)))
     }
 
-    /// Makes the text of a key.
+    /// Generates a key and returns it in base64.
     ///
     /// # Errors
     /// The system's random generator fails.
@@ -61,10 +61,10 @@ impl Vault {
         Ok(Zeroizing::new(STANDARD.encode(bytes.as_slice())))
     }
 
-    /// Seals a secret of the record `name`.
+    /// Seals a secret for the record `name`.
     ///
     /// # Errors
-    /// The system's random generator fails.
+    /// The system's random generator fails, or the secret is too large.
     pub fn seal(&self, name: &str, secret: &[u8]) -> Result<Vec<u8>, VaultError> {
         let mut iv = [0; IV_BYTES];
         SysRng.try_fill_bytes(&mut iv).map_err(VaultError::Random)?;
@@ -73,10 +73,10 @@ impl Vault {
         Ok([iv.as_slice(), &sealed].concat())
     }
 
-    /// Opens what was sealed for the record `name`.
+    /// Opens a secret that was sealed for the record `name`.
     ///
     /// # Errors
-    /// It was sealed with another key, for another record, or is damaged.
+    /// The secret was sealed with another key or for another record, or is damaged.
     pub fn open(&self, name: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, VaultError> {
         let (iv, msg) = sealed.split_first_chunk::<IV_BYTES>().ok_or(VaultError::Open)?;
         let payload = Payload { msg, aad: name.as_bytes() };
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_opens_for_its_record_with_its_key_and_whole() {
+    fn a_secret_opens_only_with_its_key_and_record_and_undamaged() {
         let vault = vault();
         let sealed = vault.seal("ep_1", b"secret").unwrap();
         assert_eq!(vault.open("ep_1", &sealed).unwrap().as_slice(), b"secret");
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_of_32_bytes_and_never_shown() {
+    fn keys_have_32_bytes_and_debug_hides_them() {
         for text in ["", "?", "c2hvcnQ=", &STANDARD.encode([0; 31]), &STANDARD.encode([0; 33])] {
             assert!(Vault::parse(text).is_err(), "{text}");
         }

@@ -1,4 +1,4 @@
-//! Opening: an envelope from outside in, plaintext out, or one of few errors.
+//! Parses and opens envelopes.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -21,28 +21,28 @@ use super::{ALG, CONTENT_KEY_BYTES, ENC, IV_BYTES, TAG_BYTES};
 use crate::common::crypto::BASE64URL;
 use crate::common::crypto::keys::PrivateKey;
 
-/// Unwrapped content keys that are kept: a provider changes keys every 1,000 messages or 5 minutes.
+/// Number of unwrapped content keys that are cached. A provider uses a new one every 1,000 messages or 5 minutes.
 const CACHED_KEYS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(255);
 
-/// Why an envelope isn't opened.
+/// The reason why an envelope can't be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
     /// The text isn't a flattened JWE in canonical form.
     #[error("not a flattened JWE: {0}")]
     Malformed(&'static str),
-    /// A parameter that isn't accepted.
+    /// A parameter of the envelope isn't accepted.
     #[error("unsupported JWE: {0}")]
     Unsupported(&'static str),
-    /// No private key with this envelope's key id.
+    /// No private key has the envelope's key id.
     #[error("no private key with this envelope's kid; pass the retired key with another --private-key")]
     UnknownKey,
-    /// Every cryptographic failure, on purpose without saying which (RFC 7516, section 11.5).
+    /// A cryptographic step failed. The error deliberately doesn't say which one (RFC 7516, section 11.5).
     #[error("can't be decrypted")]
     Decrypt,
 }
 
-/// An envelope that was parsed and checked, its secrets still closed.
-pub struct Sealed {
+/// A parsed envelope that hasn't been decrypted yet.
+pub struct Envelope {
     protected: Box<str>,
     kid: String,
     encrypted_key: Vec<u8>,
@@ -51,7 +51,7 @@ pub struct Sealed {
     tag: [u8; TAG_BYTES],
 }
 
-/// Members of other names are passed over (RFC 7516, section 7.2.1).
+/// The JSON members of a flattened JWE. Members with other names are ignored (RFC 7516, section 7.2.1).
 #[derive(Deserialize)]
 struct Flattened<'a> {
     protected: &'a str,
@@ -66,13 +66,14 @@ struct Flattened<'a> {
     recipients: Option<de::IgnoredAny>,
 }
 
-impl Sealed {
+impl Envelope {
     /// Parses a flattened JWE and checks everything that needs no key.
     ///
     /// # Errors
-    /// One of the five members is missing, not in canonical base64url or of the wrong length; a member is named
-    /// twice; there is a `header` (unless empty), `unprotected`, `aad` or `recipients`; any other `alg` or
-    /// `enc`; `crit`, `zip`, no `kid`.
+    /// - One of the five members is missing, isn't canonical base64url or has the wrong length.
+    /// - A member occurs twice.
+    /// - There is an `unprotected`, `aad` or `recipients` member, or a `header` that isn't empty.
+    /// - The protected header has another `alg` or `enc`, has `crit` or `zip`, or lacks `kid`.
     pub fn parse(text: &[u8]) -> Result<Self, OpenError> {
         let jwe: Flattened<'_> = serde_json::from_slice(text).map_err(|_| {
             OpenError::Malformed(
@@ -109,8 +110,8 @@ impl Sealed {
         })
     }
 
-    /// The name of its content key: SHA-256 of the key id and the wrapped key.
-    fn content_key_name(&self) -> ContentKeyName {
+    /// Returns the cache key of the content key: the SHA-256 of the key id and the wrapped content key.
+    fn content_key_id(&self) -> ContentKeyId {
         let mut hash = Sha256::new();
         hash.update(self.kid.as_bytes());
         hash.update([0]);
@@ -136,32 +137,34 @@ fn decode(text: &str, problem: &'static str) -> Result<Vec<u8>, OpenError> {
     BASE64URL.decode(text).map_err(|_| OpenError::Malformed(problem))
 }
 
-type ContentKeyName = [u8; 32];
+type ContentKeyId = [u8; 32];
 
 /// Opens envelopes with any of several private keys.
 pub struct Opener {
     keys: HashMap<Box<str>, PrivateKey>,
-    unwrapped: Mutex<LruCache<ContentKeyName, Aes256Gcm>>,
-    /// The content keys that are being unwrapped just now: who needs the same one waits for it.
-    unwrapping: Mutex<HashSet<ContentKeyName>>,
-    unwrapped_one: Condvar,
+    /// Cache of unwrapped content keys.
+    unwrapped: Mutex<LruCache<ContentKeyId, Aes256Gcm>>,
+    /// Content keys that a thread is unwrapping now. Other threads that need the same key wait.
+    unwrapping: Mutex<HashSet<ContentKeyId>>,
+    /// Notified when a thread leaves `unwrapping`.
+    unwrapping_ended: Condvar,
 }
 
-/// The right to unwrap one content key, until it is dropped.
-struct Turn<'o> {
+/// Exclusive permit to unwrap one content key. Dropping it lets the next thread continue.
+struct UnwrapPermit<'o> {
     opener: &'o Opener,
-    name: ContentKeyName,
+    id: ContentKeyId,
 }
 
-impl Drop for Turn<'_> {
+impl Drop for UnwrapPermit<'_> {
     fn drop(&mut self) {
-        self.opener.unwrapping.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
-        self.opener.unwrapped_one.notify_all();
+        self.opener.unwrapping.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        self.opener.unwrapping_ended.notify_all();
     }
 }
 
 impl Opener {
-    /// An opener that holds `keys`, the current and the retired ones.
+    /// Creates an opener with the current and the retired private keys.
     #[must_use]
     pub fn new(keys: impl IntoIterator<Item = PrivateKey>) -> Self {
         let keys = keys.into_iter().map(|key| (key.kid().into(), key)).collect();
@@ -169,65 +172,70 @@ impl Opener {
             keys,
             unwrapped: Mutex::new(LruCache::new(CACHED_KEYS)),
             unwrapping: Mutex::default(),
-            unwrapped_one: Condvar::new(),
+            unwrapping_ended: Condvar::new(),
         }
     }
 
-    /// Opens an envelope whose content key was unwrapped before: microseconds. Gives it back otherwise.
+    /// Opens an envelope whose content key is cached, which takes microseconds. Returns the envelope as the inner `Err`
+    /// if the content key isn't cached.
     ///
     /// # Errors
     /// [`OpenError::UnknownKey`] or [`OpenError::Decrypt`].
-    pub fn open_cached(&self, sealed: Sealed) -> Result<Result<Zeroizing<Vec<u8>>, Sealed>, OpenError> {
-        if !self.keys.contains_key(sealed.kid.as_str()) {
+    pub fn open_cached(&self, envelope: Envelope) -> Result<Result<Zeroizing<Vec<u8>>, Envelope>, OpenError> {
+        if !self.keys.contains_key(envelope.kid.as_str()) {
             return Err(OpenError::UnknownKey);
         }
-        let cipher = self.lock().get(&sealed.content_key_name()).cloned();
+        let cipher = self.cache().get(&envelope.content_key_id()).cloned();
         match cipher {
-            Some(cipher) => sealed.decrypt(&cipher).map(Ok),
-            None => Ok(Err(sealed)),
+            Some(cipher) => envelope.decrypt(&cipher).map(Ok),
+            None => Ok(Err(envelope)),
         }
     }
 
-    /// Opens an envelope, unwrapping its content key where it must: 12 ms at 4096 bits, so call it from
-    /// `spawn_blocking`. The content key is kept once it has opened a message; of several threads that need
-    /// the same one, one unwraps it.
+    /// Opens an envelope and unwraps its content key if it isn't cached.
+    ///
+    /// Unwrapping takes 12 ms with a 4096-bit key, so call this from `spawn_blocking`. If several threads need the same
+    /// content key, one of them unwraps it and the others wait. A content key is cached only after it has decrypted a
+    /// message.
     ///
     /// # Errors
     /// [`OpenError::UnknownKey`] or [`OpenError::Decrypt`].
-    pub fn open(&self, sealed: Sealed) -> Result<Zeroizing<Vec<u8>>, OpenError> {
-        let name = sealed.content_key_name();
-        let _turn = self.wait_for_turn(name);
-        let sealed = match self.open_cached(sealed)? {
+    pub fn open(&self, envelope: Envelope) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+        let id = envelope.content_key_id();
+        let _permit = self.wait_for_permit(id);
+        let envelope = match self.open_cached(envelope)? {
             Ok(message) => return Ok(message),
-            Err(sealed) => sealed,
+            Err(envelope) => envelope,
         };
-        let key = self.keys.get(sealed.kid.as_str()).ok_or(OpenError::UnknownKey)?;
-        let cipher = unwrap_content_key(key, &sealed.encrypted_key)?;
-        let message = sealed.decrypt(&cipher)?;
-        self.lock().put(name, cipher);
+        let key = self.keys.get(envelope.kid.as_str()).ok_or(OpenError::UnknownKey)?;
+        let cipher = unwrap_content_key(key, &envelope.encrypted_key)?;
+        let message = envelope.decrypt(&cipher)?;
+        self.cache().put(id, cipher);
         Ok(message)
     }
 
-    /// The private keys it holds.
+    /// Returns the private keys, in no particular order.
     pub fn keys(&self) -> impl Iterator<Item = &PrivateKey> {
         self.keys.values()
     }
 
-    fn wait_for_turn(&self, name: ContentKeyName) -> Turn<'_> {
+    fn wait_for_permit(&self, id: ContentKeyId) -> UnwrapPermit<'_> {
         let mut unwrapping = self.unwrapping.lock().unwrap_or_else(PoisonError::into_inner);
-        while !unwrapping.insert(name) {
-            unwrapping = self.unwrapped_one.wait(unwrapping).unwrap_or_else(PoisonError::into_inner);
+        while !unwrapping.insert(id) {
+            unwrapping = self.unwrapping_ended.wait(unwrapping).unwrap_or_else(PoisonError::into_inner);
         }
-        Turn { opener: self, name }
+        UnwrapPermit { opener: self, id }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, LruCache<ContentKeyName, Aes256Gcm>> {
+    fn cache(&self) -> std::sync::MutexGuard<'_, LruCache<ContentKeyId, Aes256Gcm>> {
         self.unwrapped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Unwraps a content key. A wrapped key that doesn't open gives a random one, so that the tag check fails
-/// later, as it does for a damaged message: who sends garbage learns nothing (RFC 7516, section 11.5).
+/// Unwraps a content key.
+///
+/// A wrapped key that can't be decrypted yields a random content key, so the tag check fails later as it does for a
+/// damaged message. An attacker therefore can't tell the two failures apart (RFC 7516, section 11.5).
 fn unwrap_content_key(key: &PrivateKey, wrapped: &[u8]) -> Result<Aes256Gcm, OpenError> {
     let mut secret = Zeroizing::new([0; CONTENT_KEY_BYTES]);
     SysRng.try_fill_bytes(secret.as_mut_slice()).map_err(|_| OpenError::Decrypt)?;
@@ -244,13 +252,13 @@ impl fmt::Debug for Opener {
     }
 }
 
-impl fmt::Debug for Sealed {
+impl fmt::Debug for Envelope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sealed").field("kid", &self.kid).finish_non_exhaustive()
+        f.debug_struct("Envelope").field("kid", &self.kid).finish_non_exhaustive()
     }
 }
 
-/// A JSON object that refuses a member named twice, where `serde_json::Map` would keep the last.
+/// A JSON object in which no member occurs twice. `serde_json::Map` would silently keep the last one.
 #[derive(Default)]
 struct Members(BTreeMap<String, Value>);
 

@@ -1,4 +1,4 @@
-//! Sealing: plaintext in, envelope out.
+//! Seals messages into envelopes.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +17,7 @@ use super::{ALG, CONTENT_KEY_BYTES, ENC, IV_BYTES};
 use crate::common::crypto::BASE64URL;
 use crate::common::crypto::keys::PublicKey;
 
-/// Why a message can't be sealed: a fault of this machine, never of the message.
+/// The reason why a message can't be sealed.
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
     /// The operating system's random generator failed.
@@ -26,20 +26,20 @@ pub enum SealError {
     /// RSA refused to wrap the content key.
     #[error("wrap the content key")]
     Wrap(#[source] rsa::Error),
-    /// AES-GCM refused the message, which only its size (64 GiB) can bring about.
+    /// AES-GCM refused the message because it is larger than 64 GiB.
     #[error("encrypt the message")]
     Encrypt,
 }
 
-/// The bounds were wrong.
+/// A bound of [`KeyReuse`] is out of range.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "a content key must seal at least 1 and at most {} messages, and at least 1 byte",
-    KeyReuse::MOST_MESSAGES
+    KeyReuse::MAX_MESSAGES
 )]
 pub struct KeyReuseError;
 
-/// How long one content key is used before a new one is made: whichever bound is reached first.
+/// Limits on the reuse of a content key. A new one is made when the first of them is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyReuse {
     messages: u32,
@@ -48,15 +48,18 @@ pub struct KeyReuse {
 }
 
 impl KeyReuse {
-    /// With a million random 96-bit IVs a collision's chance is 2^-57; NIST SP 800-38D allows 2^32 at 2^-32.
-    pub const MOST_MESSAGES: u32 = 1_000_000;
+    /// Maximum number of messages per content key.
+    ///
+    /// The probability that two of a million random 96-bit IVs are equal is 2^-57. NIST SP 800-38D allows 2^32 messages,
+    /// at 2^-32.
+    pub const MAX_MESSAGES: u32 = 1_000_000;
 
-    /// Bounds in messages, bytes of plaintext, and age. One message turns reuse off.
+    /// Creates limits in messages, bytes of plaintext, and age. A limit of one message disables reuse.
     ///
     /// # Errors
-    /// A bound of nothing, or more than [`KeyReuse::MOST_MESSAGES`].
+    /// `messages` or `bytes` is zero, or `messages` is over [`KeyReuse::MAX_MESSAGES`].
     pub fn try_new(messages: u32, bytes: u64, age: Duration) -> Result<Self, KeyReuseError> {
-        if messages == 0 || messages > Self::MOST_MESSAGES || bytes == 0 {
+        if messages == 0 || messages > Self::MAX_MESSAGES || bytes == 0 {
             return Err(KeyReuseError);
         }
         Ok(Self { messages, bytes, age })
@@ -64,38 +67,39 @@ impl KeyReuse {
 }
 
 impl Default for KeyReuse {
-    /// 1,000 messages, 64 MiB or 5 minutes.
+    /// Returns the default limits: 1,000 messages, 64 MiB, 5 minutes.
     fn default() -> Self {
         Self { messages: 1_000, bytes: 64 << 20, age: Duration::from_secs(300) }
     }
 }
 
-/// Seals messages to one public key.
+/// Seals messages for one public key.
 pub struct Sealer {
     key: PublicKey,
-    /// The protected header in base64url: also the additional authenticated data.
+    /// Protected header in base64url. It is also the additional authenticated data.
     protected: Box<str>,
     reuse: KeyReuse,
     current: Mutex<Option<ContentKey>>,
 }
 
+/// A content key and its use so far.
 struct ContentKey {
     cipher: Arc<Aes256Gcm>,
-    /// The envelope's text up to the IV, the same for all messages under this key.
+    /// Text of the envelope up to the IV, the same for all messages with this key.
     head: Arc<str>,
     messages: u32,
     bytes: u64,
-    since: Instant,
+    created_at: Instant,
 }
 
 impl ContentKey {
     fn is_spent(&self, reuse: &KeyReuse) -> bool {
-        self.messages >= reuse.messages || self.bytes >= reuse.bytes || self.since.elapsed() >= reuse.age
+        self.messages >= reuse.messages || self.bytes >= reuse.bytes || self.created_at.elapsed() >= reuse.age
     }
 }
 
 impl Sealer {
-    /// A sealer to `key`.
+    /// Creates a sealer for `key`.
     #[must_use]
     pub fn new(key: PublicKey, reuse: KeyReuse) -> Self {
         let kid = key.kid();
@@ -105,19 +109,19 @@ impl Sealer {
         Self { key, protected, reuse, current: Mutex::new(None) }
     }
 
-    /// The key that is sealed to.
+    /// Returns the public key that messages are sealed for.
     #[must_use]
     pub fn key(&self) -> &PublicKey {
         &self.key
     }
 
-    /// Seals one message. The plaintext is encrypted where it stands, so no second copy of it is made.
+    /// Seals one message. The plaintext is encrypted in place, so there is no second copy of it.
     ///
-    /// Mostly microseconds; one call in [`KeyReuse`]'s bound wraps a new content key with RSA, a quarter of a
-    /// millisecond at 4096 bits.
+    /// Most calls take microseconds. A call that reaches a limit of [`KeyReuse`] also wraps a new content key with RSA,
+    /// which takes a quarter of a millisecond at 4096 bits.
     ///
     /// # Errors
-    /// The system's random generator fails, or the message is over 64 GiB.
+    /// The system's random generator fails, RSA fails, or the message is over 64 GiB.
     pub fn seal(&self, mut message: Vec<u8>) -> Result<Bytes, SealError> {
         let (cipher, head) = self.content_key(message.len())?;
         let mut iv = [0; IV_BYTES];
@@ -143,7 +147,8 @@ impl Sealer {
         Ok(envelope.into())
     }
 
-    /// The current content key, charged with one more message of `bytes`; a new one where its bounds are reached.
+    /// Returns the cipher and envelope head to use for a message of `bytes`, and counts that message. Makes a new
+    /// content key if the current one has reached a limit.
     fn content_key(&self, bytes: usize) -> Result<(Arc<Aes256Gcm>, Arc<str>), SealError> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let mut key = match current.take() {
@@ -167,7 +172,7 @@ impl Sealer {
             head: format!(r#"{{"protected":"{protected}","encrypted_key":"{wrapped}","iv":""#).into(),
             messages: 0,
             bytes: 0,
-            since: Instant::now(),
+            created_at: Instant::now(),
         })
     }
 }

@@ -18,14 +18,14 @@ fn seal(message: &[u8]) -> Value {
 }
 
 fn open(envelope: &[u8]) -> Result<Vec<u8>, OpenError> {
-    Opener::new([private_key()]).open(Sealed::parse(envelope)?).map(|message| message.to_vec())
+    Opener::new([private_key()]).open(Envelope::parse(envelope)?).map(|message| message.to_vec())
 }
 
 fn open_value(envelope: &Value) -> Result<Vec<u8>, OpenError> {
     open(envelope.to_string().as_bytes())
 }
 
-/// An envelope whose protected header is `header`, which can't open but may parse.
+/// Returns an envelope with `header` as its protected header. It may parse but can't be decrypted.
 fn with_header(header: &str) -> Value {
     let mut envelope = seal(b"{}");
     envelope["protected"] = BASE64URL.encode(header).into();
@@ -33,7 +33,7 @@ fn with_header(header: &str) -> Value {
 }
 
 #[test]
-fn golden_envelopes_of_every_maker_open() {
+fn golden_envelopes_of_every_implementation_open() {
     for maker in ["whk", "jose", "jwcrypto", "joserfc"] {
         let opened = open(fixture_text(&format!("envelopes/{maker}.json")).trim().as_bytes());
         let plain = fixture_text("envelopes/plain.json");
@@ -42,7 +42,7 @@ fn golden_envelopes_of_every_maker_open() {
 }
 
 #[test]
-fn the_header_is_the_documented_one() {
+fn the_protected_header_is_the_documented_one() {
     let envelope = seal(b"{}");
     let header = BASE64URL.decode(envelope["protected"].as_str().unwrap()).unwrap();
     let kid = public_key().kid().to_owned();
@@ -54,7 +54,7 @@ fn the_header_is_the_documented_one() {
 }
 
 #[test]
-fn a_content_key_is_used_up_to_each_bound() {
+fn a_content_key_is_replaced_at_each_limit() {
     let wrapped_keys = |sealer: Sealer, message: &[u8]| {
         let mut keys: Vec<String> = (0..6)
             .map(|_| serde_json::from_slice::<Value>(&sealer.seal(message.to_vec()).unwrap()).unwrap())
@@ -72,14 +72,14 @@ fn a_content_key_is_used_up_to_each_bound() {
 }
 
 #[test]
-fn bounds_of_nothing_are_refused() {
+fn limits_out_of_range_are_refused() {
     assert!(KeyReuse::try_new(0, 1, Duration::ZERO).is_err());
     assert!(KeyReuse::try_new(1, 0, Duration::ZERO).is_err());
-    assert!(KeyReuse::try_new(KeyReuse::MOST_MESSAGES + 1, 1, Duration::ZERO).is_err());
+    assert!(KeyReuse::try_new(KeyReuse::MAX_MESSAGES + 1, 1, Duration::ZERO).is_err());
 }
 
 #[test]
-fn every_iv_is_another() {
+fn every_message_has_its_own_iv() {
     let sealer = sealer(1_000);
     let mut ivs: Vec<String> = (0..1_000)
         .map(|_| {
@@ -92,24 +92,24 @@ fn every_iv_is_another() {
 }
 
 #[test]
-fn a_content_key_is_kept_only_once_it_has_opened_a_message() {
+fn a_content_key_is_cached_only_after_it_decrypted_a_message() {
     let (sealer, opener) = (sealer(10), Opener::new([private_key()]));
-    let parse = |envelope: &Value| Sealed::parse(envelope.to_string().as_bytes()).unwrap();
+    let parse = |envelope: &Value| Envelope::parse(envelope.to_string().as_bytes()).unwrap();
     let next = || serde_json::from_slice::<Value>(&sealer.seal(b"{}".to_vec()).unwrap()).unwrap();
     let mut damaged = next();
     damaged["tag"] = BASE64URL.encode([0; 16]).into();
     assert_eq!(opener.open(parse(&damaged)).map(drop), Err(OpenError::Decrypt));
-    assert!(opener.open_cached(parse(&next())).unwrap().is_err(), "kept after a failure");
+    assert!(opener.open_cached(parse(&next())).unwrap().is_err(), "cached after a failure");
     opener.open(parse(&next())).unwrap();
-    assert!(opener.open_cached(parse(&next())).unwrap().is_ok(), "not kept after a success");
+    assert!(opener.open_cached(parse(&next())).unwrap().is_ok(), "not cached after a success");
     assert_eq!(opener.open_cached(parse(&damaged)).map(drop), Err(OpenError::Decrypt));
 }
 
 #[test]
-fn any_of_several_keys_opens_and_an_unknown_one_is_named() {
+fn any_of_several_private_keys_opens_and_an_unknown_key_id_is_reported() {
     let other = PrivateKey::parse(&fixture_text("keys/other_private_key.pem"), None).unwrap();
     let envelope = seal(b"{}").to_string();
-    let parse = || Sealed::parse(envelope.as_bytes()).unwrap();
+    let parse = || Envelope::parse(envelope.as_bytes()).unwrap();
     assert!(Opener::new([other.clone(), private_key()]).open(parse()).is_ok());
     assert_eq!(Opener::new([other]).open(parse()).map(drop), Err(OpenError::UnknownKey));
 }
@@ -134,12 +134,12 @@ fn other_algorithms_and_parameters_are_refused() {
     assert!(matches!(refused(with("zip", json!("DEF"))), OpenError::Unsupported(_)));
     assert!(matches!(refused(json!({"alg": "RSA-OAEP-256", "enc": "A256GCM"})), OpenError::Malformed(_)));
     assert_eq!(refused(with("kid", json!("other"))), OpenError::UnknownKey);
-    // A parameter that a receiver need not understand parses; only the tag, which covers it, doesn't match.
+    // A receiver may ignore an unknown parameter, so parsing succeeds. Decryption fails, because the tag covers the header.
     assert_eq!(refused(with("iat", json!(1))), OpenError::Decrypt);
 }
 
 #[test]
-fn members_named_twice_are_refused() {
+fn duplicate_members_are_refused() {
     let kid = public_key().kid().to_owned();
     let twice = format!(r#"{{"alg":"none","alg":"RSA-OAEP-256","enc":"A256GCM","kid":"{kid}"}}"#);
     assert!(matches!(open_value(&with_header(&twice)), Err(OpenError::Malformed(_))));
@@ -148,7 +148,7 @@ fn members_named_twice_are_refused() {
 }
 
 #[test]
-fn members_that_change_the_meaning_are_refused_and_others_passed_over() {
+fn unsupported_members_are_refused_and_unknown_ones_ignored() {
     for (name, value) in [
         ("header", json!({"kid": "x"})),
         ("unprotected", json!({})),
@@ -180,7 +180,7 @@ fn base64url_must_be_canonical_and_of_the_right_length() {
         assert!(matches!(open_value(&envelope), Err(OpenError::Malformed(_))), "{name}");
     };
     refused("tag", &|tag| format!("{tag}=="));
-    // 16 bytes leave four bits over in the last symbol; set, they would decode to the same bytes.
+    // 16 bytes leave four unused bits in the last symbol. A lenient decoder would accept any value of them.
     refused("tag", &|tag| {
         let (head, last) = tag.split_at(21);
         let sloppy =
@@ -194,7 +194,7 @@ fn base64url_must_be_canonical_and_of_the_right_length() {
 }
 
 #[test]
-fn failures_of_the_key_and_of_the_message_are_one_error() {
+fn key_and_message_failures_give_the_same_error() {
     let mut wrong_key = seal(b"{}");
     wrong_key["encrypted_key"] = BASE64URL.encode([1; 256]).into();
     let mut short_key = seal(b"{}");
@@ -210,12 +210,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
-    fn what_is_sealed_opens(message in prop::collection::vec(any::<u8>(), 0..4096)) {
+    fn a_sealed_message_opens(message in prop::collection::vec(any::<u8>(), 0..4096)) {
         prop_assert_eq!(open_value(&seal(&message)), Ok(message));
     }
 
     #[test]
-    fn any_flipped_bit_fails(
+    fn a_flipped_bit_prevents_opening(
         member in prop::sample::select(vec!["protected", "encrypted_key", "iv", "ciphertext", "tag"]),
         index: prop::sample::Index,
         bit in 0_u8..8,
@@ -229,15 +229,15 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_the_parser_panic(bytes: Vec<u8>, cut: prop::sample::Index) {
-        drop(Sealed::parse(&bytes));
+    fn the_parser_never_panics(bytes: Vec<u8>, cut: prop::sample::Index) {
+        drop(Envelope::parse(&bytes));
         let envelope = fixture_text("envelopes/whk.json");
-        drop(Sealed::parse(&envelope.as_bytes()[..cut.index(envelope.len())]));
+        drop(Envelope::parse(&envelope.as_bytes()[..cut.index(envelope.len())]));
     }
 }
 
 #[test]
-#[ignore = "makes fixtures/envelopes/whk.json anew, only when the format changes"]
+#[ignore = "rewrites fixtures/envelopes/whk.json; run it only when the format changes"]
 fn write_the_golden_envelope() {
     let plain = fixture_text("envelopes/plain.json").trim().as_bytes().to_vec();
     let path = crate::common::crypto::tests::fixture("envelopes/whk.json");
@@ -248,11 +248,11 @@ fn write_the_golden_envelope() {
 fn the_cache_of_content_keys_is_bounded() {
     let (sealer, opener) = (sealer(1), Opener::new([private_key()]));
     let first = sealer.seal(b"{}".to_vec()).unwrap();
-    opener.open(Sealed::parse(&first).unwrap()).unwrap();
+    opener.open(Envelope::parse(&first).unwrap()).unwrap();
     for _ in 0..256 {
-        opener.open(Sealed::parse(&sealer.seal(b"{}".to_vec()).unwrap()).unwrap()).unwrap();
+        opener.open(Envelope::parse(&sealer.seal(b"{}".to_vec()).unwrap()).unwrap()).unwrap();
     }
-    assert!(opener.open_cached(Sealed::parse(&first).unwrap()).unwrap().is_err());
+    assert!(opener.open_cached(Envelope::parse(&first).unwrap()).unwrap().is_err());
 }
 
 #[test]
@@ -262,7 +262,7 @@ fn threads_that_need_the_same_content_key_all_get_their_message() {
         for number in 0..8_u8 {
             let (sealer, opener) = (&sealer, &opener);
             scope.spawn(move || {
-                let sealed = Sealed::parse(&sealer.seal(vec![number; 3]).unwrap()).unwrap();
+                let sealed = Envelope::parse(&sealer.seal(vec![number; 3]).unwrap()).unwrap();
                 assert_eq!(opener.open(sealed).unwrap().as_slice(), [number; 3]);
             });
         }

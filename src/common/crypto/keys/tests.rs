@@ -1,7 +1,7 @@
 use super::*;
 use crate::common::crypto::tests::{fixture, fixture_text, private_key, public_key};
 
-/// RFC 7638, section 3.1.
+/// Example key of RFC 7638, section 3.1.
 const RFC7638_JWK: &str = r#"{
   "kty": "RSA",
   "n": "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw",
@@ -11,14 +11,14 @@ const RFC7638_JWK: &str = r#"{
 }"#;
 
 #[test]
-fn the_key_id_is_rfc_7638s() {
+fn the_key_id_is_the_rfc_7638_thumbprint() {
     let key = PublicKey::parse(RFC7638_JWK).unwrap();
     assert_eq!(key.kid(), "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs");
     assert_eq!(key.bits(), 2048);
 }
 
 #[test]
-fn a_public_key_reads_from_every_form() {
+fn public_keys_are_read_in_every_format() {
     let kid = public_key().kid().to_owned();
     for name in ["public_key.pem", "public_key.pkcs1.pem", "public_key.scripts.pem", "public_key.jwk.json"] {
         let key = PublicKey::read(&fixture(&format!("keys/{name}"))).unwrap();
@@ -31,7 +31,7 @@ fn a_public_key_reads_from_every_form() {
 }
 
 #[test]
-fn a_private_key_reads_from_every_form() {
+fn private_keys_are_read_in_every_format() {
     let kid = private_key().kid().to_owned();
     let passphrase = Passphrase::read(&fixture("keys/passphrase.txt")).unwrap();
     for name in
@@ -46,7 +46,7 @@ fn a_private_key_reads_from_every_form() {
 }
 
 #[test]
-fn what_is_not_a_public_key_is_refused_by_name() {
+fn each_unusable_public_key_has_its_own_error() {
     let refused = |name: &str| match PublicKey::read(&fixture(&format!("keys/{name}"))) {
         Err(KeyError::File { source, .. }) => *source,
         other => panic!("{name}: {other:?}"),
@@ -64,7 +64,7 @@ fn what_is_not_a_public_key_is_refused_by_name() {
 }
 
 #[test]
-fn what_is_not_a_private_key_is_refused_by_name() {
+fn each_unusable_private_key_has_its_own_error() {
     let read = |name: &str, passphrase: Option<&str>| {
         let passphrase = passphrase.map(Passphrase::from);
         match PrivateKey::read(&fixture(&format!("keys/{name}")), passphrase.as_ref()) {
@@ -82,7 +82,7 @@ fn what_is_not_a_private_key_is_refused_by_name() {
 }
 
 #[test]
-fn no_part_of_a_key_is_shown() {
+fn debug_shows_no_secret() {
     let (private, passphrase) = (private_key(), Passphrase::from("hunter2"));
     let shown = format!("{private:?} {:?} {passphrase:?}", private.public());
     assert_eq!(shown.matches(private.kid()).count(), 2);
@@ -92,7 +92,7 @@ fn no_part_of_a_key_is_shown() {
 
 proptest::proptest! {
     #[test]
-    fn no_text_makes_the_parsers_panic(text in "\\PC{0,200}", cut in 0_usize..2000) {
+    fn the_parsers_never_panic(text in "\\PC{0,200}", cut in 0_usize..2000) {
         drop(PublicKey::parse(&text));
         drop(PrivateKey::parse(&text, None));
         let pem = fixture_text("keys/private_key.pem");

@@ -1,4 +1,4 @@
-//! Key files as text: PEM, base64 of PEM, and what is wrong with those that are neither.
+//! Text of key files: finds the PEM in it, and describes files that can't be used.
 
 use std::io;
 use std::path::Path;
@@ -8,10 +8,10 @@ use zeroize::Zeroizing;
 use super::KeyError;
 use crate::common::crypto::decode_base64_text;
 
-/// A key file longer than this isn't one: an 8192-bit private key's PEM is under 7 KiB.
+/// Maximum bytes of a key file. The PEM of an 8192-bit private key is under 7 KiB.
 const MAX_KEY_FILE: u64 = 64 * 1024;
 
-/// Reads a small secret file whole; its content is wiped when dropped.
+/// Reads a small secret file. Its content is wiped from memory on drop.
 pub(in crate::common::crypto) fn read_key_file(path: &Path) -> Result<Zeroizing<String>, KeyError> {
     let read = || -> io::Result<Zeroizing<String>> {
         let length = std::fs::metadata(path)?.len();
@@ -23,7 +23,7 @@ pub(in crate::common::crypto) fn read_key_file(path: &Path) -> Result<Zeroizing<
     read().map_err(|source| KeyError::Read { path: path.to_owned(), source })
 }
 
-/// Finds the PEM in `text`: as it stands (whatever precedes it), or in base64 as the Deno scripts write it.
+/// Finds the PEM in `text`. Text before the PEM is skipped; PEM in base64, as the Deno scripts write it, is decoded.
 pub(super) fn pem_of(text: &str) -> Result<Zeroizing<String>, KeyError> {
     let from_begin = |text: &str| text.find("-----BEGIN ").and_then(|at| text.get(at..)).map(str::to_owned);
     if text.is_empty() {
@@ -66,6 +66,7 @@ pub(super) fn pkcs8_error(error: pkcs8::Error) -> KeyError {
     }
 }
 
+/// Advice for private keys in formats that can't be read. [`KeyError::Unsupported`] continues the sentence.
 pub(super) const CONVERT: &str = "convert it with `openssl pkcs8 -topk8 -v2 aes-256-cbc`; as it is it";
 
 pub(super) fn decrypt_error(error: pkcs8::Error) -> KeyError {
