@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
-use whk::common::crypto::envelope::{Opener, Sealed};
+use whk::common::crypto::envelope::{Envelope, Opener};
 use whk::common::crypto::keys::PrivateKey;
 use whk::common::crypto::signature::{Secret, Verifier};
 
@@ -109,7 +109,7 @@ fn read_request(stream: &mut TcpStream) -> Option<Request> {
 
 pub(crate) fn opens_with(key: &str, request: &Request) -> Option<serde_json::Value> {
     let key = PrivateKey::read(&fixture(key), None).unwrap();
-    let opened = Opener::new([key]).open(Sealed::parse(request.body.as_bytes()).ok()?).ok()?;
+    let opened = Opener::new([key]).open(Envelope::parse(request.body.as_bytes()).ok()?).ok()?;
     Some(serde_json::from_slice(&opened).unwrap())
 }
 
