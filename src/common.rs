@@ -21,3 +21,5 @@ pub mod shutdown;
 pub mod sqlite;
 pub mod task;
 pub mod telemetry;
+#[cfg(test)]
+pub(crate) mod test_services;

@@ -110,15 +110,3 @@ impl ClientContext for KafkaContext {
 }
 
 impl ConsumerContext for KafkaContext {}
-
-/// The brokers to test with; none where `scripts/services.sh start kafka` wasn't asked for them, which is said aloud.
-#[cfg(test)]
-#[expect(clippy::print_stderr, reason = "said aloud")]
-pub(crate) fn test_brokers() -> Option<String> {
-    let brokers = std::env::var("WHK_TEST_KAFKA").ok();
-    if brokers.is_none() {
-        assert!(std::env::var_os("CI").is_none(), "WHK_TEST_KAFKA isn't set; scripts/test.sh sets it");
-        eprintln!("passed over: WHK_TEST_KAFKA isn't set, `scripts/services.sh start kafka` prints it");
-    }
-    brokers
-}

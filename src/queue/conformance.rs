@@ -1,7 +1,7 @@
-//! What every queue promises, a test each, that every backend runs: `conformance!(name, Harness)` names them
-//! `name::promise`.
+//! The promises of every queue, a test each. Each backend runs them all: `conformance!(name, Harness)` makes the tests
+//! `name::case`.
 //!
-//! Real time, since backends have clocks of their own; what is waited for is short, and nothing is taken for late.
+//! The tests use real time, because a backend may have a clock of its own. Waits are short and have deadlines.
 
 #![expect(
     clippy::arithmetic_side_effects,
@@ -41,8 +41,8 @@ pub(super) trait Harness: Sized {
     /// Whether it knows messages that aren't dead by their ids.
     const KNOWS_MESSAGES: bool = true;
 
-    /// None where it can't be tested here, which it has said aloud.
-    async fn start(config: QueueConfig) -> Option<Self>;
+    /// Opens an empty queue. Panics where the service that it needs isn't running.
+    async fn start(config: QueueConfig) -> Self;
 
     /// The queue.
     fn queue(&self) -> &Arc<dyn Queue>;
@@ -54,10 +54,10 @@ pub(super) trait Harness: Sized {
     async fn reopen(&mut self);
 }
 
-/// All promises as tests of one backend, in a module of that name.
-macro_rules! conformance {
-    ($name:ident, $harness:ty) => {
-        $crate::queue::conformance::cases! { $name, $harness:
+/// Calls the macro `$then` with its arguments and the list of all cases.
+macro_rules! with_cases {
+    ($then:ident! $($arguments:tt)*) => {
+        $then! { $($arguments)*
             claims::a_pushed_job_is_claimed_as_it_was,
             claims::concurrent_claims_never_share_a_job,
             claims::a_lease_that_runs_out_comes_back_and_counts,
@@ -98,20 +98,72 @@ macro_rules! conformance {
     };
 }
 
-macro_rules! cases {
-    ($name:ident, $harness:ty: $($module:ident::$case:ident,)*) => {
+/// Runs every case against one backend, in a module of that name.
+///
+/// A backend may except cases. Each exception states its reason, which the test run prints, and a name that isn't a case
+/// doesn't compile:
+///
+/// ```ignore
+/// conformance!(kafka, super::Kafka, except
+///     limits::bytes_are_bounded: "Kafka's own quotas bound what is queued",
+/// );
+/// ```
+macro_rules! conformance {
+    ($name:ident, $harness:ty) => {
+        $crate::queue::conformance::conformance!($name, $harness, except);
+    };
+    ($name:ident, $harness:ty, except $($module:ident::$case:ident: $reason:literal),* $(,)?) => {
         mod $name {
-            $(
-                #[tokio::test]
-                async fn $case() {
-                    $crate::queue::conformance::$module::$case::<$harness>().await;
-                }
-            )*
+            use $crate::queue::conformance::{define_is_case, define_test_of_case, test_cases, with_cases};
+
+            with_cases! { define_is_case! }
+            // Once without a name, so that the macro is used where nothing is excepted.
+            is_case! {}
+            $(is_case! { $module::$case })*
+            define_test_of_case! { ($) $harness, $($module::$case: $reason),* }
+            with_cases! { test_cases! }
         }
     };
 }
 
-pub(super) use {cases, conformance};
+/// Defines `is_case!`, which compiles for the name of a case alone.
+macro_rules! define_is_case {
+    ($($module:ident::$case:ident,)*) => {
+        macro_rules! is_case {
+            () => {};
+            $(($module::$case) => {};)*
+        }
+    };
+}
+
+/// Defines `test_of_case!`, which makes the test of one case, or an ignored test where the case is excepted.
+macro_rules! define_test_of_case {
+    // The dollar sign is an argument because a macro can't write one into a macro that it defines.
+    (($dollar:tt) $harness:ty, $($module:ident::$case:ident: $reason:literal),*) => {
+        macro_rules! test_of_case {
+            $(($module::$case) => {
+                #[test]
+                #[ignore = $reason]
+                fn $case() {}
+            };)*
+            ($dollar module:ident::$dollar case:ident) => {
+                #[tokio::test]
+                async fn $dollar case() {
+                    $crate::queue::conformance::$dollar module::$dollar case::<$harness>().await;
+                }
+            };
+        }
+    };
+}
+
+/// Makes the tests of all cases with `test_of_case!`.
+macro_rules! test_cases {
+    ($($module:ident::$case:ident,)*) => {
+        $(test_of_case! { $module::$case })*
+    };
+}
+
+pub(super) use {conformance, define_is_case, define_test_of_case, test_cases, with_cases};
 
 /// Longer than anything takes that is waited for.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -19,6 +19,7 @@ use crate::common::endpoint_url::EndpointUrl;
 use crate::common::event_type::{EventFilter, EventType};
 use crate::common::id::EndpointId;
 use crate::common::job::ContentType;
+use crate::common::test_services;
 
 mod everywhere;
 
@@ -35,17 +36,9 @@ impl Home {
         Self { folder: tempfile::tempdir().unwrap(), place: RegistryPlace::DataDir }
     }
 
-    /// In the Redis that WHK_TEST_REDIS names, under a prefix of its own; none where it names none.
-    #[expect(clippy::print_stderr, reason = "a test that is passed over says so")]
-    pub(super) fn in_redis() -> Option<Self> {
-        let Ok(url) = std::env::var("WHK_TEST_REDIS") else {
-            assert!(std::env::var_os("CI").is_none(), "WHK_TEST_REDIS isn't set; scripts/test.sh sets it");
-            eprintln!(
-                "passed over: WHK_TEST_REDIS isn't set, scripts/services.sh starts a Redis and says where"
-            );
-            return None;
-        };
-        Some(Self::at(&url))
+    /// Places it in the Redis that all tests share, under a prefix of its own.
+    pub(super) fn in_redis() -> Self {
+        Self::at(&test_services::redis_url())
     }
 
     pub(super) fn at(url: &str) -> Self {
@@ -54,15 +47,15 @@ impl Home {
         Self { folder: tempfile::tempdir().unwrap(), place: RegistryPlace::Redis(config) }
     }
 
-    /// In the Kafka that WHK_TEST_KAFKA names, in a topic of its own; none where it names none.
-    pub(super) async fn in_kafka() -> Option<Self> {
-        let brokers = crate::common::kafka::test_brokers()?;
+    /// Places it in the Kafka that all tests share, in a topic of its own.
+    pub(super) async fn in_kafka() -> Self {
+        let brokers = test_services::kafka_brokers();
         let topic = format!("test-{}", uuid::Uuid::new_v4().simple());
         let topics = crate::common::kafka::Topics::parse("unused", &topic).unwrap();
         let config = KafkaConfig::parse(&brokers, topics, Duration::from_secs(10)).unwrap();
         let home = Self { folder: tempfile::tempdir().unwrap(), place: RegistryPlace::Kafka(config.clone()) };
         home.make_topic().await;
-        Some(home)
+        home
     }
 
     /// As `whk kafka-setup` does.

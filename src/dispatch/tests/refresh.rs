@@ -20,7 +20,7 @@ async fn verdict_on(dispatcher: &Dispatcher, endpoint: &Endpoint) -> Verdict {
 
 #[tokio::test]
 async fn an_endpoint_that_another_server_just_created_or_enabled_is_attempted() {
-    let Some(TwoServers { one, deaf, .. }) = TwoServers::open().await else { return };
+    let TwoServers { one, deaf, .. } = TwoServers::open().await;
     let dispatcher = dispatcher(deaf, RetryPolicy::default()).await;
     // The guard refuses the endpoint's address, which shows that an attempt was made.
     let attempted = |verdict| matches!(verdict, Verdict::Dead { cause: Cause::Refused(_) });
@@ -38,7 +38,7 @@ async fn an_endpoint_that_another_server_just_created_or_enabled_is_attempted() 
 
 #[tokio::test]
 async fn a_job_is_retried_while_the_registry_is_unavailable() {
-    let Some(servers) = TwoServers::open().await else { return };
+    let servers = TwoServers::open().await;
     let dispatcher = dispatcher(servers.deaf.clone(), RetryPolicy::default()).await;
     let endpoint = TwoServers::endpoint(&servers.one).await;
     servers.lose().await;

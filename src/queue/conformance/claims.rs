@@ -7,7 +7,7 @@ use crate::common::job::{ContentType, TraceContext};
 use crate::queue::QueueError;
 
 pub(in crate::queue) async fn a_pushed_job_is_claimed_as_it_was<H: Harness>() {
-    let Some(harness) = H::start(config()).await else { return };
+    let harness = H::start(config()).await;
     let queue = harness.queue();
     let of_endpoint = Job {
         ordered: true,
@@ -33,7 +33,7 @@ pub(in crate::queue) async fn a_pushed_job_is_claimed_as_it_was<H: Harness>() {
 }
 
 pub(in crate::queue) async fn concurrent_claims_never_share_a_job<H: Harness>() {
-    let Some(harness) = H::start(QueueConfig { max_jobs: 1_000, ..config() }).await else { return };
+    let harness = H::start(QueueConfig { max_jobs: 1_000, ..config() }).await;
     let queue = harness.queue();
     let jobs: Vec<_> = (0..200).map(|number| job(&format!("lane{}", number % 50))).collect();
     let mut pushed = ids(&jobs);
@@ -65,7 +65,7 @@ pub(in crate::queue) async fn concurrent_claims_never_share_a_job<H: Harness>() 
 }
 
 pub(in crate::queue) async fn a_lease_that_runs_out_comes_back_and_counts<H: Harness>() {
-    let Some(harness) = H::start(QueueConfig { lease: milliseconds(150), ..config() }).await else { return };
+    let harness = H::start(QueueConfig { lease: milliseconds(150), ..config() }).await;
     let queue = harness.queue();
     queue.push(vec![job("a")]).await.unwrap();
     let first = claim_one(queue).await;
@@ -75,7 +75,7 @@ pub(in crate::queue) async fn a_lease_that_runs_out_comes_back_and_counts<H: Har
 }
 
 pub(in crate::queue) async fn a_dropped_claim_loses_nothing<H: Harness>() {
-    let Some(harness) = H::start(config()).await else { return };
+    let harness = H::start(config()).await;
     let queue = harness.queue();
     for round in 0..30_u64 {
         queue.push(vec![job("a")]).await.unwrap();
@@ -91,7 +91,7 @@ pub(in crate::queue) async fn a_dropped_claim_loses_nothing<H: Harness>() {
 }
 
 pub(in crate::queue) async fn a_waiting_claim_is_woken_by_a_push<H: Harness>() {
-    let Some(harness) = H::start(config()).await else { return };
+    let harness = H::start(config()).await;
     let queue = harness.queue();
     for _ in 0..5 {
         let waiting = tokio::spawn({
@@ -108,7 +108,7 @@ pub(in crate::queue) async fn a_waiting_claim_is_woken_by_a_push<H: Harness>() {
 }
 
 pub(in crate::queue) async fn a_retry_is_hidden_until_due_and_wakes_a_claim<H: Harness>() {
-    let Some(harness) = H::start(config()).await else { return };
+    let harness = H::start(config()).await;
     let queue = harness.queue();
     queue.push(vec![job("a")]).await.unwrap();
     let first = claim_one(queue).await;
@@ -121,7 +121,7 @@ pub(in crate::queue) async fn a_retry_is_hidden_until_due_and_wakes_a_claim<H: H
 }
 
 pub(in crate::queue) async fn attempts_are_counted<H: Harness>() {
-    let Some(harness) = H::start(config()).await else { return };
+    let harness = H::start(config()).await;
     let queue = harness.queue();
     queue.push(vec![job("a")]).await.unwrap();
     for expected in 1..=5 {
@@ -132,7 +132,7 @@ pub(in crate::queue) async fn attempts_are_counted<H: Harness>() {
 }
 
 pub(in crate::queue) async fn what_was_not_asked_uses_up_no_retry<H: Harness>() {
-    let Some(harness) = H::start(config()).await else { return };
+    let harness = H::start(config()).await;
     let queue = harness.queue();
     queue.push(vec![job("a")]).await.unwrap();
     for (endpoint, next) in
@@ -150,7 +150,7 @@ pub(in crate::queue) async fn what_was_not_asked_uses_up_no_retry<H: Harness>() 
 
 pub(in crate::queue) async fn release_makes_due_at_once<H: Harness>() {
     for config in [config(), ordered()] {
-        let Some(harness) = H::start(config).await else { return };
+        let harness = H::start(config).await;
         let queue = harness.queue();
         queue.push(vec![job("a")]).await.unwrap();
         let lease = claim_one(queue).await;
@@ -169,7 +169,7 @@ pub(in crate::queue) async fn release_makes_due_at_once<H: Harness>() {
 }
 
 pub(in crate::queue) async fn settling_twice_is_harmless<H: Harness>() {
-    let Some(harness) = H::start(config()).await else { return };
+    let harness = H::start(config()).await;
     let queue = harness.queue();
     queue.push(vec![job("a")]).await.unwrap();
     let lease = claim_one(queue).await;
@@ -191,7 +191,7 @@ pub(in crate::queue) async fn settling_twice_is_harmless<H: Harness>() {
 }
 
 pub(in crate::queue) async fn settling_a_lease_that_ran_out_is_harmless<H: Harness>() {
-    let Some(harness) = H::start(QueueConfig { lease: milliseconds(400), ..config() }).await else { return };
+    let harness = H::start(QueueConfig { lease: milliseconds(400), ..config() }).await;
     let queue = harness.queue();
     queue.push(vec![job("a")]).await.unwrap();
     let ran_out = claim_one(queue).await;
@@ -205,9 +205,7 @@ pub(in crate::queue) async fn settling_a_lease_that_ran_out_is_harmless<H: Harne
 }
 
 pub(in crate::queue) async fn what_is_pushed_survives_or_is_reported<H: Harness>() {
-    let Some(mut harness) = H::start(QueueConfig { lease: milliseconds(300), ..config() }).await else {
-        return;
-    };
+    let mut harness = H::start(QueueConfig { lease: milliseconds(300), ..config() }).await;
     let jobs = vec![job("a"), job("b"), job("c")];
     let mut pushed = ids(&jobs);
     harness.queue().push(jobs).await.unwrap();
@@ -246,7 +244,7 @@ pub(in crate::queue) async fn what_is_pushed_survives_or_is_reported<H: Harness>
 }
 
 pub(in crate::queue) async fn close_refuses_pushes<H: Harness>() {
-    let Some(harness) = H::start(config()).await else { return };
+    let harness = H::start(config()).await;
     let queue = harness.queue();
     let waiting = tokio::spawn({
         let queue = Arc::clone(queue);

@@ -14,7 +14,7 @@ async fn listed(queue: &Arc<dyn Queue>, filter: &DeadFilter) -> Vec<MessageId> {
 }
 
 pub(in crate::queue) async fn the_dead_are_listed_and_filtered<H: Harness>() {
-    let Some(harness) = H::start(config()).await else { return };
+    let harness = H::start(config()).await;
     let queue = harness.queue();
     let (one, other, endpoint) = (TenantId::new(), TenantId::new(), EndpointId::new());
     let jobs =
@@ -56,7 +56,7 @@ pub(in crate::queue) async fn the_dead_are_listed_and_filtered<H: Harness>() {
 }
 
 pub(in crate::queue) async fn the_dead_are_paged<H: Harness>() {
-    let Some(harness) = H::start(config()).await else { return };
+    let harness = H::start(config()).await;
     let queue = harness.queue();
     let jobs: Vec<_> = (0..23).map(|number| job(&format!("lane{number}"))).collect();
     let mut died = ids(&jobs);
@@ -87,7 +87,7 @@ pub(in crate::queue) async fn the_dead_are_paged<H: Harness>() {
 }
 
 pub(in crate::queue) async fn a_dead_letter_has_its_body_and_attempts<H: Harness>() {
-    let Some(harness) = H::start(config()).await else { return };
+    let harness = H::start(config()).await;
     let queue = harness.queue();
     let job = Job { body: body(3_000), ..job("a") };
     queue.push(vec![job.clone()]).await.unwrap();
@@ -102,7 +102,7 @@ pub(in crate::queue) async fn a_dead_letter_has_its_body_and_attempts<H: Harness
 }
 
 pub(in crate::queue) async fn replay_starts_over_in_order<H: Harness>() {
-    let Some(harness) = H::start(ordered()).await else { return };
+    let harness = H::start(ordered()).await;
     let queue = harness.queue();
     let jobs: Vec<_> = (0..5).map(|_| job("a")).collect();
     let died = ids(&jobs);
@@ -130,7 +130,7 @@ pub(in crate::queue) async fn replay_starts_over_in_order<H: Harness>() {
 }
 
 pub(in crate::queue) async fn replay_has_room_or_changes_nothing<H: Harness>() {
-    let Some(harness) = H::start(QueueConfig { max_jobs: 2, ..config() }).await else { return };
+    let harness = H::start(QueueConfig { max_jobs: 2, ..config() }).await;
     let queue = harness.queue();
     bury(queue, vec![job("a"), job("b")]).await;
     queue.push(vec![job("c")]).await.unwrap();
@@ -142,7 +142,7 @@ pub(in crate::queue) async fn replay_has_room_or_changes_nothing<H: Harness>() {
 }
 
 pub(in crate::queue) async fn purged_is_gone<H: Harness>() {
-    let Some(harness) = H::start(config()).await else { return };
+    let harness = H::start(config()).await;
     let queue = harness.queue();
     let tenant = TenantId::new();
     let theirs = job_of(tenant, EndpointId::new());
@@ -157,7 +157,7 @@ pub(in crate::queue) async fn purged_is_gone<H: Harness>() {
 }
 
 pub(in crate::queue) async fn the_dead_survive<H: Harness>() {
-    let Some(mut harness) = H::start(config()).await else { return };
+    let mut harness = H::start(config()).await;
     if !H::DURABLE {
         return;
     }
@@ -171,7 +171,7 @@ pub(in crate::queue) async fn the_dead_survive<H: Harness>() {
 }
 
 pub(in crate::queue) async fn messages_tell_where_they_stand<H: Harness>() {
-    let Some(harness) = H::start(config()).await else { return };
+    let harness = H::start(config()).await;
     let queue = harness.queue();
     let job = job_of(TenantId::new(), EndpointId::new());
     assert!(queue.message(job.id).await.unwrap().is_none());
@@ -204,7 +204,7 @@ pub(in crate::queue) async fn messages_tell_where_they_stand<H: Harness>() {
 }
 
 pub(in crate::queue) async fn history_is_bounded<H: Harness>() {
-    let Some(harness) = H::start(QueueConfig { history: 3, ..config() }).await else { return };
+    let harness = H::start(QueueConfig { history: 3, ..config() }).await;
     let queue = harness.queue();
     let jobs: Vec<_> = (0..5).map(|_| job("a")).collect();
     let delivered = ids(&jobs);

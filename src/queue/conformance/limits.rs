@@ -4,7 +4,7 @@ use super::*;
 use crate::queue::{Depth, QueueError, TenantUsage};
 
 pub(in crate::queue) async fn a_full_queue_refuses_all_and_takes_again<H: Harness>() {
-    let Some(harness) = H::start(QueueConfig { max_jobs: 3, ..config() }).await else { return };
+    let harness = H::start(QueueConfig { max_jobs: 3, ..config() }).await;
     let queue = harness.queue();
     let too_large = (0..4).map(|_| job("a")).collect();
     assert!(matches!(queue.push(too_large).await, Err(QueueError::TooLarge)));
@@ -18,7 +18,7 @@ pub(in crate::queue) async fn a_full_queue_refuses_all_and_takes_again<H: Harnes
 }
 
 pub(in crate::queue) async fn bytes_are_bounded<H: Harness>() {
-    let Some(harness) = H::start(QueueConfig { max_bytes: 1_000, ..config() }).await else { return };
+    let harness = H::start(QueueConfig { max_bytes: 1_000, ..config() }).await;
     let queue = harness.queue();
     let of_size = |size| Job { body: body(size), ..job("a") };
     assert!(matches!(queue.push(vec![of_size(1_001)]).await, Err(QueueError::TooLarge)));
@@ -31,7 +31,7 @@ pub(in crate::queue) async fn bytes_are_bounded<H: Harness>() {
 }
 
 pub(in crate::queue) async fn a_queued_job_is_not_queued_twice<H: Harness>() {
-    let Some(harness) = H::start(config()).await else { return };
+    let harness = H::start(config()).await;
     let queue = harness.queue();
     let (first, second) = (job("a"), job("a"));
     queue.push(vec![first.clone()]).await.unwrap();
@@ -47,7 +47,7 @@ pub(in crate::queue) async fn a_queued_job_is_not_queued_twice<H: Harness>() {
 }
 
 pub(in crate::queue) async fn tenants_are_counted<H: Harness>() {
-    let Some(harness) = H::start(config()).await else { return };
+    let harness = H::start(config()).await;
     let queue = harness.queue();
     let (one, other) = (TenantId::new(), TenantId::new());
     let asked = [one.to_string(), other.to_string(), "tenant".to_owned(), TenantId::new().to_string()];
@@ -69,7 +69,7 @@ pub(in crate::queue) async fn tenants_are_counted<H: Harness>() {
 }
 
 pub(in crate::queue) async fn depth_counts_every_state<H: Harness>() {
-    let Some(harness) = H::start(config()).await else { return };
+    let harness = H::start(config()).await;
     let queue = harness.queue();
     bury(queue, vec![job("dead")]).await;
     queue.push(vec![job("a")]).await.unwrap();
@@ -82,7 +82,7 @@ pub(in crate::queue) async fn depth_counts_every_state<H: Harness>() {
 }
 
 pub(in crate::queue) async fn large_pushes_are_whole<H: Harness>() {
-    let Some(harness) = H::start(QueueConfig { max_jobs: 3_000, ..config() }).await else { return };
+    let harness = H::start(QueueConfig { max_jobs: 3_000, ..config() }).await;
     let queue = harness.queue();
     let jobs: Vec<_> = (0..2_500).map(|number| job(&format!("lane{}", number % 500))).collect();
     within(queue.push(jobs.clone())).await.unwrap();

@@ -130,7 +130,7 @@ async fn run<H: Harness>(steps: Vec<Step>, ordered: bool) -> bool {
     let retry = RetryPolicy::try_list(vec![milliseconds(1)], None, 0.0).unwrap();
     // Nothing runs out but what was lost in the middle.
     let config = QueueConfig { ordered, retry, lease: Duration::from_secs(3), max_jobs: 1_000, ..config() };
-    let Some(mut harness) = H::start(config).await else { return false };
+    let mut harness = H::start(config).await;
     let mut model = Model { ordered, ..Model::default() };
     let (mut out, mut settled) = (Vec::new(), Vec::new());
     for step in steps {

@@ -33,18 +33,18 @@ async fn keeps_order(harness: &impl Harness, jobs: Vec<Job>) {
 }
 
 pub(in crate::queue) async fn ordered_lanes_keep_their_order_under_retries<H: Harness>() {
-    let Some(harness) = H::start(ordered()).await else { return };
+    let harness = H::start(ordered()).await;
     keeps_order(&harness, (0..18).map(|number| job(["a", "b", "c"][number % 3])).collect()).await;
 }
 
 pub(in crate::queue) async fn jobs_ask_for_order_themselves<H: Harness>() {
-    let Some(harness) = H::start(config()).await else { return };
+    let harness = H::start(config()).await;
     let jobs = (0..8).map(|number| Job { ordered: true, ..job(["a", "b"][number % 2]) });
     keeps_order(&harness, jobs.collect()).await;
 }
 
 pub(in crate::queue) async fn only_the_lane_that_fails_waits<H: Harness>() {
-    let Some(harness) = H::start(ordered()).await else { return };
+    let harness = H::start(ordered()).await;
     let queue = harness.queue();
     let blocked = vec![job("blocked"), job("blocked")];
     let head = blocked[0].id;
@@ -63,7 +63,7 @@ pub(in crate::queue) async fn only_the_lane_that_fails_waits<H: Harness>() {
 }
 
 pub(in crate::queue) async fn a_lane_that_hangs_delays_no_other<H: Harness>() {
-    let Some(harness) = H::start(config()).await else { return };
+    let harness = H::start(config()).await;
     let queue = harness.queue();
     queue.push((0..50).map(|_| job("hangs")).collect()).await.unwrap();
     let hanging = claim_now(queue, 32).await;
@@ -78,7 +78,7 @@ pub(in crate::queue) async fn a_lane_that_hangs_delays_no_other<H: Harness>() {
 }
 
 pub(in crate::queue) async fn lanes_take_turns<H: Harness>() {
-    let Some(harness) = H::start(config()).await else { return };
+    let harness = H::start(config()).await;
     let queue = harness.queue();
     queue.push((0..60).map(|_| job("busy")).collect()).await.unwrap();
     queue.push(vec![job("small")]).await.unwrap();
@@ -96,7 +96,7 @@ pub(in crate::queue) async fn lanes_take_turns<H: Harness>() {
 }
 
 pub(in crate::queue) async fn a_failing_lane_is_probed<H: Harness>() {
-    let Some(harness) = H::start(config()).await else { return };
+    let harness = H::start(config()).await;
     let queue = harness.queue();
     queue.push((0..20).map(|_| job("down")).collect()).await.unwrap();
     let hour = Duration::from_secs(3600);
@@ -121,7 +121,7 @@ pub(in crate::queue) async fn a_failing_lane_is_probed<H: Harness>() {
 }
 
 pub(in crate::queue) async fn a_paused_lane_is_left_alone<H: Harness>() {
-    let Some(harness) = H::start(config()).await else { return };
+    let harness = H::start(config()).await;
     let queue = harness.queue();
     queue.push(vec![job("a"), job("a")]).await.unwrap();
     let lease = claim_one(queue).await;

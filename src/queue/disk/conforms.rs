@@ -28,11 +28,11 @@ impl Disk {
 impl Harness for Disk {
     const DURABLE: bool = true;
 
-    async fn start(config: QueueConfig) -> Option<Self> {
+    async fn start(config: QueueConfig) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut disk = Self { queue: None, clock: Clock::start(), config, folder };
         disk.open();
-        Some(disk)
+        disk
     }
 
     fn queue(&self) -> &Arc<dyn Queue> {

@@ -8,12 +8,13 @@ use std::time::Duration;
 use super::{GroupConfig, KafkaQueue};
 use crate::common::clock::Clock;
 use crate::common::kafka::admin::{Admin, Patience, WantedTopic};
-use crate::common::kafka::{KafkaConfig, Topics, test_brokers};
+use crate::common::kafka::{KafkaConfig, Topics};
+use crate::common::test_services;
 use crate::queue::QueueConfig;
 
 /// The broker that `scripts/services.sh start kafka` started, with topics of `partitions` that nobody else has.
-pub(super) async fn kafka(partitions: i32) -> Option<KafkaConfig> {
-    let brokers = test_brokers()?;
+pub(super) async fn kafka(partitions: i32) -> KafkaConfig {
+    let brokers = test_services::kafka_brokers();
     let name = format!("test-{}", uuid::Uuid::now_v7().simple());
     let topics = Topics::parse(&name, &format!("{name}.tenants")).unwrap();
     let kafka = KafkaConfig::parse(&brokers, topics, Duration::from_secs(10)).unwrap();
@@ -26,7 +27,7 @@ pub(super) async fn kafka(partitions: i32) -> Option<KafkaConfig> {
     assert!(admin.create(&topics).await.unwrap().is_empty(), "nobody else has them");
     let names = [events, retry, dead].map(String::as_str);
     admin.wait_until_ready(&names, Patience::new(Duration::from_secs(20))).await.unwrap();
-    Some(kafka)
+    kafka
 }
 
 pub(super) fn group() -> GroupConfig {

@@ -15,9 +15,9 @@ struct Memory {
 impl Harness for Memory {
     const DURABLE: bool = false;
 
-    async fn start(config: QueueConfig) -> Option<Self> {
+    async fn start(config: QueueConfig) -> Self {
         let clock = Clock::start();
-        Some(Self { queue: Arc::new(MemoryQueue::new(config, clock)), clock })
+        Self { queue: Arc::new(MemoryQueue::new(config, clock)), clock }
     }
 
     fn queue(&self) -> &Arc<dyn Queue> {

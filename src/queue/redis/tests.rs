@@ -9,18 +9,14 @@ use std::sync::Arc;
 use super::RedisQueue;
 use crate::common::clock::Clock;
 use crate::common::redis::RedisConfig;
+use crate::common::test_services;
 use crate::queue::conformance::{Harness, conformance};
 use crate::queue::{Queue, QueueConfig};
 
 /// The server that `scripts/services.sh start redis` started, with a prefix that nobody else has.
-#[expect(clippy::print_stderr, reason = "said aloud")]
-fn redis() -> Option<RedisConfig> {
-    let Ok(url) = std::env::var("WHK_TEST_REDIS") else {
-        assert!(std::env::var_os("CI").is_none(), "WHK_TEST_REDIS isn't set; scripts/test.sh sets it");
-        eprintln!("passed over: WHK_TEST_REDIS isn't set, `scripts/services.sh start redis` prints it");
-        return None;
-    };
-    Some(RedisConfig::parse(&url, &format!("test:{}", uuid::Uuid::now_v7().simple())).unwrap())
+fn redis() -> RedisConfig {
+    let url = test_services::redis_url();
+    RedisConfig::parse(&url, &format!("test:{}", uuid::Uuid::now_v7().simple())).unwrap()
 }
 
 fn config() -> QueueConfig {
@@ -45,10 +41,10 @@ struct Redis {
 impl Harness for Redis {
     const DURABLE: bool = true;
 
-    async fn start(config: QueueConfig) -> Option<Self> {
-        let (redis, clock) = (redis()?, Clock::start());
+    async fn start(config: QueueConfig) -> Self {
+        let (redis, clock) = (redis(), Clock::start());
         let queue = Arc::new(RedisQueue::open(&redis, config.clone(), clock).await.unwrap());
-        Some(Self { redis, config, queue, clock })
+        Self { redis, config, queue, clock }
     }
 
     fn queue(&self) -> &Arc<dyn Queue> {

@@ -77,7 +77,7 @@ fn has(registry: &Registry, text: &str) -> bool {
 
 #[tokio::test]
 async fn what_one_server_changes_the_other_sees_within_a_second() {
-    let Some(home) = Home::in_kafka().await else { return };
+    let home = Home::in_kafka().await;
     let (one, other) = (home.one_more().await, home.one_more().await);
     let tenant = tenant_with_key(&one, "Acme").await;
     let endpoint = add_endpoint(&one, tenant, &["*"]).await;
@@ -104,7 +104,7 @@ async fn what_one_server_changes_the_other_sees_within_a_second() {
 
 #[tokio::test]
 async fn what_was_answered_at_one_server_the_other_knows_once_it_asks() {
-    let Some(home) = Home::in_kafka().await else { return };
+    let home = Home::in_kafka().await;
     let (one, other) = (home.one_more().await, home.one_more().await);
     let mut asking = Duration::ZERO;
     for round in 0..20 {
@@ -126,7 +126,7 @@ async fn what_was_answered_at_one_server_the_other_knows_once_it_asks() {
 
 #[tokio::test]
 async fn of_two_tenants_with_one_name_made_at_once_one_is() {
-    let Some(home) = Home::in_kafka().await else { return };
+    let home = Home::in_kafka().await;
     let (one, other) = (home.one_more().await, home.one_more().await);
     let started = Instant::now();
     for round in 0..10 {
@@ -143,7 +143,7 @@ async fn of_two_tenants_with_one_name_made_at_once_one_is() {
 
 #[tokio::test]
 async fn a_limit_holds_over_servers_that_change_at_once() {
-    let Some(home) = Home::in_kafka().await else { return };
+    let home = Home::in_kafka().await;
     let limits = LimitOverrides { endpoints: std::num::NonZeroU32::new(12), ..LimitOverrides::default() };
     let (one, other) = (home.one_more().await, home.one_more().await);
     let tenant = one.create_tenant(name("Acme"), limits).await.unwrap().id;
@@ -163,7 +163,7 @@ async fn a_limit_holds_over_servers_that_change_at_once() {
 
 #[tokio::test]
 async fn of_servers_that_start_at_once_one_makes_the_registry_and_the_providers_key() {
-    let Some(home) = Home::in_kafka().await else { return };
+    let home = Home::in_kafka().await;
     let key = Vault::generate_key().unwrap();
     let homes = [(); 3].map(|()| {
         let home = Home { folder: tempfile::tempdir().unwrap(), place: home.place.clone() };
@@ -187,7 +187,7 @@ async fn of_servers_that_start_at_once_one_makes_the_registry_and_the_providers_
 
 #[tokio::test]
 async fn what_a_killed_server_had_begun_is_never_seen() {
-    let Some(home) = Home::in_kafka().await else { return };
+    let home = Home::in_kafka().await;
     let (one, other) = (home.one_more().await, home.one_more().await);
     make(&one, "kept").await.unwrap();
     let half = [
@@ -212,7 +212,7 @@ async fn what_a_killed_server_had_begun_is_never_seen() {
 
 #[tokio::test]
 async fn a_writer_that_was_fenced_off_decides_again() {
-    let Some(home) = Home::in_kafka().await else { return };
+    let home = Home::in_kafka().await;
     let (one, other) = (home.one_more().await, home.one_more().await);
     make(&one, "a").await.unwrap();
     assert!(store(&one).writer.lock().await.is_some(), "it may write on");
@@ -237,7 +237,7 @@ async fn a_writer_that_was_fenced_off_decides_again() {
 
 #[tokio::test]
 async fn who_has_not_seen_its_own_change_does_not_decide_on_the_next() {
-    let Some(mut home) = Home::in_kafka().await else { return };
+    let mut home = Home::in_kafka().await;
     let RegistryPlace::Kafka(config) = &mut home.place else { panic!("it isn't in Kafka") };
     config.timeout = 2 * SECOND;
     let deaf = home.one_more().await;
@@ -259,7 +259,7 @@ async fn who_has_not_seen_its_own_change_does_not_decide_on_the_next() {
 
 #[tokio::test]
 async fn ten_thousand_tenants_are_there_after_a_start() {
-    let Some(home) = Home::in_kafka().await else { return };
+    let home = Home::in_kafka().await;
     let registry = home.one_more().await;
     let sample = make(&registry, "sample").await.unwrap();
     let state = State::new(crate::registry::tests::LIMITS);
@@ -288,7 +288,7 @@ async fn ten_thousand_tenants_are_there_after_a_start() {
 
 #[tokio::test]
 async fn a_topic_that_is_gone_or_another_is_neither_forgotten_nor_written_to() {
-    let Some(home) = Home::in_kafka().await else { return };
+    let home = Home::in_kafka().await;
     let registry = home.one_more().await;
     let tenant = tenant_with_key(&registry, "Acme").await;
     home.delete_topic().await;
@@ -307,7 +307,7 @@ async fn a_topic_that_is_gone_or_another_is_neither_forgotten_nor_written_to() {
 
 #[tokio::test]
 async fn a_change_right_after_the_topic_was_made_anew_is_not_made() {
-    let Some(home) = Home::in_kafka().await else { return };
+    let home = Home::in_kafka().await;
     let registry = home.one_more().await;
     make(&registry, "Acme").await.unwrap();
     home.delete_topic().await;
@@ -320,7 +320,7 @@ async fn a_change_right_after_the_topic_was_made_anew_is_not_made() {
 
 #[tokio::test]
 async fn one_secret_key_is_shared_by_all_servers() {
-    let Some(home) = Home::in_kafka().await else { return };
+    let home = Home::in_kafka().await;
     drop(home.one_more().await);
     let elsewhere = Home { folder: tempfile::tempdir().unwrap(), place: home.place.clone() };
     let missing = elsewhere.turned_away().await;
@@ -336,7 +336,7 @@ async fn one_secret_key_is_shared_by_all_servers() {
 
 #[tokio::test]
 async fn what_is_damaged_is_passed_over_and_what_is_newer_refused() {
-    let Some(home) = Home::in_kafka().await else { return };
+    let home = Home::in_kafka().await;
     let registry = home.one_more().await;
     let tenant = tenant_with_key(&registry, "Acme").await;
     home.write(&[(&format!("tenant/{tenant}"), Some("{")), ("what/is/this", Some("{}"))]).await;
@@ -353,7 +353,7 @@ async fn what_is_damaged_is_passed_over_and_what_is_newer_refused() {
 
 #[tokio::test]
 async fn nothing_secret_is_in_kafka() {
-    let Some(home) = Home::in_kafka().await else { return };
+    let home = Home::in_kafka().await;
     let registry = home.one_more().await;
     let tenant = tenant_with_key(&registry, "Acme").await;
     let secret = Secret::generate().unwrap();
@@ -372,7 +372,7 @@ async fn nothing_secret_is_in_kafka() {
 
 #[tokio::test]
 async fn a_topic_that_nobody_made_is_told_with_what_makes_it() {
-    let Some(home) = Home::in_kafka().await else { return };
+    let home = Home::in_kafka().await;
     home.delete_topic().await;
     let missing = home.turned_away().await;
     assert!(missing.contains("whk kafka-setup"), "{missing}");

@@ -74,7 +74,7 @@ async fn until(most: Duration, what: &str, holds: impl Fn() -> bool) {
 
 #[tokio::test]
 async fn what_one_server_changes_the_other_sees_within_a_second() {
-    let Some(home) = Home::in_redis() else { return };
+    let home = Home::in_redis();
     let (one, other) = (home.server().await, home.server().await);
     let tenant = tenant_with_key(&one, "Acme").await;
     let endpoint = add_endpoint(&one, tenant, &["*"]).await;
@@ -99,7 +99,7 @@ async fn what_one_server_changes_the_other_sees_within_a_second() {
 
 #[tokio::test]
 async fn of_two_tenants_with_one_name_made_at_once_one_is() {
-    let Some(home) = Home::in_redis() else { return };
+    let home = Home::in_redis();
     let (one, other) = (home.server().await, home.deaf_server().await);
     for round in 0..50 {
         let make = |registry: &Registry| {
@@ -119,7 +119,7 @@ async fn of_two_tenants_with_one_name_made_at_once_one_is() {
 
 #[tokio::test]
 async fn a_limit_holds_over_servers_that_change_at_once() {
-    let Some(home) = Home::in_redis() else { return };
+    let home = Home::in_redis();
     let limits = LimitOverrides { endpoints: std::num::NonZeroU32::new(120), ..LimitOverrides::default() };
     let (one, other) = (home.server().await, home.server().await);
     let tenant = one.create_tenant(name("Acme"), limits).await.unwrap().id;
@@ -139,7 +139,7 @@ async fn a_limit_holds_over_servers_that_change_at_once() {
 
 #[tokio::test]
 async fn who_was_not_told_sees_all_once_it_asks() {
-    let Some(home) = Home::in_redis() else { return };
+    let home = Home::in_redis();
     let (one, deaf) = (home.server().await, home.deaf_server().await);
     let tenant = tenant_with_key(&one, "Acme").await;
     let endpoint = add_endpoint(&one, tenant, &["*"]).await;
@@ -157,7 +157,7 @@ async fn who_was_not_told_sees_all_once_it_asks() {
 
 #[tokio::test]
 async fn what_was_not_heard_of_yet_decides_a_change_as_well() {
-    let Some(home) = Home::in_redis() else { return };
+    let home = Home::in_redis();
     let (one, deaf) = (home.server().await, home.deaf_server().await);
     let tenant = tenant_with_key(&one, "Acme").await;
     let taken = deaf.create_tenant(name("Acme"), LimitOverrides::default()).await;
@@ -182,7 +182,7 @@ async fn what_was_not_heard_of_yet_decides_a_change_as_well() {
 
 #[tokio::test]
 async fn of_servers_that_start_at_once_one_makes_the_providers_key() {
-    let Some(home) = Home::in_redis() else { return };
+    let home = Home::in_redis();
     let mut starting = tokio::task::JoinSet::new();
     for _ in 0..5 {
         let registry = home.deaf_server().await;
@@ -200,7 +200,7 @@ async fn of_servers_that_start_at_once_one_makes_the_providers_key() {
 
 #[tokio::test]
 async fn who_is_too_far_behind_reads_all_records() {
-    let Some(home) = Home::in_redis() else { return };
+    let home = Home::in_redis();
     let (one, deaf, later) = (home.server().await, home.deaf_server().await, home.deaf_server().await);
     let gone = tenant_with_key(&deaf, "gone").await;
     later.refreshed().await.unwrap();
@@ -229,7 +229,7 @@ async fn who_is_too_far_behind_reads_all_records() {
 /// As Redis comes back without what it hadn't written to its disk.
 #[tokio::test]
 async fn servers_follow_a_redis_that_lost_changes() {
-    let Some(home) = Home::in_redis() else { return };
+    let home = Home::in_redis();
     let (one, other) = (home.deaf_server().await, home.deaf_server().await);
     tenant_with_key(&one, "kept").await;
     let parts = ["meta", "records", "changes"].map(|part| home.key(part));
@@ -264,7 +264,7 @@ async fn servers_follow_a_redis_that_lost_changes() {
 
 #[tokio::test]
 async fn a_registry_that_is_gone_is_neither_forgotten_nor_made_anew() {
-    let Some(home) = Home::in_redis() else { return };
+    let home = Home::in_redis();
     let registry = home.server().await;
     let tenant = tenant_with_key(&registry, "Acme").await;
     for part in ["meta", "records", "changes"] {
@@ -280,7 +280,7 @@ async fn a_registry_that_is_gone_is_neither_forgotten_nor_made_anew() {
 
 #[tokio::test]
 async fn one_secret_key_is_shared_by_all_servers() {
-    let Some(home) = Home::in_redis() else { return };
+    let home = Home::in_redis();
     drop(home.server().await);
     let elsewhere = Home { folder: tempfile::tempdir().unwrap(), place: home.place.clone() };
     let missing = elsewhere.refused().await;
@@ -297,7 +297,7 @@ async fn one_secret_key_is_shared_by_all_servers() {
 
 #[tokio::test]
 async fn what_can_not_be_read_is_named() {
-    let Some(home) = Home::in_redis() else { return };
+    let home = Home::in_redis();
     let registry = home.server().await;
     let tenant = tenant_with_key(&registry, "Acme").await;
     let (meta, records) = (home.key("meta"), home.key("records"));
@@ -325,7 +325,7 @@ async fn what_can_not_be_read_is_named() {
 
 #[tokio::test]
 async fn nothing_secret_is_in_redis() {
-    let Some(home) = Home::in_redis() else { return };
+    let home = Home::in_redis();
     let registry = home.server().await;
     let tenant = tenant_with_key(&registry, "Acme").await;
     let secret = Secret::generate().unwrap();
@@ -352,9 +352,9 @@ pub(crate) struct TwoServers {
 }
 
 impl TwoServers {
-    pub(crate) async fn open() -> Option<Self> {
-        let home = Home::in_redis()?;
-        Some(Self { one: home.server().await, deaf: home.deaf_server().await, home })
+    pub(crate) async fn open() -> Self {
+        let home = Home::in_redis();
+        Self { one: home.server().await, deaf: home.deaf_server().await, home }
     }
 
     /// An endpoint of a tenant of its own, at an address that isn't public.

@@ -14,7 +14,7 @@ async fn a_cluster_has_sixteen_shards_that_work() {
     let mut nodes = Vec::new();
     for _ in 0..3 {
         let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"];
-        let Some(node) = OwnServer::start(&options).await else { return };
+        let node = OwnServer::start(&options).await;
         nodes.push(node);
     }
     let addresses = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port));

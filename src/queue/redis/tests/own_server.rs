@@ -14,14 +14,13 @@ pub(super) struct OwnServer {
 }
 
 impl OwnServer {
-    /// None where redis-server isn't installed, which `super::redis` tells of.
-    pub(super) async fn start(options: &[&str]) -> Option<Self> {
-        super::redis()?;
+    /// Starts a server with those options. Panics where `redis-server` isn't installed.
+    pub(super) async fn start(options: &[&str]) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let options = options.iter().map(|&option| option.to_owned()).collect();
         let mut server = Self { port, options, child: None, folder: tempfile::tempdir().unwrap() };
         server.run().await;
-        Some(server)
+        server
     }
 
     /// Starts it, with what it kept, and waits until it answers.
@@ -32,7 +31,7 @@ impl OwnServer {
             .args(&self.options)
             .stdout(Stdio::null())
             .spawn()
-            .unwrap();
+            .expect("redis-server starts; `scripts/services.sh start redis` installs it");
         self.child = Some(child);
         let answers =
             async || matches!(self.say(&["PING"]).as_str(), "PONG" | "NOAUTH Authentication required.");

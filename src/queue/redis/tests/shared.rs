@@ -14,7 +14,7 @@ use crate::queue::{Lease, Queue, QueueConfig, QueueError};
 
 #[tokio::test]
 async fn two_servers_share_the_work_and_keep_order() {
-    let Some(redis) = redis() else { return };
+    let redis = redis();
     let config = QueueConfig { ordered: true, max_jobs: 1_000, ..config() };
     let servers = [open(&redis, config.clone()).await, open(&redis, config).await];
     let jobs: Vec<_> = (0..300).map(|number| job(&format!("lane{}", number % 10))).collect();
@@ -58,7 +58,7 @@ async fn empty(queue: &Arc<dyn Queue>) {
 
 #[tokio::test]
 async fn a_push_wakes_a_claim_of_another_server() {
-    let Some(redis) = redis() else { return };
+    let redis = redis();
     let (one, other) = (open(&redis, config()).await, open(&redis, config()).await);
     let waiting = tokio::spawn(async move { claim_one(&other).await });
     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -69,7 +69,7 @@ async fn a_push_wakes_a_claim_of_another_server() {
 
 #[tokio::test]
 async fn a_server_takes_over_what_another_left() {
-    let Some(redis) = redis() else { return };
+    let redis = redis();
     let config = QueueConfig { lease: Duration::from_millis(300), ..config() };
     let (dies, goes_on) = (open(&redis, config.clone()).await, open(&redis, config).await);
     dies.push(vec![job("a")]).await.unwrap();
@@ -81,7 +81,7 @@ async fn a_server_takes_over_what_another_left() {
 
 #[tokio::test]
 async fn flushed_scripts_are_sent_again() {
-    let Some(redis) = redis() else { return };
+    let redis = redis();
     let queue = open(&redis, config()).await;
     let connection = RedisConnection::open(&redis).await.unwrap();
     for _ in 0..3 {
@@ -99,7 +99,7 @@ async fn flushed_scripts_are_sent_again() {
 #[tokio::test]
 async fn what_was_acknowledged_outlives_a_killed_server() {
     let options = ["--appendonly", "yes", "--appendfsync", "always"];
-    let Some(mut server) = OwnServer::start(&options).await else { return };
+    let mut server = OwnServer::start(&options).await;
     let queue = open(&server.config(), config()).await;
     let (before, during, afterwards) = (job("a"), job("b"), job("c"));
     queue.push(vec![before.clone()]).await.unwrap();
@@ -146,7 +146,7 @@ async fn what_was_acknowledged_outlives_a_killed_server() {
 
 #[tokio::test]
 async fn a_full_redis_refuses_pushes_and_delivers() {
-    let Some(server) = OwnServer::start(&["--maxmemory-policy", "noeviction"]).await else { return };
+    let server = OwnServer::start(&["--maxmemory-policy", "noeviction"]).await;
     let queue = open(&server.config(), QueueConfig { max_bytes: 1 << 30, ..config() }).await;
     let large = || crate::common::job::Job { body: vec![0; 100_000].into(), ..job("a") };
     queue.push(vec![large(), large()]).await.unwrap();
@@ -167,7 +167,7 @@ async fn a_full_redis_refuses_pushes_and_delivers() {
 
 #[tokio::test]
 async fn a_redis_that_pauses_is_given_up_and_found_again() {
-    let Some(server) = OwnServer::start(&[]).await else { return };
+    let server = OwnServer::start(&[]).await;
     let queue = open(&server.config(), config()).await;
     // Redis knows the scripts by then, so what it is asked while it pauses is done afterwards.
     queue.push(vec![job("a")]).await.unwrap();
@@ -195,7 +195,7 @@ async fn a_redis_that_pauses_is_given_up_and_found_again() {
 
 #[tokio::test]
 async fn passwords_databases_and_prefixes_keep_apart() {
-    let Some(server) = OwnServer::start(&["--requirepass", "s3cret"]).await else { return };
+    let server = OwnServer::start(&["--requirepass", "s3cret"]).await;
     let of = |rest: &str, prefix| {
         RedisConfig::parse(&format!("redis://{rest}127.0.0.1:{}/2", server.port), prefix).unwrap()
     };
@@ -214,7 +214,7 @@ async fn passwords_databases_and_prefixes_keep_apart() {
 
 #[tokio::test]
 async fn large_bodies_come_a_few_at_a_time() {
-    let Some(redis) = redis() else { return };
+    let redis = redis();
     let queue = open(&redis, QueueConfig { max_bytes: 1 << 30, ..config() }).await;
     let large = |lane| crate::common::job::Job { body: vec![0; 1 << 20].into(), ..job(lane) };
     let lanes = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
@@ -226,7 +226,7 @@ async fn large_bodies_come_a_few_at_a_time() {
 
 #[tokio::test]
 async fn damaged_jobs_are_set_aside() {
-    let Some(server) = OwnServer::start(&[]).await else { return };
+    let server = OwnServer::start(&[]).await;
     let queue = open(&server.config(), config()).await;
     let (bodiless, unreadable, gone, fine) = (job("a"), job("b"), job("c"), job("d"));
     let jobs = [&bodiless, &unreadable, &gone, &fine].map(Clone::clone);
@@ -249,7 +249,7 @@ async fn damaged_jobs_are_set_aside() {
 
 #[tokio::test]
 async fn another_layout_is_left_alone() {
-    let Some(server) = OwnServer::start(&[]).await else { return };
+    let server = OwnServer::start(&[]).await;
     server.say(&["SET", "{test}:layout", "2 1"]);
     let refused = super::RedisQueue::open(&server.config(), config(), clock()).await.err().unwrap();
     assert!(refused.to_string().contains("--redis-prefix"), "{refused}");
@@ -279,7 +279,7 @@ async fn tls_is_checked_against_the_certificates_that_are_named() {
     let (certificate, key) = (certificate.to_str().unwrap(), key.to_str().unwrap());
     let options = ["--tls-port", &port, "--tls-auth-clients", "no", "--tls-cert-file", certificate];
     let options = [&options[..], &["--tls-key-file", key]].concat();
-    let Some(_server) = OwnServer::start(&options).await else { return };
+    let _server = OwnServer::start(&options).await;
     let unchecked = RedisConfig::parse(&format!("rediss://localhost:{port}"), "test").unwrap();
     assert!(super::RedisQueue::open(&unchecked, config(), clock()).await.is_err(), "nobody vouches for it");
     let checked = unchecked.with_roots(made.cert.pem().into_bytes()).unwrap();
