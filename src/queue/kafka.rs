@@ -33,6 +33,7 @@ mod scan;
 #[cfg(test)]
 mod tests;
 mod topics;
+mod watermarks;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,6 +55,7 @@ use self::record::Record;
 use super::{Depth, Lease, Queue, QueueConfig, QueueError, Settlement, TenantUsage, record as job_record};
 use crate::common::clock::Clock;
 use crate::common::job::{Job, Lane};
+use crate::common::kafka::retriable::retry_until;
 use crate::common::kafka::{KafkaConfig, without_value};
 
 /// Kafka can't be used as it is.
@@ -209,7 +211,9 @@ impl Queue for KafkaQueue {
     /// Kafka answers, and takes this process into the group.
     async fn ready(&self) -> Result<(), QueueError> {
         let (topic, timeout) = (self.kafka.topics.events.clone(), self.kafka.timeout);
-        let asked = self.lag.ask(move |consumer| consumer.fetch_metadata(Some(&topic), timeout).map(drop));
+        let asked = self.lag.ask(move |consumer| {
+            retry_until(timeout, |left| consumer.fetch_metadata(Some(&topic), left).map(drop))
+        });
         asked.await.map_err(|error| QueueError::Unavailable("ask Kafka for its topics", error.into()))?;
         match self.consumer.as_ref().and_then(Consumer::refused) {
             None => Ok(()),

@@ -17,9 +17,9 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::{Message, Offset, TopicPartitionList};
 
 use super::KafkaQueue;
-use super::lag::ranges;
 use super::record::{self, Death, Past, Record};
-use super::scan::{Ranges, Scan};
+use super::scan::Scan;
+use super::watermarks::{Ranges, ranges};
 use crate::common::id::MessageId;
 use crate::common::job::{ContentType, Job};
 use crate::common::kafka::{KafkaConfig, KafkaContext, without_value};

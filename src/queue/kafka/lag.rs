@@ -1,19 +1,19 @@
 //! What a consumer group has left to do, as Kafka tells it: what every tool calls its lag.
 
+use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::metadata::MetadataPartition;
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::OpenKafkaError;
 use super::held::Log;
 use super::offsets::settled_beyond;
-use super::scan::Ranges;
-use crate::common::kafka::{KafkaConfig, KafkaContext, hear, is_not_permitted};
+use super::watermarks::{partitions, range};
+use crate::common::kafka::retriable::retry_until;
+use crate::common::kafka::{KafkaConfig, KafkaContext, hear};
 use crate::queue::QueueError;
 
 /// Asks Kafka, without taking part in the group.
@@ -49,10 +49,10 @@ impl Lag {
                     list.add_partition(topic, partition);
                 }
             }
-            let committed = consumer.committed_offsets(list, timeout)?;
+            let committed = retry_until(timeout, |left| consumer.committed_offsets(list.clone(), left))?;
             let lag = |element: &TopicPartitionListElem<'_>| {
                 let (topic, partition) = (element.topic(), element.partition());
-                let (start, end) = consumer.fetch_watermarks(topic, partition, timeout)?;
+                let Range { start, end } = range(consumer, topic, partition, timeout)?;
                 let (from, settled) = match element.offset() {
                     Offset::Offset(offset) if (start..=end).contains(&offset) => {
                         (offset, settled_beyond(offset, element.metadata()))
@@ -61,7 +61,7 @@ impl Lag {
                 };
                 let settled = settled
                     .iter()
-                    .fold(0_i64, |sum, range| sum.saturating_add(range.end.saturating_sub(range.start)));
+                    .fold(0_i64, |sum, run| sum.saturating_add(run.end.saturating_sub(run.start)));
                 let left = end.saturating_sub(from).saturating_sub(settled);
                 let log = if topic == topics.events { Log::Events } else { Log::Retry };
                 Ok(LogLag { log, partition, left, end })
@@ -81,34 +81,4 @@ pub(super) struct LogLag {
     pub(super) left: i64,
     /// Where it ends.
     pub(super) end: i64,
-}
-
-/// The partitions of a topic; none where it is missing. Blocks.
-pub(super) fn partitions(
-    consumer: &BaseConsumer<KafkaContext>,
-    topic: &str,
-    timeout: Duration,
-) -> KafkaResult<Vec<i32>> {
-    let metadata = consumer.fetch_metadata(Some(topic), timeout)?;
-    let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else {
-        return Ok(Vec::new());
-    };
-    match found.error().map(RDKafkaErrorCode::from) {
-        None => Ok(found.partitions().iter().map(MetadataPartition::id).collect()),
-        Some(code) if is_not_permitted(code) => Err(KafkaError::MetadataFetch(code)),
-        Some(_) => Ok(Vec::new()),
-    }
-}
-
-/// What each partition of a topic holds now. Blocks.
-pub(super) fn ranges(
-    consumer: &BaseConsumer<KafkaContext>,
-    topic: &str,
-    timeout: Duration,
-) -> KafkaResult<Ranges> {
-    let range = |partition| {
-        let (start, end) = consumer.fetch_watermarks(topic, partition, timeout)?;
-        Ok((partition, start..end))
-    };
-    partitions(consumer, topic, timeout)?.into_iter().map(range).collect()
 }

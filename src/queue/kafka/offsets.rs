@@ -164,7 +164,7 @@ impl Offsets {
         self.bytes
     }
 
-    /// Whether a record was settled before this reader began.
+    /// Returns the ranges of records that were settled before this reader began.
     pub(super) fn passes_over(&self) -> &[Range<i64>] {
         &self.passed_over
     }

@@ -1,7 +1,6 @@
 //! Reading a topic from one end to the other, outside any group.
 
-use std::collections::BTreeMap;
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -9,14 +8,11 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 
-use super::lag::ranges;
+use super::watermarks::{Ranges, ranges};
 use crate::common::kafka::{KafkaConfig, KafkaContext, without_value};
 
 /// How long it is waited for the next record before it is looked at whether time is over.
 const POLL: Duration = Duration::from_millis(100);
-
-/// Offsets of each partition.
-pub(super) type Ranges = BTreeMap<i32, Range<i64>>;
 
 /// Reads one topic. All of it blocks.
 pub(super) struct Scan {

@@ -3,7 +3,8 @@
 use rdkafka::error::KafkaResult;
 
 use super::OpenKafkaError;
-use super::lag::{Lag, partitions};
+use super::lag::Lag;
+use super::watermarks::partitions;
 use crate::common::kafka::KafkaConfig;
 
 /// That all topics of jobs are there, with as many partitions.

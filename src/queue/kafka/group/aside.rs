@@ -15,7 +15,8 @@ use crate::common::job::{Job, Lane};
 use crate::common::kafka::KafkaConfig;
 use crate::queue::kafka::held::{Aside, Away, Fetch, Fetched, Unknown};
 use crate::queue::kafka::record;
-use crate::queue::kafka::scan::{Ranges, Scan};
+use crate::queue::kafka::scan::Scan;
+use crate::queue::kafka::watermarks::Ranges;
 
 /// Before what failed is begun again.
 const PAUSE: Duration = Duration::from_secs(1);

@@ -48,7 +48,7 @@ pub(in super::super) struct Shared {
     pub(in super::super) held: Mutex<Held>,
     /// Rung when a claim may find something.
     pub(in super::super) changed: Notify,
-    /// Rung when something was settled, for those who drain.
+    /// Notified when something was settled: the thread that commits and a partition's drain wait for it.
     pub(super) settled: Condvar,
     pub(in super::super) writing: mpsc::UnboundedSender<Writing>,
     pub(in super::super) topics: Topics,

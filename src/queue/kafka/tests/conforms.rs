@@ -1,6 +1,7 @@
 //! The promises of every queue, with the exceptions of Kafka's, and tests of what it does instead.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -96,23 +97,32 @@ impl Messages for ReadAtOnce {
     }
 }
 
+/// Deadline of a wait. A group may take some ten seconds to share out its partitions on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Polls until `holds` returns true. Panics after [`PATIENCE`].
+async fn until<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
+    let polled = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, polled).await.unwrap_or_else(|_| panic!("waited in vain for {what}"));
+}
+
 impl ReadAtOnce {
     async fn written(&self) {
         let consumer = self.0.consumer.as_ref().unwrap();
-        while consumer.writing() > 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-        }
+        until("an end of writing", || async { consumer.writing() == 0 }).await;
     }
 
     async fn read(&self) {
-        let has_read = async || {
+        let has_read = || async {
             let lags = self.0.lag.of_logs(&self.0.kafka).await.unwrap();
             let consumer = self.0.consumer.as_ref().unwrap();
             lags.iter().all(|lag| consumer.next(lag.log, lag.partition).is_some_and(|next| next >= lag.end))
         };
-        while !has_read().await {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
+        until("a consumer that has read all records", has_read).await;
     }
 }
 
