@@ -90,7 +90,7 @@ start server publish-server --port 0 --queue kafka "${kafka[@]}" --data-dir "$DI
 echo '2b. whk consume-kafka, three of them'
 for name in first second third; do
   start "$name" consume-kafka --port 0 --session-timeout 6s "${kafka[@]}" "${signed[@]}" "${local_only[@]}" \
-    --secret-key-file "$DIR/data/secret.key" --retry-delays 200,400,800,1600 --max-retries 20
+    --data-dir "$DIR/data" --retry-delays 200,400,800,1600 --max-retries 20
   declare "${name}_pid=${pids[-1]}"
 done
 wait_for 60 have_all first second third

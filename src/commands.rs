@@ -11,6 +11,7 @@ pub mod message;
 mod output;
 pub mod publish_server;
 pub mod send;
+mod service;
 pub mod tenant;
 
 /// Default of `--data-dir`. `whk publish-server` stores its data there, and `whk tenant` finds the API key in it.

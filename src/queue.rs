@@ -75,6 +75,15 @@ pub trait Queue: DeadLetters + Messages + Send + Sync {
     /// or deleted.
     async fn release(&self, lanes: &[Lane]) -> Result<(), QueueError>;
 
+    /// Returns what the backend does by itself, for the code that puts a process together.
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::default()
+    }
+
+    /// Gives the jobs of this process to the others that share the queue, within `limit`. Called after the dispatcher has
+    /// ended; does nothing where processes have no jobs assigned.
+    async fn leave(&self, _limit: Duration) {}
+
     /// Refuses further jobs. A queue in memory still gives out the jobs it has; a durable queue gives out no more and
     /// keeps them for the next process.
     fn close(&self);
@@ -141,6 +150,24 @@ impl Depth {
     #[must_use]
     pub fn unsettled(&self) -> u64 {
         self.ready.saturating_add(self.delayed).saturating_add(self.leased)
+    }
+}
+
+/// What a backend does by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Whether this process delivers the jobs that it pushes. If not, other processes claim them.
+    pub delivers: bool,
+    /// Whether several processes can use the queue at the same time.
+    pub is_shared: bool,
+    /// Whether the backend itself deletes dead letters of a certain age.
+    pub expires_dead_letters: bool,
+}
+
+/// A queue of one process, in which nothing expires.
+impl Default for Capabilities {
+    fn default() -> Self {
+        Self { delivers: true, is_shared: false, expires_dead_letters: false }
     }
 }
 

@@ -3,30 +3,29 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::ValueEnum;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio::net::TcpListener;
 
+use super::DATA_DIR;
 use super::flags::delivery::DeliveryArgs;
 use super::flags::kafka::KafkaArgs;
 use super::flags::redis::RedisArgs;
 use super::flags::retry::RetryArgs;
 use super::flags::value::{at_least_one, count, duration};
+use super::service::{Delivery, DeliveryService, raise_open_file_limit};
 use crate::common::clock::Clock;
-use crate::common::crypto::signature::{Secret, Signer};
+use crate::common::data_dir::DataDir;
 use crate::common::http::{ServeLimits, address_of, bind, serve};
-use crate::common::metrics::Metrics;
-use crate::common::shutdown::{Interrupted, Shutdown};
-use crate::deliver::Deliverer;
-use crate::dispatch::Dispatcher;
-use crate::exit::UsageError;
+use crate::common::kafka::KafkaConfig;
+use crate::common::redis::RedisConfig;
+use crate::common::retry::RetryPolicy;
+use crate::common::shutdown::Shutdown;
+use crate::common::task;
 use crate::queue::kafka::{GroupConfig, KafkaQueue};
-use crate::queue::{Queue, QueueConfig};
-use crate::registry::{self, RegistryPlace};
-use crate::server::Health;
+use crate::registry::{self, Registry, RegistryPlace};
 
 /// Connections to the port for health and metrics, and how long one may be silent.
 const HEALTH: ServeLimits = ServeLimits { connections: 64, idle: Duration::from_secs(60) };
@@ -79,16 +78,15 @@ pub struct Args {
     signing_secret_file: Option<PathBuf>,
     /// Where tenants are kept
     #[arg(long, value_enum, default_value_t, help_heading = "Tenants")]
-    registry: Place,
-    /// What the secrets of the registry are encrypted with, the same as the servers'
-    #[arg(
-        long,
-        env = "WHK_SECRET_KEY_FILE",
-        default_value = "whk-data/secret.key",
-        value_name = "FILE",
-        help_heading = "Tenants"
-    )]
-    secret_key_file: PathBuf,
+    registry: SharedRegistry,
+    /// Folder for the state of consumers. Each takes a folder of its own below it, the first free of consumer-1,
+    /// consumer-2 and so on, so any number of consumers, and a publish-server, can share one --data-dir
+    #[arg(long, env = "WHK_DATA_DIR", default_value = DATA_DIR, value_name = "DIR", help_heading = "Tenants")]
+    data_dir: PathBuf,
+    /// File with the key that the registry's secrets are encrypted with: the same as the servers'. Default: secret.key in
+    /// --data-dir
+    #[arg(long, env = "WHK_SECRET_KEY_FILE", value_name = "FILE", help_heading = "Tenants")]
+    secret_key_file: Option<PathBuf>,
     /// Port for /healthz, /readyz and /metrics; 0 takes a free one. Without it there is none
     #[arg(long, value_name = "PORT", help_heading = "Health")]
     port: Option<u16>,
@@ -105,9 +103,9 @@ pub struct Args {
     redis: RedisArgs,
 }
 
-/// Where consumers on many machines find tenants.
+/// The value of `--registry`: the registries that processes on several machines can share.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-enum Place {
+enum SharedRegistry {
     /// In Kafka, in --kafka-registry-topic
     #[default]
     Kafka,
@@ -127,119 +125,70 @@ fn session_timeout(text: &str) -> Result<Duration, String> {
 /// Runs the command until a signal stops it.
 ///
 /// # Errors
-/// A flag or a file can't be used, or Kafka can't be reached.
+/// A flag or a file can't be used, Kafka can't be reached, or the dispatcher ended by itself.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let policy = args.retry.policy().map_err(|error| UsageError(format!("retry flags: {error}")))?;
-    let kafka = args.kafka.config()?;
-    let redis = args.redis.config()?;
-    let deliver = args.delivery.config()?;
-    let secrets = args.signing_secret_file.as_deref().map(Secret::read_all).transpose();
-    let direct_signer = secrets.context("--signing-secret-file")?.map(Signer::new);
-    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
-        tracing::warn!(%error, "raise the limit of open files");
+    let delivery = Delivery::from_flags(&args.delivery, &args.retry, args.signing_secret_file.as_deref())?;
+    let (kafka, redis) = (args.kafka.config()?, args.redis.config()?);
+    raise_open_file_limit();
+    if delivery.direct_signer.is_none() {
+        tracing::info!("direct-mode deliveries, if any come, aren't signed; see --signing-secret-file");
     }
-    if direct_signer.is_none() {
-        tracing::info!("jobs of direct mode, if any come, aren't signed: there is no --signing-secret-file");
-    }
-    let place = match args.registry {
-        Place::Kafka => RegistryPlace::Kafka(kafka.clone()),
-        Place::Redis => RegistryPlace::Redis(redis),
-    };
-    let registry = registry::open_shared(&place, &args.secret_key_file).await?;
-    let listener = match args.port {
-        Some(port) => Some(bind(&args.hostname, port, "--port").await?),
-        None => None,
-    };
+    // The lock is held until the end, so no other consumer uses the folder meanwhile.
+    let _data_dir = DataDir::open_for_consumer(&args.data_dir)?;
+    let registry = args.open_registry(&kafka, redis).await?;
+    let listener = args.bind().await?;
     let shutdown = Shutdown::on_signals().context("install signal handlers")?;
 
     let clock = Clock::start();
-    let metrics = Arc::new(Metrics::new());
-    let config = args.delivery.queue_config(args.ordered, &policy);
-    let queue = open(&args, &kafka, config, clock).await?;
-    let dispatcher = Dispatcher {
-        queue: Arc::clone(&queue) as Arc<dyn Queue>,
-        deliverer: Deliverer::new(deliver, clock),
-        registry: registry.clone(),
-        direct_signer,
-        policy,
-        max_lane_block: args.delivery.max_lane_block,
-        in_flight: args.delivery.in_flight,
-        metrics: Arc::clone(&metrics),
-        clock,
-    };
-    let dispatcher_ended = CancellationToken::new();
-    let ended = dispatcher_ended.clone().drop_guard();
-    let mut dispatching = tokio::spawn(async move {
-        let _ended = ended;
-        dispatcher.run().await;
-    });
-    let address = listener.as_ref().map(address_of);
-    let (tenants, endpoints) = registry.count();
-    tracing::info!(
-        group = args.group,
-        topic = kafka.topics.events,
-        address = address.map(tracing::field::display),
-        tenants,
-        endpoints,
-        "delivering what comes from Kafka"
-    );
+    let queue = args.join_group(&kafka, &delivery.retries, clock).await?;
+    let service = DeliveryService::start(delivery, queue, registry, clock);
+    let (tenants, endpoints) = service.registry.count();
+    let (group, topic) = (args.group, kafka.topics.events);
+    let address = listener.as_ref().map(address_of).map(tracing::field::display);
+    tracing::info!(group, topic, address, tenants, endpoints, "delivering jobs from Kafka");
     if let Some(listener) = listener {
-        let health = Health { queue: Arc::clone(&queue) as Arc<dyn Queue>, metrics, dispatcher_ended };
-        tokio::spawn(serve(listener, health.router(), HEALTH, shutdown.drain.clone()));
+        let health = serve(listener, service.health().router(), HEALTH, shutdown.drain.clone());
+        task::spawn("health_server", health);
     }
-    tokio::select! {
-        // First, since a drain ends the dispatcher as well.
-        biased;
-        () = shutdown.drain.cancelled() => {}
-        _ = &mut dispatching => anyhow::bail!("it can deliver no more; why, stands above"),
-    }
-    drain(&queue, dispatching, args.delivery.drain_timeout, &shutdown.abort).await
+    service.run(None, &shutdown).await
 }
 
-async fn open(
-    args: &Args,
-    kafka: &crate::common::kafka::KafkaConfig,
-    config: QueueConfig,
-    clock: Clock,
-) -> anyhow::Result<Arc<KafkaQueue>> {
-    let group = GroupConfig {
-        group: args.group.clone(),
-        instance_id: args.instance_id.clone(),
-        session_timeout: args.session_timeout,
-        drain: args.delivery.drain_timeout,
-        window_jobs: args.window,
-        window_bytes: args.window_bytes,
-        partitions_at_once: args.partitions_concurrency.map(NonZeroUsize::get),
-    };
-    Ok(Arc::new(KafkaQueue::consume(kafka, &group, config, clock).await?))
-}
-
-/// Lets deliveries in flight finish, commits, and leaves the group.
-async fn drain(
-    queue: &KafkaQueue,
-    mut dispatching: JoinHandle<()>,
-    time: Duration,
-    abort: &CancellationToken,
-) -> anyhow::Result<()> {
-    queue.close();
-    let until = Instant::now().checked_add(time);
-    let in_time = abort.run_until_cancelled(tokio::time::timeout(time, &mut dispatching)).await;
-    dispatching.abort();
-    match in_time {
-        None => return Err(Interrupted).context("Kafka keeps what wasn't delivered"),
-        Some(Err(_)) => {
-            tracing::warn!("not all ended within --drain-timeout; another consumer delivers the rest again");
-        }
-        Some(Ok(_)) => {}
+impl Args {
+    async fn open_registry(&self, kafka: &KafkaConfig, redis: RedisConfig) -> anyhow::Result<Registry> {
+        let place = match self.registry {
+            SharedRegistry::Kafka => RegistryPlace::Kafka(kafka.clone()),
+            SharedRegistry::Redis => RegistryPlace::Redis(redis),
+        };
+        let in_data_dir = DataDir::secret_key_in(&self.data_dir);
+        let secret_key_file = self.secret_key_file.as_deref().unwrap_or(&in_data_dir);
+        Ok(registry::open_shared(&place, secret_key_file).await?)
     }
-    // What is put aside may still be on its way; of what the dispatcher left behind nothing will be settled.
-    let left = until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()));
-    match abort.run_until_cancelled(queue.leave(left)).await {
-        Some(()) => {
-            tracing::info!("stopped; Kafka keeps what is left for the other consumers, or the next start");
-            Ok(())
+
+    /// Binds the port for health and metrics, if there is one.
+    async fn bind(&self) -> anyhow::Result<Option<TcpListener>> {
+        match self.port {
+            Some(port) => Ok(Some(bind(&self.hostname, port, "--port").await?)),
+            None => Ok(None),
         }
-        None => Err(Interrupted).context("leave the consumer group"),
+    }
+
+    async fn join_group(
+        &self,
+        kafka: &KafkaConfig,
+        retries: &RetryPolicy,
+        clock: Clock,
+    ) -> anyhow::Result<Arc<KafkaQueue>> {
+        let group = GroupConfig {
+            group: self.group.clone(),
+            instance_id: self.instance_id.clone(),
+            session_timeout: self.session_timeout,
+            drain: self.delivery.drain_timeout,
+            window_jobs: self.window,
+            window_bytes: self.window_bytes,
+            partitions_at_once: self.partitions_concurrency.map(NonZeroUsize::get),
+        };
+        let config = self.delivery.queue_config(self.ordered, retries);
+        Ok(Arc::new(KafkaQueue::consume(kafka, &group, config, clock).await?))
     }
 }
 

@@ -1,6 +1,8 @@
-//! Step 2, `whk publish-server`: takes events, seals them, queues them, delivers them.
+//! Step 2, `whk publish-server`: takes events, encrypts them, queues them and delivers them.
 
 mod args;
+mod provider_key;
+mod stores;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,41 +10,38 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
-use self::args::{DataArgs, DirectArgs, HttpArgs, LimitArgs, ProduceArgs};
-use super::flags::backend::{QueueKind, RegistryKind};
+use self::args::{DataArgs, DirectArgs, HttpArgs, LimitArgs};
+use self::provider_key::ensure_provider_key;
+use self::stores::Stores;
+use super::flags::backend::QueueKind;
 use super::flags::delivery::DeliveryArgs;
 use super::flags::envelope::EnvelopeFlag;
-use super::flags::kafka::KafkaArgs;
+use super::flags::kafka::KafkaProducerArgs;
 use super::flags::redis::RedisArgs;
 use super::flags::retry::RetryArgs;
 use super::flags::value::duration;
+use super::service::{Delivery, DeliveryService, raise_open_file_limit};
 use crate::common::clock::Clock;
-use crate::common::crypto::api_key::{ApiKey, KeyKind};
 use crate::common::crypto::envelope::{KeyReuse, Sealer};
 use crate::common::crypto::keys::PublicKey;
-use crate::common::crypto::signature::{Secret, Signer};
 use crate::common::data_dir::DataDir;
 use crate::common::http::{ServeLimits, address_of, bind, serve};
-use crate::common::metrics::Metrics;
 use crate::common::retry::RetryPolicy;
-use crate::common::shutdown::{Interrupted, Shutdown};
-use crate::deliver::Deliverer;
-use crate::dispatch::Dispatcher;
+use crate::common::shutdown::Shutdown;
+use crate::common::task;
+use crate::deliver::egress::EgressGuard;
 use crate::exit::UsageError;
 use crate::publish::{Envelope, Publisher};
-use crate::queue::open::{self, Backend};
-use crate::queue::{Queue, QueueConfig};
-use crate::registry::{self, Limits, Registry, RegistryPlace};
+use crate::queue::QueueConfig;
+use crate::registry::Limits;
 use crate::retention::Retention;
-use crate::server::{Health, Once, Server};
+use crate::server::{Once, Server};
 
-/// Bodies that are being received take no more memory than this (256 MiB), or two of the largest.
+/// Memory for request bodies that are being received: 256 MiB, or two of the largest.
 const BODY_BUDGET_KIB: usize = 256 * 1024;
 
-/// Events that are sealed and not queued yet take no more memory than this (256 MiB).
+/// Memory for events that are encrypted and not queued yet: 256 MiB.
 const SEALING_BYTES: usize = 256 << 20;
 
 /// Take events at POST /publish, encrypt them with the customer's public key, deliver them with retries
@@ -97,215 +96,86 @@ pub struct Args {
     #[command(flatten)]
     redis: RedisArgs,
     #[command(flatten)]
-    kafka: KafkaArgs,
-    #[command(flatten)]
-    produce: ProduceArgs,
+    kafka: KafkaProducerArgs,
 }
 
 /// Runs the command until a signal stops it.
 ///
 /// # Errors
-/// A flag or a file can't be used, the port isn't free, or jobs are left when the drain's time is over.
+/// A flag or a file can't be used, the port isn't free, a part of the server ended by itself, or jobs in memory are left
+/// when `--drain-timeout` is over.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let policy = args.retry.policy().map_err(|error| UsageError(format!("retry flags: {error}")))?;
-    let reuse = KeyReuse::try_new(args.key_reuse, args.key_reuse_bytes, args.key_reuse_age)
-        .map_err(|error| UsageError(format!("--key-reuse: {error}")))?;
-    let redis = args.redis.config()?;
-    let kafka = args.kafka.config()?;
-    let direct = args.direct.envelope(reuse)?;
-    let direct_signer = args.direct.signer()?;
-    let deliver = args.delivery.config()?;
-    let guard = deliver.guard.clone();
-    // Each connection takes a descriptor, and the usual soft limit of 1,024 is less than the defaults here allow.
-    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
-        tracing::warn!(%error, "raise the limit of open files");
-    }
-    // Held until the end: no other server uses the folder meanwhile.
+    let delivery =
+        Delivery::from_flags(&args.delivery, &args.retry, args.direct.signing_secret_file.as_deref())?;
+    let stores = Stores::from_flags(&args)?;
+    let direct = args.direct_mode(args.key_reuse()?)?;
+    raise_open_file_limit();
+    // The lock is held until the end, so no other server uses the folder meanwhile.
     let data_dir = DataDir::open(&args.data.data_dir)?;
-    let secret_key_file = args.data.secret_key_file.as_deref();
-    if args.queue == QueueKind::Kafka && args.data.registry(args.queue) == RegistryKind::Sqlite {
-        let text = "--registry sqlite: consumers don't know its tenants, and would drop their jobs; with --queue kafka it is kafka or redis";
-        return Err(UsageError(text.into()).into());
-    }
-    let place = match args.data.registry(args.queue) {
-        RegistryKind::Sqlite => RegistryPlace::DataDir,
-        RegistryKind::Redis => RegistryPlace::Redis(redis.clone()),
-        RegistryKind::Kafka => RegistryPlace::Kafka(kafka.clone()),
-    };
-    let registry = registry::open(&place, &data_dir, secret_key_file, args.tenant_limits()).await?;
+    let registry = stores.open_registry(&args, &data_dir, args.tenant_limits()).await?;
     ensure_provider_key(&registry, &data_dir, args.data.new_provider_key).await?;
     let listener = bind(&args.http.hostname, args.http.port, "--port").await?;
     let shutdown = Shutdown::on_signals().context("install signal handlers")?;
 
     let clock = Clock::start();
-    let metrics = Arc::new(Metrics::new());
-    let queue_file;
-    let backend = match args.queue {
-        QueueKind::Disk => {
-            queue_file = data_dir.queue()?;
-            Backend::Disk(&queue_file)
-        }
-        QueueKind::Memory => Backend::Memory,
-        QueueKind::Redis => Backend::Redis(&redis),
-        QueueKind::Kafka => Backend::Kafka(&kafka, args.produce.batching(), &args.produce.kafka_group),
-    };
-    let queue = open::open(backend, args.queue_config(&policy), clock).await.context("--queue")?;
-    // What goes to Kafka is signed by whoever delivers it from there.
-    let is_signed = direct_signer.is_some() || args.queue == QueueKind::Kafka;
-    let dispatcher = Dispatcher {
-        queue: Arc::clone(&queue),
-        deliverer: Deliverer::new(deliver, clock),
-        registry: registry.clone(),
-        direct_signer,
-        policy,
-        max_lane_block: args.delivery.max_lane_block,
-        in_flight: args.delivery.in_flight,
-        metrics: Arc::clone(&metrics),
-        clock,
-    };
-    let dispatcher_ended = CancellationToken::new();
-    let ended = dispatcher_ended.clone().drop_guard();
-    let mut dispatching = tokio::spawn(async move {
-        let _ended = ended;
-        dispatcher.run().await;
-    });
+    let queue_config = args.queue_config(&delivery.retries);
+    let queue = stores.open_queue(&args, &data_dir, queue_config, clock).await?;
+    let (is_signed, guard) = (delivery.direct_signer.is_some(), delivery.attempts.guard.clone());
+    let service = DeliveryService::start(delivery, queue, registry, clock);
     let address = address_of(&listener);
-    warn_of_direct_mode(direct.is_some(), is_signed, address);
-    let sealing_bytes = args.limits.of_queue(args.queue).1.min(SEALING_BYTES);
-    if matches!(args.queue, QueueKind::Kafka) {
-        tracing::info!(
-            topic = kafka.topics.events,
-            "jobs go to Kafka; whk consume-kafka delivers them, and its flags say how: retries, limits, --signing-secret-file"
-        );
+    if direct.is_some() {
+        warn_of_direct_mode(address, is_signed || !service.queue.capabilities().delivers);
     }
-    if matches!(args.queue, QueueKind::Redis) && matches!(place, RegistryPlace::DataDir) {
-        tracing::warn!(
-            "with --registry sqlite this must be the only server of its --redis-prefix: jobs to endpoints of another's tenants would be dropped"
-        );
-    }
-    let publisher = Publisher {
-        direct,
-        registry: registry.clone(),
-        key_reuse: reuse,
-        guard,
-        queue: Arc::clone(&queue),
-        max_event_bytes: sealing_bytes,
-        tenant_queued_bytes: args.limits.of_tenant(args.queue).1,
-        sealing_budget: Semaphore::new(sealing_bytes.div_ceil(1024)),
-        metrics: Arc::clone(&metrics),
-        clock,
-    };
-    let retention = Retention {
-        queue: Arc::clone(&queue),
-        kept: args.limits.dead_letter_retention,
-        metrics: Arc::clone(&metrics),
-        clock,
-    };
-    // In Kafka it is the topic's own.
-    if !matches!(args.queue, QueueKind::Kafka) {
-        tokio::spawn(retention.run(shutdown.drain.clone()));
-    }
-    let (tenants, endpoints) = registry.count();
-    let health = Health { queue: Arc::clone(&queue), metrics: Arc::clone(&metrics), dispatcher_ended };
-    let server = Server {
-        publisher,
-        registry,
-        queue: Arc::clone(&queue),
-        once: Once::new(),
-        metrics,
-        max_payload: args.limits.max_payload_size,
-        request_time: args.http.request_timeout,
-        body_budget: Semaphore::new(
-            BODY_BUDGET_KIB.max((args.limits.max_payload_size / 512).saturating_add(128)),
-        ),
-        health,
-    };
-    tracing::info!(%address, tenants, endpoints, "taking events at POST /publish");
+    log_start(&service, address);
+    start_retention(&service, args.limits.dead_letter_retention, &shutdown);
+    let server = args.server(&service, direct, guard)?;
     let limits = ServeLimits { connections: args.http.max_connections, idle: args.http.idle_timeout };
-    let mut serving = tokio::spawn(serve(listener, server.router(), limits, shutdown.drain.clone()));
-
-    tokio::select! {
-        // First, since a drain ends the server as well.
-        biased;
-        () = shutdown.drain.cancelled() => {}
-        _ = &mut dispatching => anyhow::bail!("the dispatcher broke down; its panic stands above"),
-        _ = &mut serving => anyhow::bail!("the HTTP server broke down; its panic stands above"),
-    }
-    drain(&*queue, serving, dispatching, args.delivery.drain_timeout, &shutdown.abort).await
+    let serving = serve(listener, server.router(), limits, shutdown.drain.clone());
+    service.run(Some(task::spawn("http_server", serving)), &shutdown).await
 }
 
-/// Makes the provider's API key where there is none, or another is to replace the one in the folder. It is in its file
-/// before it is in force: a key that nobody knows would keep the next start from making one. Of servers that share a
-/// registry and start at the same moment one makes it.
-async fn ensure_provider_key(registry: &Registry, dir: &DataDir, replace: bool) -> anyhow::Result<()> {
-    if !replace && !registry.api_keys(None, None, 1).items.is_empty() {
-        return Ok(());
+fn warn_of_direct_mode(address: SocketAddr, is_signed: bool) {
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "anyone who can reach this address can publish in direct mode; see --hostname");
     }
-    let old = dir.provider_key()?;
-    let key = ApiKey::generate(KeyKind::Provider).context("make an API key")?;
-    let path = dir.write_provider_key(&key)?;
-    if replace {
-        registry.replace_provider_key(&key, old).await?;
-    } else if !registry.first_provider_key(&key).await? {
-        dir.forget_provider_key()?;
-        return Ok(());
-    }
-    tracing::info!(path = %path.display(), "wrote a new API key of the provider; `whk tenant` finds it there");
-    Ok(())
-}
-
-fn warn_of_direct_mode(is_on: bool, is_signed: bool, address: SocketAddr) {
-    if is_on && !address.ip().is_loopback() {
-        tracing::warn!(%address, "whoever reaches this address can publish in direct mode; see --hostname");
-    }
-    if is_on && !is_signed {
+    if !is_signed {
         tracing::warn!(
             "direct deliveries aren't signed, so customers can't tell who sent them; see --signing-secret-file"
         );
     }
 }
 
-/// Lets requests in flight finish, then deliveries; says what is left when the time is over.
-async fn drain(
-    queue: &dyn Queue,
-    serving: JoinHandle<()>,
-    mut dispatching: JoinHandle<()>,
-    time: Duration,
-    abort: &CancellationToken,
-) -> anyhow::Result<()> {
-    let finished = async {
-        drop(serving.await);
-        queue.close();
-        drop((&mut dispatching).await);
-    };
-    let in_time = abort.run_until_cancelled(tokio::time::timeout(time, finished)).await;
-    queue.close();
-    dispatching.abort();
-    let left = queue.abandoned();
-    let what_is_left =
-        format!("{} jobs may not have been delivered and are gone with this process", left.len());
-    match in_time {
-        // At once means at once: no list.
-        None if left.is_empty() => Err(Interrupted).context("the queue keeps what wasn't delivered"),
-        None => Err(Interrupted).context(what_is_left),
-        Some(_) if left.is_empty() => {
-            match queue.depth().await.map(|depth| depth.unsettled()) {
-                Ok(0) => tracing::info!("stopped; nothing is left"),
-                Ok(jobs) => tracing::info!(jobs, "stopped; the queue keeps what is left for the next start"),
-                Err(error) => tracing::warn!(%error, "stopped; what is left in the queue can't be told"),
-            }
-            Ok(())
-        }
-        Some(_) => {
-            for job in &left {
-                tracing::warn!(message_id = %job.id, endpoint = %job.target, "may not have been delivered");
-            }
-            anyhow::bail!("{what_is_left}; --drain-timeout gives them more time")
-        }
+fn log_start(service: &DeliveryService, address: SocketAddr) {
+    if !service.queue.capabilities().delivers {
+        tracing::info!(
+            "this server delivers nothing itself: start `whk consume-kafka`; its flags set retries, limits and \
+             --signing-secret-file"
+        );
     }
+    let (tenants, endpoints) = service.registry.count();
+    tracing::info!(%address, tenants, endpoints, "taking events at POST /publish");
+}
+
+/// Deletes old dead letters in the background, unless the backend does so itself.
+fn start_retention(service: &DeliveryService, kept: Duration, shutdown: &Shutdown) {
+    if service.queue.capabilities().expires_dead_letters {
+        return;
+    }
+    let retention = Retention {
+        queue: Arc::clone(&service.queue),
+        kept,
+        metrics: Arc::clone(&service.metrics),
+        clock: service.clock,
+    };
+    task::spawn("retention", retention.run(shutdown.drain.clone()));
 }
 
 impl Args {
+    fn key_reuse(&self) -> anyhow::Result<KeyReuse> {
+        KeyReuse::try_new(self.key_reuse, self.key_reuse_bytes, self.key_reuse_age)
+            .map_err(|error| UsageError(format!("--key-reuse: {error}")).into())
+    }
+
     fn tenant_limits(&self) -> Limits {
         Limits {
             queued_jobs: self.limits.of_tenant(self.queue).0,
@@ -314,29 +184,56 @@ impl Args {
         }
     }
 
-    fn queue_config(&self, policy: &RetryPolicy) -> QueueConfig {
+    fn queue_config(&self, retries: &RetryPolicy) -> QueueConfig {
         let (max_jobs, max_bytes) = self.limits.of_queue(self.queue);
         QueueConfig {
             max_jobs,
             max_bytes,
             history: self.limits.message_history,
-            ..self.delivery.queue_config(self.ordered, policy)
+            ..self.delivery.queue_config(self.ordered, retries)
         }
     }
-}
 
-impl DirectArgs {
-    fn envelope(&self, reuse: KeyReuse) -> anyhow::Result<Option<Envelope>> {
-        let Some(path) = &self.public_key else { return Ok(None) };
+    /// Returns how direct-mode payloads are encrypted, or `None` without `--public-key`.
+    fn direct_mode(&self, reuse: KeyReuse) -> anyhow::Result<Option<Envelope>> {
+        let Some(path) = &self.direct.public_key else { return Ok(None) };
         let key = PublicKey::read(path).context("--public-key")?;
-        Ok(Some(match self.envelope {
+        Ok(Some(match self.direct.envelope {
             EnvelopeFlag::RsaOaep => Envelope::RsaOaep(key),
             EnvelopeFlag::Jwe => Envelope::Jwe(Sealer::new(key, reuse)),
         }))
     }
 
-    fn signer(&self) -> anyhow::Result<Option<Signer>> {
-        let secrets = self.signing_secret_file.as_deref().map(Secret::read_all).transpose();
-        Ok(secrets.context("--signing-secret-file")?.map(Signer::new))
+    fn server(
+        &self,
+        service: &DeliveryService,
+        direct: Option<Envelope>,
+        guard: EgressGuard,
+    ) -> anyhow::Result<Server> {
+        let sealing_bytes = self.limits.of_queue(self.queue).1.min(SEALING_BYTES);
+        let publisher = Publisher {
+            direct,
+            registry: service.registry.clone(),
+            key_reuse: self.key_reuse()?,
+            guard,
+            queue: Arc::clone(&service.queue),
+            max_event_bytes: sealing_bytes,
+            tenant_queued_bytes: self.limits.of_tenant(self.queue).1,
+            sealing_budget: Semaphore::new(sealing_bytes.div_ceil(1024)),
+            metrics: Arc::clone(&service.metrics),
+            clock: service.clock,
+        };
+        let two_bodies_kib = (self.limits.max_payload_size / 512).saturating_add(128);
+        Ok(Server {
+            publisher,
+            registry: service.registry.clone(),
+            queue: Arc::clone(&service.queue),
+            once: Once::new(),
+            metrics: Arc::clone(&service.metrics),
+            max_payload: self.limits.max_payload_size,
+            request_time: self.http.request_timeout,
+            body_budget: Semaphore::new(BODY_BUDGET_KIB.max(two_bodies_kib)),
+            health: service.health(),
+        })
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! lock              held by the server that uses the folder
+//! consumer-N/       the folder of one `whk consume-kafka`, with a lock of its own
 //! registry.db       tenants, keys, endpoints (SQLite; registry/sqlite.rs), unless they are in Redis
 //! queue.db          jobs, dead letters, attempts (SQLite; queue/disk/store.rs), where the queue is on disk
 //! queue.reserve     room that is let go of when the disk is full
@@ -22,6 +23,9 @@ use crate::common::secret_file::{SECRET_MODE, write_new, write_over};
 
 /// The folder for its owner alone.
 const DIR_MODE: u32 = 0o700;
+
+/// Maximum number of consumers that share one data dir.
+const MAX_CONSUMERS: u32 = 1_000;
 
 /// Why the folder can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +99,29 @@ impl DataDir {
         }
     }
 
+    /// Opens the first free consumer's folder in `path`: `consumer-1`, `consumer-2` and so on.
+    ///
+    /// Consumers that share `path` get a folder each. A consumer that starts again takes one that it, or another that has
+    /// ended, used before.
+    ///
+    /// # Errors
+    /// The folder can't be made or written, or all [`MAX_CONSUMERS`] are in use.
+    pub fn open_for_consumer(path: &Path) -> Result<Self, DataDirError> {
+        for number in 1..=MAX_CONSUMERS {
+            match Self::open(&path.join(format!("consumer-{number}"))) {
+                Err(DataDirError::InUse(_)) => {}
+                opened => return opened,
+            }
+        }
+        Err(DataDirError::InUse(path.to_owned()))
+    }
+
+    /// Returns the path of the secret key in the folder `path`.
+    #[must_use]
+    pub fn secret_key_in(path: &Path) -> PathBuf {
+        path.join("secret.key")
+    }
+
     /// The registry's database.
     ///
     /// # Errors
@@ -125,7 +152,7 @@ impl DataDir {
     /// # Errors
     /// The key can't be read, isn't one, or is missing.
     pub fn vault(&self, named: Option<&Path>, may_make: bool) -> Result<Vault, DataDirError> {
-        let own = self.path.join("secret.key");
+        let own = Self::secret_key_in(&self.path);
         let path = named.unwrap_or(&own);
         let text = match std::fs::read_to_string(path).map(Zeroizing::new) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() && may_make => {
@@ -180,5 +207,26 @@ impl DataDir {
     pub fn forget_provider_key(&self) -> Result<(), DataDirError> {
         let path = Self::provider_key_in(&self.path);
         std::fs::remove_file(&path).map_err(|source| DataDirError::Io { doing: "remove", path, source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn consumers_and_a_server_share_a_data_dir() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data");
+        let server = DataDir::open(&path).unwrap();
+        let first = DataDir::open_for_consumer(&path).unwrap();
+        let second = DataDir::open_for_consumer(&path).unwrap();
+        assert_eq!((&first.path, &second.path), (&path.join("consumer-1"), &path.join("consumer-2")));
+        assert_eq!(first.path.metadata().unwrap().permissions().mode() & 0o777, DIR_MODE);
+        drop(first);
+        let third = DataDir::open_for_consumer(&path).unwrap();
+        assert_eq!(third.path, path.join("consumer-1"), "a free folder is taken again");
+        assert!(matches!(DataDir::open(&path), Err(DataDirError::InUse(_))));
+        drop(server);
     }
 }

@@ -52,7 +52,9 @@ use self::lag::{Lag, LogLag};
 use self::producer::Producer;
 pub use self::producer::{Batching, Compression};
 use self::record::Record;
-use super::{Depth, Lease, Queue, QueueConfig, QueueError, Settlement, TenantUsage, record as job_record};
+use super::{
+    Capabilities, Depth, Lease, Queue, QueueConfig, QueueError, Settlement, TenantUsage, record as job_record,
+};
 use crate::common::clock::Clock;
 use crate::common::job::{Job, Lane};
 use crate::common::kafka::retriable::retry_until;
@@ -150,13 +152,6 @@ impl KafkaQueue {
     fn is_closed(&self) -> bool {
         self.is_closed.load(Ordering::Acquire)
     }
-
-    /// Drains what is being delivered for `within` at most, commits, and leaves the group.
-    pub async fn leave(&self, within: Duration) {
-        if let Some(consumer) = &self.consumer {
-            consumer.leave(within).await;
-        }
-    }
 }
 
 impl OpenKafkaError {
@@ -250,6 +245,17 @@ impl Queue for KafkaQueue {
             consumer.release(lanes);
         }
         Ok(())
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        // Dead letters expire by their topic's retention.
+        Capabilities { delivers: self.consumer.is_some(), is_shared: true, expires_dead_letters: true }
+    }
+
+    async fn leave(&self, limit: Duration) {
+        if let Some(consumer) = &self.consumer {
+            consumer.leave(limit).await;
+        }
     }
 
     fn close(&self) {

@@ -66,7 +66,7 @@ pub use self::check::OpenRedisError;
 use self::claim::Held;
 use self::scripts::Scripts;
 use self::shards::Shard;
-use super::{Depth, Lease, Queue, QueueConfig, QueueError, Settlement, TenantUsage};
+use super::{Capabilities, Depth, Lease, Queue, QueueConfig, QueueError, Settlement, TenantUsage};
 use crate::common::clock::Clock;
 use crate::common::job::{Job, Lane};
 use crate::common::redis::{RedisConfig, RedisConnection, RedisFailure, subscribe};
@@ -250,6 +250,10 @@ impl Queue for RedisQueue {
 
     async fn release(&self, lanes: &[Lane]) -> Result<(), QueueError> {
         self.shared.release(lanes).await
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { is_shared: true, ..Capabilities::default() }
     }
 
     fn close(&self) {

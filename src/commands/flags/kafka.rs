@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use clap::ValueEnum;
 
 use super::value::duration;
 use crate::common::kafka::{KafkaConfig, KafkaConfigError, Sasl, SaslMechanism, Secret, Tls, Topics};
 use crate::exit::UsageError;
+use crate::queue::kafka::{Batching, Compression};
 
 /// The variable that holds the password: never a flag, since arguments can be seen by other users.
 const PASSWORD: &str = "KAFKA_PASSWORD";
@@ -52,7 +54,7 @@ pub(crate) struct KafkaArgs {
 }
 
 /// The value of `--kafka-sasl`.
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, ValueEnum)]
 enum SaslFlag {
     /// Name and password in clear text: use it with --kafka-tls only
     Plain,
@@ -141,3 +143,62 @@ fn pem(flag: &str, path: &Path) -> anyhow::Result<String> {
         false => Err(UsageError(format!("{flag}: {} holds no PEM", path.display())).into()),
     }
 }
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Kafka")]
+pub(crate) struct KafkaProducerArgs {
+    #[command(flatten)]
+    cluster: KafkaArgs,
+    /// How records are compressed
+    #[arg(long, value_enum, default_value_t, value_name = "CODEC")]
+    kafka_compression: CompressionFlag,
+    /// How long a record may wait for others, to be written with them
+    #[arg(long, value_parser = duration, default_value = "5ms", value_name = "DURATION")]
+    kafka_linger: Duration,
+    /// Consumer group whose lag /metrics shows
+    #[arg(long, default_value = "webhook", value_name = "NAME")]
+    pub(crate) kafka_group: String,
+}
+
+/// The value of `--kafka-compression`.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum CompressionFlag {
+    /// No compression: encrypted payloads hardly shrink
+    #[default]
+    None,
+    /// gzip
+    Gzip,
+    /// Snappy
+    Snappy,
+    /// LZ4
+    Lz4,
+    /// Zstandard
+    Zstd,
+}
+
+impl From<CompressionFlag> for Compression {
+    fn from(flag: CompressionFlag) -> Self {
+        match flag {
+            CompressionFlag::None => Self::None,
+            CompressionFlag::Gzip => Self::Gzip,
+            CompressionFlag::Snappy => Self::Snappy,
+            CompressionFlag::Lz4 => Self::Lz4,
+            CompressionFlag::Zstd => Self::Zstd,
+        }
+    }
+}
+
+impl KafkaProducerArgs {
+    /// Where Kafka is.
+    pub(crate) fn config(&self) -> anyhow::Result<KafkaConfig> {
+        self.cluster.config()
+    }
+
+    /// How records are written.
+    pub(crate) fn batching(&self) -> Batching {
+        Batching { compression: self.kafka_compression.into(), linger: self.kafka_linger.min(MOST_LINGER) }
+    }
+}
+
+/// What librdkafka takes.
+const MOST_LINGER: Duration = Duration::from_secs(900);

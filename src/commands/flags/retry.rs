@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::value::duration;
 use crate::common::retry::{RetryPolicy, RetryPolicyError};
+use crate::exit::UsageError;
 
 /// When a failed delivery is tried again.
 #[derive(Debug, Args)]
@@ -50,7 +51,15 @@ enum Schedule {
 const RETRIES: u32 = 5;
 
 impl RetryArgs {
-    pub(crate) fn policy(&self) -> Result<RetryPolicy, RetryPolicyError> {
+    /// Returns the policy that the flags describe.
+    ///
+    /// # Errors
+    /// The values don't make a policy.
+    pub(crate) fn policy(&self) -> anyhow::Result<RetryPolicy> {
+        self.try_policy().map_err(|error| UsageError(format!("retry flags: {error}")).into())
+    }
+
+    fn try_policy(&self) -> Result<RetryPolicy, RetryPolicyError> {
         if let Some(schedule) = self.retry_schedule {
             let named = schedule.policy();
             let delays = (1..=named.retries()).map(|retry| named.delay(retry)).collect();

@@ -3,13 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::ValueEnum;
-
 use crate::commands::DATA_DIR;
 use crate::commands::flags::backend::{QueueKind, RegistryKind};
 use crate::commands::flags::envelope::EnvelopeFlag;
 use crate::commands::flags::value::{at_least_one, count, duration};
-use crate::queue::kafka::{Batching, Compression};
 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Tenants")]
@@ -27,13 +24,6 @@ pub(super) struct DataArgs {
     /// Make an API key for the provider that replaces the one in the data dir's provider_key.txt, which is revoked
     #[arg(long)]
     pub(super) new_provider_key: bool,
-}
-
-impl DataArgs {
-    /// Where the registry is: jobs that servers share go to endpoints that all of them know.
-    pub(super) fn registry(&self, queue: QueueKind) -> RegistryKind {
-        self.registry.unwrap_or_else(|| queue.default_registry())
-    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -120,9 +110,8 @@ impl LimitArgs {
         let (jobs, bytes) = match kind {
             QueueKind::Memory => (MEMORY_JOBS, MEMORY_BYTES),
             QueueKind::Disk => (DURABLE_JOBS, DISK_BYTES),
-            QueueKind::Redis => (DURABLE_JOBS, REDIS_BYTES),
-            // What is queued there isn't counted: only what one event may make is bounded.
-            QueueKind::Kafka => (DURABLE_JOBS, REDIS_BYTES),
+            // Kafka doesn't count what is queued, so there these bound what one event may make.
+            _ => (DURABLE_JOBS, REDIS_BYTES),
         };
         (self.max_queue_size.unwrap_or(jobs), self.max_queue_bytes.unwrap_or(bytes))
     }
@@ -134,55 +123,3 @@ impl LimitArgs {
         (self.tenant_queued_jobs.unwrap_or(quarter), self.tenant_queued_bytes.unwrap_or((bytes / 4).max(1)))
     }
 }
-
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Kafka")]
-pub(super) struct ProduceArgs {
-    /// How records are compressed
-    #[arg(long, value_enum, default_value_t, value_name = "CODEC")]
-    kafka_compression: CompressionFlag,
-    /// How long a record may wait for others, to be written with them
-    #[arg(long, value_parser = duration, default_value = "5ms", value_name = "DURATION")]
-    kafka_linger: Duration,
-    /// Consumer group whose lag /metrics shows
-    #[arg(long, default_value = "webhook", value_name = "NAME")]
-    pub(super) kafka_group: String,
-}
-
-/// The value of `--kafka-compression`.
-#[derive(Debug, Clone, Copy, Default, ValueEnum)]
-enum CompressionFlag {
-    /// No compression: encrypted payloads hardly shrink
-    #[default]
-    None,
-    /// gzip
-    Gzip,
-    /// Snappy
-    Snappy,
-    /// LZ4
-    Lz4,
-    /// Zstandard
-    Zstd,
-}
-
-impl From<CompressionFlag> for Compression {
-    fn from(flag: CompressionFlag) -> Self {
-        match flag {
-            CompressionFlag::None => Self::None,
-            CompressionFlag::Gzip => Self::Gzip,
-            CompressionFlag::Snappy => Self::Snappy,
-            CompressionFlag::Lz4 => Self::Lz4,
-            CompressionFlag::Zstd => Self::Zstd,
-        }
-    }
-}
-
-impl ProduceArgs {
-    /// How records are written.
-    pub(super) fn batching(&self) -> Batching {
-        Batching { compression: self.kafka_compression.into(), linger: self.kafka_linger.min(MOST_LINGER) }
-    }
-}
-
-/// What librdkafka takes.
-const MOST_LINGER: Duration = Duration::from_secs(900);
