@@ -157,13 +157,13 @@ fn log_start(service: &DeliveryService, address: SocketAddr) {
 }
 
 /// Deletes old dead letters in the background, unless the backend does so itself.
-fn start_retention(service: &DeliveryService, kept: Duration, shutdown: &Shutdown) {
+fn start_retention(service: &DeliveryService, max_age: Duration, shutdown: &Shutdown) {
     if service.queue.capabilities().expires_dead_letters {
         return;
     }
     let retention = Retention {
-        queue: Arc::clone(&service.queue),
-        kept,
+        dead_letters: Arc::clone(&service.queue) as _,
+        max_age,
         metrics: Arc::clone(&service.metrics),
         clock: service.clock,
     };

@@ -116,6 +116,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         rate: args.rate,
     };
     let total = load.total();
+    let server = args.server.to_string();
+    let server = server.trim_end_matches('/');
     let shutdown = Shutdown::on_signals().context("install signal handlers")?;
     let progress = progress_bar(total);
     let summary = tokio::select! {
@@ -126,6 +128,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     output::print(args.output, &as_text(&summary), &summary)?;
     let unsent = total.saturating_sub(summary.accepted).saturating_sub(summary.refused);
     match summary.first_refusal {
+        Some(reason) if summary.is_without_server => {
+            anyhow::bail!(
+                "no server answers at {server} ({reason}); start one with `whk publish-server`, or pass --server"
+            )
+        }
         Some(reason) => {
             anyhow::bail!("{} of {total} events were refused; the first: {reason}", summary.refused)
         }

@@ -187,6 +187,20 @@ pub(super) fn install_crypto_provider() {
     drop(rustls::crypto::ring::default_provider().install_default());
 }
 
+/// Returns why no connection was made, if that is what `error` means. `None` for failures after the connection.
+#[must_use]
+pub fn connect_failure(error: &hyper_util::client::legacy::Error) -> Option<String> {
+    if !error.is_connect() {
+        return None;
+    }
+    let cause = root_cause(error);
+    Some(match cause.downcast_ref::<io::Error>() {
+        // The kind reads better than the text of the operating system: "connection refused" without "(os error 111)".
+        Some(error) if error.kind() == io::ErrorKind::ConnectionRefused => error.kind().to_string(),
+        _ => cause.to_string(),
+    })
+}
+
 /// The innermost source of an error: what the operating system, TLS or HTTP said.
 #[must_use]
 pub fn root_cause<'e>(error: &'e (dyn std::error::Error + 'static)) -> &'e (dyn std::error::Error + 'static) {

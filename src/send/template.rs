@@ -1,10 +1,10 @@
-//! Payload templates: JSON with `{{seq}}` and `{{now}}` in it.
+//! Payload templates: JSON text with the placeholders `{{seq}}` and `{{now}}`.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::value::RawValue;
 
-/// A payload in which `{{seq}}` stands for the event's number and `{{now}}` for microseconds since 1970.
+/// Payload in which `{{seq}}` stands for the event's number and `{{now}}` for microseconds since 1970.
 #[derive(Debug, Clone)]
 pub struct Template(Vec<Part>);
 
@@ -15,10 +15,10 @@ enum Part {
     Now,
 }
 
-/// The template gives no JSON.
+/// The filled template isn't valid JSON.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the payload isn't JSON once {{{{seq}}}} and {{{{now}}}} are filled in: line {line}, column {column}"
+    "the payload isn't valid JSON after {{{{seq}}}} and {{{{now}}}} are filled in: line {line}, column {column}"
 )]
 pub struct TemplateError {
     line: usize,
@@ -26,10 +26,10 @@ pub struct TemplateError {
 }
 
 impl Template {
-    /// Parses a template and tries it once.
+    /// Parses a template, and fills it once to check it.
     ///
     /// # Errors
-    /// It doesn't give JSON.
+    /// The filled template isn't valid JSON.
     pub fn parse(text: &str) -> Result<Self, TemplateError> {
         let mut parts = Vec::new();
         let mut rest = text;
@@ -56,7 +56,7 @@ impl Template {
         }
     }
 
-    /// The payload of event number `seq`.
+    /// Returns the payload of event number `seq`.
     #[must_use]
     pub fn fill(&self, seq: u64) -> String {
         let mut payload = String::new();
@@ -79,14 +79,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_filled_in_and_other_braces_stay() {
+    fn placeholders_are_filled_in_and_other_braces_stay() {
         let template =
             Template::parse(r#"{"n":{{seq}},"text":"{{seq}} {{other}} }}","deep":{"a":{}}}"#).unwrap();
         assert_eq!(template.fill(7), r#"{"n":7,"text":"7 {{other}} }}","deep":{"a":{}}}"#);
     }
 
     #[test]
-    fn what_gives_no_json_is_refused_with_its_place() {
+    fn a_template_that_is_no_json_is_refused_with_line_and_column() {
         let error = Template::parse("{\"n\":{{seq}}").unwrap_err();
         assert!(error.to_string().contains("line 1"), "{error}");
         assert!(Template::parse("").is_err());

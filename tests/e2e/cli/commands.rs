@@ -106,9 +106,12 @@ fn send_counts_what_was_accepted_and_what_was_refused() {
 }
 
 #[test]
-fn send_to_nowhere_says_so() {
+fn send_without_a_server_says_how_to_start_one() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let output = run(&["send", "--count", "2", "--server", &format!("http://{closed}")]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("refused"), "{}", stderr(&output));
+    let expected = format!(
+        "no server answers at http://{closed} (connection refused); start one with `whk publish-server`, or pass --server"
+    );
+    assert!(stderr(&output).contains(&expected), "{}", stderr(&output));
 }
