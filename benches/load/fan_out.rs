@@ -25,8 +25,8 @@ use whk::queue::memory::MemoryQueue;
 use whk::queue::{QueueConfig, Settlement};
 use whk::registry::endpoint::{EndpointSettings, EnvelopeKind};
 use whk::registry::headers::StaticHeaders;
+use whk::registry::limits::LimitOverrides;
 use whk::registry::name::Name;
-use whk::registry::tenant::LimitOverrides;
 use whk::registry::{self, Limits, Registry, RegistryPlace};
 
 use crate::process::{Process, own, whk};

@@ -8,7 +8,8 @@ use super::schema;
 use crate::common::id::TenantId;
 use crate::common::json;
 use crate::registry::Limits;
-use crate::registry::tenant::{LimitOverrides, LimitUpdate, Tenant};
+use crate::registry::limits::{LimitOverrides, LimitUpdate};
+use crate::registry::tenant::Tenant;
 
 /// A tenant that is to be made.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]

@@ -14,8 +14,8 @@ use crate::queue::QueueConfig;
 use crate::queue::memory::MemoryQueue;
 use crate::registry::endpoint::{EndpointSettings, EnvelopeKind};
 use crate::registry::headers::StaticHeaders;
+use crate::registry::limits::LimitOverrides;
 use crate::registry::name::Name;
-use crate::registry::tenant::LimitOverrides;
 use crate::registry::{self, Limits, RegistryPlace};
 
 struct Home {

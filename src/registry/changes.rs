@@ -9,9 +9,10 @@ use jiff::Timestamp;
 use super::endpoint::{
     Disabled, DisabledReason, Endpoint, EndpointPatch, EndpointSettings, MOST_SECRETS, SigningSecret,
 };
+use super::limits::{LimitOverrides, LimitUpdate};
 use super::name::Name;
 use super::state::{Change, Entry, State};
-use super::tenant::{ApiKeyRecord, KeyState, LimitOverrides, LimitUpdate, Tenant, TenantKey};
+use super::tenant::{ApiKeyRecord, KeyState, Tenant, TenantKey};
 use super::{Registry, RegistryError, TenantRef};
 use crate::common::clock::after;
 use crate::common::crypto::api_key::{ApiKey, KeyHash, KeyKind};

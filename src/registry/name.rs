@@ -2,8 +2,10 @@
 
 use std::fmt;
 
-use super::tenant::ME;
 use crate::common::id::TenantId;
+
+/// Word that a tenant uses in place of its own id.
+pub const ME: &str = "me";
 
 /// Names and descriptions have at most so many characters.
 pub const MOST_NAME_CHARS: usize = 128;

@@ -15,6 +15,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -24,11 +25,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::endpoint::{Disabled, DisabledReason, Endpoint, EndpointSettings, EnvelopeKind};
+use super::error::StoreError;
+use super::limits::LimitOverrides;
 use super::name::Name;
 use super::sealed;
 use super::state::{Change, State};
-use super::store::StoreError;
-use super::tenant::{ApiKeyRecord, KeyState, LimitOverrides, Tenant, TenantKey};
+use super::tenant::{ApiKeyRecord, KeyState, Tenant, TenantKey};
 use crate::common::crypto::api_key::KeyHash;
 use crate::common::crypto::vault::{Vault, VaultError};
 use crate::common::event_type::EventFilter;
@@ -240,6 +242,16 @@ pub(super) fn read_all(
     let mut changes = changes.collect::<Result<Vec<_>, _>>()?;
     put_in_order(&mut changes);
     Ok(changes)
+}
+
+/// Merges the writes of a change into all records.
+pub(super) fn merge(records: &mut HashMap<String, String>, writes: Vec<Write>) {
+    for (key, value) in writes {
+        match value {
+            Some(value) => drop(records.insert(key, value)),
+            None => drop(records.remove(&key)),
+        }
+    }
 }
 
 /// Puts changes of all there is in an order in which they can be applied.

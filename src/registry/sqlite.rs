@@ -18,9 +18,9 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
+use super::error::StoreError;
 use super::sealed;
 use super::state::Change;
-use super::store::StoreError;
 use crate::common::crypto::vault::Vault;
 use crate::common::sqlite::Schema;
 

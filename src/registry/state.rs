@@ -15,10 +15,10 @@ use std::sync::Arc;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
 use super::endpoint::Endpoint;
+use super::limits::{LimitOverrides, Limits};
 use super::name::Name;
 use super::subscriptions::Subscriptions;
-use super::tenant::{ApiKeyRecord, KeyState, LimitOverrides, Tenant, TenantKey};
-use super::{Limits, TenantRef};
+use super::tenant::{ApiKeyRecord, KeyState, Tenant, TenantKey, TenantRef};
 use crate::common::crypto::api_key::KeyHash;
 use crate::common::event_type::EventType;
 use crate::common::id::{ApiKeyId, EndpointId, TenantId};

@@ -1,169 +1,87 @@
-//! Where the registry is written down: a database of this server's own, or Redis or Kafka, which several servers share.
+//! The store of the registry: a database of this server's own, or Redis or Kafka, which several servers share.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use rdkafka::error::KafkaError;
-
-use super::kafka::{Follower as LogFollower, KafkaStore};
-use super::redis::{Follower, RedisStore};
+use super::error::RegistryError;
+use super::kafka::{Follower as KafkaFollower, KafkaStore};
+use super::redis::{Follower as RedisFollower, RedisStore};
+use super::shared_log::SharedLog as _;
+use super::single_flight::Outcome;
 use super::sqlite::SqliteStore;
 use super::state::{Change, State};
-use super::{Registry, RegistryError};
-use crate::common::crypto::vault::VaultError;
-use crate::common::redis::RedisFailure;
-use crate::common::sqlite::SqliteError;
+use crate::common::task;
 
-/// Why what the registry is written down in can't be used.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The database can't be opened.
-    #[error(transparent)]
-    Sqlite(#[from] SqliteError),
-    /// The secret key doesn't fit.
-    #[error("the secret key isn't the one that registry {path} was written with; see --secret-key-file")]
-    WrongKey {
-        /// The file.
-        path: PathBuf,
-        /// What the vault said.
-        source: VaultError,
-    },
-    /// A row or a record can't be understood.
-    #[error("registry: {record} is damaged: {reason}")]
-    Damaged {
-        /// Which.
-        record: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// A change can't be written; nothing has changed.
-    #[error("write registry")]
-    Write(#[source] rusqlite::Error),
-    /// A secret can't be sealed.
-    #[error("seal a secret")]
-    Seal(#[from] VaultError),
-    /// Redis can't be reached, or refuses.
-    #[error("{doing} in Redis; see --redis-url")]
-    Redis {
-        /// What was being done.
-        doing: &'static str,
-        /// What Redis said.
-        source: RedisFailure,
-    },
-    /// A newer whk wrote what is in Redis.
-    #[error(
-        "the registry in Redis was written by a newer whk (format {found}, this one knows up to {known}); upgrade, or use another --redis-prefix"
-    )]
-    NewerInRedis {
-        /// Its format.
-        found: u64,
-        /// The newest that is known here.
-        known: u64,
-    },
-    /// The secret key isn't the one that all servers share.
-    #[error(
-        "the secret key isn't the one that the registry in {place} was written with: copy secret.key from the data dir of a server that uses it, or name it with --secret-key-file"
-    )]
-    WrongSharedKey {
-        /// Where the registry is.
-        place: &'static str,
-        /// What the vault said.
-        source: VaultError,
-    },
-    /// Kafka can't be reached, or refuses.
-    #[error("{doing} in Kafka; see --kafka-brokers")]
-    Kafka {
-        /// What was being done.
-        doing: &'static str,
-        /// What librdkafka said.
-        source: KafkaError,
-    },
-    /// Nobody has made the topic.
-    #[error("topic {0} isn't in Kafka: whk kafka-setup makes it; see --kafka-registry-topic")]
-    NoTopic(String),
-    /// The topic was made for something else.
-    #[error(
-        "topic {topic} has {found} partitions, and the registry needs one with one: see whk kafka-setup and --kafka-registry-topic"
-    )]
-    Partitions {
-        /// Its name.
-        topic: String,
-        /// How many it has.
-        found: usize,
-    },
-    /// A newer whk wrote what is in Kafka.
-    #[error(
-        "the registry in Kafka was written by a newer whk (format {found}, this one knows up to {known}); upgrade, or use another --kafka-registry-topic"
-    )]
-    NewerInKafka {
-        /// Its format.
-        found: u64,
-        /// The newest that is known here.
-        known: u64,
-    },
-    /// The system gives no thread to follow others with.
-    #[error("start a thread that follows the registry")]
-    Thread(#[source] std::io::Error),
-    /// Another registry, or none, is where this one was.
-    #[error(
-        "the registry that this server opened isn't where it was any more: bring it back, or restart the server to go on with what is there"
-    )]
-    Gone,
-    /// Others changed it again and again meanwhile.
-    #[error("other servers change the registry all the time; try again")]
-    Contended,
-}
-
-/// One of the three.
+/// One of the three backends. The shared ones come with the follower of other servers' changes, which runs as long as
+/// the registry is used.
 pub(super) enum Store {
-    /// Held by the one change that is being made, also while it is followed in memory.
+    /// Locked by the one change that is being made, until it is in memory as well.
     Sqlite(Box<Mutex<SqliteStore>>),
-    /// With what follows the changes of others, for as long as the registry is used.
-    Redis(Arc<RedisStore>, #[expect(dead_code, reason = "it follows until it is dropped")] Follower),
-    /// The same.
+    Redis(Arc<RedisStore>, #[expect(dead_code, reason = "it follows until it is dropped")] RedisFollower),
     Kafka(
         Arc<KafkaStore>,
-        #[cfg_attr(not(test), expect(dead_code, reason = "it follows until it is dropped"))] LogFollower,
+        #[cfg_attr(not(test), expect(dead_code, reason = "it follows until it is dropped"))] KafkaFollower,
     ),
 }
 
-impl Registry {
-    /// Decides on changes by what there is, writes them down and follows them in memory, one caller at a time. Where
-    /// another server's change came in between, it is decided again.
+impl Store {
+    /// Makes sure that this server has every change that was made before now, at any server.
+    pub(super) async fn refreshed(&self) -> Outcome {
+        match self {
+            Self::Sqlite(_) => Ok(()),
+            Self::Redis(store, _) => store.refreshed().await,
+            Self::Kafka(store, _) => store.refreshed().await,
+        }
+    }
+
+    /// Does the same for clients without a known API key, at a bounded rate.
+    pub(super) async fn refreshed_for_unauthenticated(&self) -> Outcome {
+        match self {
+            Self::Sqlite(_) => Ok(()),
+            Self::Redis(store, _) => store.refreshed_for_unauthenticated().await,
+            Self::Kafka(store, _) => store.refreshed_for_unauthenticated().await,
+        }
+    }
+
+    /// Decides on changes by the current state, writes them, and applies them in memory.
+    ///
+    /// The change runs as a task of its own, so dropping this future doesn't undo it. `turn` is held until it is done.
     pub(super) async fn change<T: Send + 'static>(
-        &self,
+        self: Arc<Self>,
+        state: Arc<RwLock<State>>,
+        turn: impl Send + 'static,
         decide: impl FnOnce(&State) -> Result<(Vec<Change>, T), RegistryError> + Clone + Send + 'static,
     ) -> Result<T, RegistryError> {
-        let shared = Arc::clone(&self.0);
-        let turn = Arc::clone(&shared.turn).acquire_owned().await.map_err(|_| RegistryError::Stopped)?;
-        let changed = match &shared.store {
-            Store::Sqlite(_) => tokio::task::spawn_blocking(move || {
-                let _turn = turn;
-                match &shared.store {
-                    Store::Sqlite(store) => change_alone(store, &shared.state, decide),
-                    Store::Redis(..) | Store::Kafka(..) => Err(RegistryError::Stopped),
-                }
-            }),
-            Store::Redis(store, _) => {
+        let changing = match &*self {
+            Self::Sqlite(_) => {
+                let store = Arc::clone(&self);
+                tokio::task::spawn_blocking(move || {
+                    let _turn = turn;
+                    match &*store {
+                        Self::Sqlite(store) => change_database(store, &state, decide),
+                        Self::Redis(..) | Self::Kafka(..) => Err(RegistryError::Stopped),
+                    }
+                })
+            }
+            Self::Redis(store, _) => {
                 let store = Arc::clone(store);
-                tokio::spawn(async move {
+                task::spawn("registry change", async move {
                     let _turn = turn;
                     store.change(decide).await
                 })
             }
-            Store::Kafka(store, _) => {
+            Self::Kafka(store, _) => {
                 let store = Arc::clone(store);
-                tokio::spawn(async move {
+                task::spawn("registry change", async move {
                     let _turn = turn;
                     store.change(decide).await
                 })
             }
         };
-        changed.await.unwrap_or(Err(RegistryError::Stopped))
+        changing.await.unwrap_or(Err(RegistryError::Stopped))
     }
 }
 
-fn change_alone<T>(
+fn change_database<T>(
     store: &Mutex<SqliteStore>,
     state: &RwLock<State>,
     decide: impl FnOnce(&State) -> Result<(Vec<Change>, T), RegistryError>,

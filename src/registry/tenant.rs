@@ -1,21 +1,17 @@
 //! What a tenant is made of. Values are checked where they are made, so that one that exists is valid.
 
-use std::num::NonZeroU32;
 use std::sync::OnceLock;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::limits::LimitOverrides;
 use super::name::Name;
 use crate::common::crypto::api_key::KeyHash;
 use crate::common::crypto::envelope::{KeyReuse, Sealer};
 use crate::common::crypto::keys::{KeyError, PublicKey};
 use crate::common::id::{ApiKeyId, TenantId};
-use crate::common::json::{present_whole_or_null, whole};
-
-/// How a tenant names itself, in place of its id.
-pub const ME: &str = "me";
 
 /// One isolated customer.
 #[derive(Debug, Clone)]
@@ -32,53 +28,26 @@ pub struct Tenant {
     pub version: u64,
 }
 
-/// A tenant's own limits; what is absent is the server's default.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct LimitOverrides {
-    /// Jobs in the queue at once, over all endpoints
-    #[serde(default, deserialize_with = "whole")]
-    #[schema(value_type = Option<u32>, minimum = 1, maximum = 4294967295_u64, format = Int64)]
-    pub queued_jobs: Option<NonZeroU32>,
-    /// Events published to the tenant by name, or by itself, a second
-    #[serde(default, deserialize_with = "whole")]
-    #[schema(value_type = Option<u32>, minimum = 1, maximum = 4294967295_u64, format = Int64)]
-    pub publishes_per_second: Option<NonZeroU32>,
-    /// Endpoints
-    #[serde(default, deserialize_with = "whole")]
-    #[schema(value_type = Option<u32>, minimum = 1, maximum = 4294967295_u64, format = Int64)]
-    pub endpoints: Option<NonZeroU32>,
+/// Reference to a tenant by id or by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TenantRef {
+    /// Id of the tenant.
+    Id(TenantId),
+    /// Name of the tenant.
+    Name(String),
 }
 
-/// What is to change of a tenant's own limits: absent stays, null is the server's default again.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct LimitUpdate {
-    /// Jobs in the queue at once, over all endpoints
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present_whole_or_null")]
-    #[schema(value_type = Option<u32>, minimum = 1, maximum = 4294967295_u64, format = Int64)]
-    pub queued_jobs: Option<Option<NonZeroU32>>,
-    /// Events published to the tenant by name, or by itself, a second
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present_whole_or_null")]
-    #[schema(value_type = Option<u32>, minimum = 1, maximum = 4294967295_u64, format = Int64)]
-    pub publishes_per_second: Option<Option<NonZeroU32>>,
-    /// Endpoints
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present_whole_or_null")]
-    #[schema(value_type = Option<u32>, minimum = 1, maximum = 4294967295_u64, format = Int64)]
-    pub endpoints: Option<Option<NonZeroU32>>,
+impl TenantRef {
+    /// Parses an id, and takes any other text for a name.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        text.parse().map_or_else(|_| Self::Name(text.to_owned()), Self::Id)
+    }
 }
 
-impl LimitUpdate {
-    /// No limits of its own.
-    pub const TO_DEFAULTS: Self =
-        Self { queued_jobs: Some(None), publishes_per_second: Some(None), endpoints: Some(None) };
-
-    pub(super) fn applied_to(self, old: LimitOverrides) -> LimitOverrides {
-        LimitOverrides {
-            queued_jobs: self.queued_jobs.unwrap_or(old.queued_jobs),
-            publishes_per_second: self.publishes_per_second.unwrap_or(old.publishes_per_second),
-            endpoints: self.endpoints.unwrap_or(old.endpoints),
-        }
+impl From<TenantId> for TenantRef {
+    fn from(id: TenantId) -> Self {
+        Self::Id(id)
     }
 }
 

@@ -8,17 +8,23 @@ use proptest::prelude::*;
 
 use super::endpoint::{DisabledReason, Endpoint, EndpointSettings, EnvelopeKind};
 use super::headers::StaticHeaders;
+use super::limits::LimitOverrides;
 use super::name::Name;
+use super::open::open_in;
+use super::sqlite::SqliteStore;
 use super::tenant::KeyState;
 use super::*;
 use crate::common::crypto::api_key::{ApiKey, KeyHash, KeyKind};
 use crate::common::crypto::keys::PublicKey;
 use crate::common::crypto::signature::Secret;
 use crate::common::crypto::tests::{fixture, fixture_text, public_key};
+use crate::common::data_dir::DataDir;
 use crate::common::endpoint_url::EndpointUrl;
 use crate::common::event_type::{EventFilter, EventType};
 use crate::common::id::EndpointId;
 use crate::common::job::ContentType;
+use crate::common::kafka::KafkaConfig;
+use crate::common::redis::RedisConfig;
 use crate::common::test_services;
 
 mod everywhere;
@@ -95,7 +101,7 @@ pub(super) fn open_database_at(home: &Home) -> Registry {
 }
 
 pub(super) fn database(registry: &Registry) -> std::sync::MutexGuard<'_, SqliteStore> {
-    match &registry.0.store {
+    match &*registry.0.store {
         Store::Sqlite(store) => store.lock().unwrap(),
         Store::Redis(..) | Store::Kafka(..) => panic!("it isn't in a database"),
     }

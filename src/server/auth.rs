@@ -11,7 +11,8 @@ use super::problem::Problem;
 use super::{Server, answer};
 use crate::common::crypto::api_key::{self, KeyHash};
 use crate::registry::endpoint::DisabledReason;
-use crate::registry::tenant::{ME, Tenant};
+use crate::registry::name::ME;
+use crate::registry::tenant::Tenant;
 use crate::registry::{Principal, TenantRef};
 
 /// Longer texts aren't keys, and aren't hashed.

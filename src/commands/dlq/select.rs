@@ -68,8 +68,7 @@ impl FilterArgs {
 
     /// Whether there is a condition, that of seeing nothing but what is one's own aside.
     fn is_given(&self) -> bool {
-        let of_one =
-            self.tenant.tenant.as_deref().is_some_and(|tenant| tenant != crate::registry::tenant::ME);
+        let of_one = self.tenant.tenant.as_deref().is_some_and(|tenant| tenant != crate::registry::name::ME);
         of_one || !self.query().is_empty()
     }
 

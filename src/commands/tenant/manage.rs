@@ -6,7 +6,7 @@ use super::{Connection, NamedTenantArg, TenantArg, confirm};
 use crate::api::{DeletedTenant, NewTenant, TenantUpdate, TenantView};
 use crate::commands::output::{fields, table};
 use crate::exit::UsageError;
-use crate::registry::tenant::{LimitOverrides, LimitUpdate};
+use crate::registry::limits::{LimitOverrides, LimitUpdate};
 
 /// Make a tenant
 #[derive(Debug, clap::Args)]

@@ -1,6 +1,6 @@
 #![expect(clippy::print_stdout, reason = "how long things took is for people to read")]
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::*;
 use crate::common::crypto::api_key::{ApiKey, KeyKind};
@@ -8,8 +8,12 @@ use crate::common::crypto::signature::Secret;
 use crate::common::crypto::tests::public_key;
 use crate::common::kafka::admin::{Admin, Patience};
 use crate::registry::endpoint::{DisabledReason, EndpointPatch};
+use crate::registry::error::RegistryError;
+use crate::registry::limits::LimitOverrides;
+use crate::registry::record::{self, Write};
+use crate::registry::state::{Change, State};
 use crate::registry::store::Store;
-use crate::registry::tenant::{LimitOverrides, Tenant};
+use crate::registry::tenant::Tenant;
 use crate::registry::tests::{Home, add_endpoint, name, other_key, settings, tenant_with_key, wants};
 use crate::registry::{Principal, Registry, RegistryPlace, TenantRef};
 
@@ -39,7 +43,7 @@ impl Home {
     async fn write(&self, writes: &[(&str, Option<&str>)]) {
         let writes: Vec<Write> =
             writes.iter().map(|(key, value)| ((*key).to_owned(), value.map(str::to_owned))).collect();
-        let writer = Writer::take(self.kafka(), KafkaContext::default()).await.unwrap();
+        let writer = Writer::take_over(self.kafka(), KafkaContext::default()).await.unwrap();
         let (_, written) = writer.write(&Uuid::new_v4().to_string(), &writes, 0).await;
         written.unwrap();
     }
@@ -52,7 +56,7 @@ impl Home {
 }
 
 fn store(registry: &Registry) -> &KafkaStore {
-    match &registry.0.store {
+    match &*registry.0.store {
         Store::Kafka(store, _) => store,
         _ => panic!("it isn't in Kafka"),
     }
@@ -98,7 +102,7 @@ async fn what_one_server_changes_the_other_sees_within_a_second() {
     other.delete_tenant(tenant, None).await.unwrap();
     until(SECOND, "deleted", || one.count() == (0, 0)).await;
     assert_eq!(home.one_more().await.count(), (0, 0), "what was deleted stays so");
-    let left = read_all(home.kafka(), "").await.unwrap().records;
+    let left = read_all(home.kafka(), &ServerId::random()).await.unwrap().records;
     assert!(left.is_empty(), "nothing of it is left");
 }
 
@@ -197,7 +201,7 @@ async fn what_a_killed_server_had_begun_is_never_seen() {
             Some(r#"{"v":1,"name":"half","created_at":0,"version":1}"#.to_owned()),
         ),
     ];
-    let writer = Writer::take(home.kafka(), KafkaContext::default()).await.unwrap();
+    let writer = Writer::take_over(home.kafka(), KafkaContext::default()).await.unwrap();
     writer.send("killed", &half, 0).await.unwrap();
     // As a killed process does: it doesn't say that it gives up.
     std::mem::forget(writer);
@@ -241,7 +245,7 @@ async fn who_has_not_seen_its_own_change_does_not_decide_on_the_next() {
     let RegistryPlace::Kafka(config) = &mut home.place else { panic!("it isn't in Kafka") };
     config.timeout = 2 * SECOND;
     let deaf = home.one_more().await;
-    let Store::Kafka(_, follower) = &deaf.0.store else { panic!("it isn't in Kafka") };
+    let Store::Kafka(_, follower) = &*deaf.0.store else { panic!("it isn't in Kafka") };
     follower.stop();
     // It may have been following still when it wrote the first.
     let mut made = 0;
@@ -273,7 +277,8 @@ async fn ten_thousand_tenants_are_there_after_a_start() {
             }))
         });
         let writes =
-            record::writes(&tenants.collect::<Vec<_>>(), &state, &store(&registry).core.vault).unwrap();
+            record::writes(&tenants.collect::<Vec<_>>(), &state, &store(&registry).log.replica.vault)
+                .unwrap();
         let writes: Vec<(&str, Option<&str>)> =
             writes.iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect();
         home.write(&writes).await;
@@ -293,7 +298,7 @@ async fn a_topic_that_is_gone_or_another_is_neither_forgotten_nor_written_to() {
     let tenant = tenant_with_key(&registry, "Acme").await;
     home.delete_topic().await;
     home.make_topic().await;
-    let gone = |registry: &Registry| store(registry).core.progress.borrow().is_gone;
+    let gone = |registry: &Registry| store(registry).log.progress.borrow().is_gone;
     until(PATIENCE, "found out", || gone(&registry)).await;
     let refreshed = registry.refreshed().await;
     assert!(
@@ -302,7 +307,7 @@ async fn a_topic_that_is_gone_or_another_is_neither_forgotten_nor_written_to() {
     );
     assert!(make(&registry, "Other").await.is_err());
     assert!(registry.tenant(&tenant.into()).is_some());
-    assert!(read_all(home.kafka(), "").await.unwrap().meta.is_none(), "nothing is written");
+    assert!(read_all(home.kafka(), &ServerId::random()).await.unwrap().meta.is_none(), "nothing is written");
 }
 
 #[tokio::test]
@@ -315,7 +320,7 @@ async fn a_change_right_after_the_topic_was_made_anew_is_not_made() {
     let made = make(&registry, "Other").await;
     println!("{made:?}");
     assert!(made.is_err());
-    assert!(read_all(home.kafka(), "").await.unwrap().records.is_empty());
+    assert!(read_all(home.kafka(), &ServerId::random()).await.unwrap().records.is_empty());
 }
 
 #[tokio::test]
@@ -346,7 +351,7 @@ async fn what_is_damaged_is_passed_over_and_what_is_newer_refused() {
     home.write(&[(META, Some(r#"{"v":2,"id":"x"}"#))]).await;
     let newer = home.turned_away().await;
     assert!(newer.contains("written by a newer whk (format 2"), "{newer}");
-    until(PATIENCE, "refused", || store(&registry).core.progress.borrow().is_gone).await;
+    until(PATIENCE, "refused", || store(&registry).log.progress.borrow().is_gone).await;
     home.write(&[(META, None)]).await;
     assert!(home.turned_away().await.contains("meta is damaged: it is missing"));
 }
@@ -359,7 +364,7 @@ async fn nothing_secret_is_in_kafka() {
     let secret = Secret::generate().unwrap();
     registry.add_endpoint(tenant, settings(&["*"]), secret.clone()).await.unwrap();
     let (_, key) = registry.create_api_key(Some(tenant), None).await.unwrap();
-    let there = read_all(home.kafka(), "").await.unwrap();
+    let there = read_all(home.kafka(), &ServerId::random()).await.unwrap();
     let there = format!("{:?} {:?}", there.records, there.meta);
     assert!(there.contains("Acme"), "the check itself");
     let secret = secret.reveal();

@@ -1,72 +1,73 @@
-//! Writing changes, each as one transaction.
+//! Writing changes to the log, one transaction each.
 
 use futures_util::future::join_all;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use tokio::task::spawn_blocking;
 
-use super::log::Part;
+use super::format::ChangePart;
 use crate::common::kafka::{KafkaConfig, KafkaContext, without_value};
 use crate::registry::record::Write;
 
-/// The largest record, in bytes, that is sent: what the topic itself allows is less.
-const MOST_RECORD: usize = 64 << 20;
+/// Largest record in bytes that the producer sends. The topic's own limit is lower.
+const MAX_RECORD: usize = 64 << 20;
 
-/// The one that may write. Whoever makes another takes that away from this one.
-pub(super) struct Writer {
+/// Transactional producer of the one server that may write. The next server that takes over fences it.
+pub(in crate::registry) struct Writer {
     producer: FutureProducer<KafkaContext>,
     config: KafkaConfig,
 }
 
-/// Why a change isn't known to be written.
+/// A change that isn't known to be written.
 #[derive(Debug)]
-pub(super) enum Unwritten {
-    /// It isn't: another server may write now, or something else that a new writer gets over.
+pub(super) enum WriteError {
+    /// It wasn't written. Another server has taken over, or another failure that a new writer recovers from.
     Fenced,
-    /// It isn't, and won't be.
-    Failed(KafkaError),
-    /// It isn't: the log is shorter than what was read of it.
-    Foreign,
-    /// It may be.
+    /// It wasn't written, and a new writer would fail as well.
+    Refused(KafkaError),
+    /// It wasn't written. The log is shorter than what this server has read of it.
+    ShorterLog,
+    /// It may have been written.
     Unknown(KafkaError),
 }
 
 impl Writer {
-    /// Takes the right to write, from whoever has it; what they had begun is undone, or done, when this returns. Clients
-    /// with one `context` tell once that Kafka is away.
-    pub(super) async fn take(config: &KafkaConfig, context: KafkaContext) -> Result<Self, KafkaError> {
+    /// Initializes the producer, which fences the server that could write before. When this returns, Kafka has committed
+    /// or aborted that server's last transaction. Clients that share a `context` log an outage of Kafka once.
+    pub(super) async fn take_over(config: &KafkaConfig, context: KafkaContext) -> Result<Self, KafkaError> {
         let config = config.clone();
-        let taking = spawn_blocking(move || {
+        let initializing = spawn_blocking(move || {
             let milliseconds = config.timeout.as_millis();
             let producer: FutureProducer<KafkaContext> = config
                 .client()
                 .set("transactional.id", format!("whk-registry-{}", config.topics.registry))
-                // A server that dies in between holds up its readers for no longer, if nobody writes meanwhile.
+                // A server that dies in a transaction blocks readers for no longer than this, if no other takes over.
                 .set("transaction.timeout.ms", milliseconds.saturating_add(1_000).to_string())
                 .set("message.timeout.ms", milliseconds.to_string())
                 .set("request.timeout.ms", milliseconds.to_string())
-                .set("message.max.bytes", MOST_RECORD.to_string())
+                .set("message.max.bytes", MAX_RECORD.to_string())
                 .set("linger.ms", "0")
                 .create_with_context(context)
                 .map_err(without_value)?;
             producer.init_transactions(config.timeout)?;
             Ok(Self { producer, config })
         });
-        taking.await.unwrap_or(Err(KafkaError::Canceled))
+        initializing.await.unwrap_or(Err(KafkaError::Canceled))
     }
 
-    /// Writes all of `writes` or none. They must come to stand at `next` or after it.
+    /// Writes all of `writes` or none, as the change with that id. Every record must get offset `next` or a later one.
+    /// Returns the writer if it can be used again.
     pub(super) async fn write(
         self,
         id: &str,
         writes: &[Write],
         next: i64,
-    ) -> (Option<Self>, Result<(), Unwritten>) {
+    ) -> (Option<Self>, Result<(), WriteError>) {
         match self.send(id, writes, next).await {
             Ok(()) => {}
-            Err(unwritten) => {
-                self.give_up(!matches!(unwritten, Unwritten::Fenced));
-                return (None, Err(unwritten));
+            Err(error) => {
+                self.close(!matches!(error, WriteError::Fenced));
+                return (None, Err(error));
             }
         }
         let committing = spawn_blocking(move || {
@@ -76,54 +77,56 @@ impl Writer {
         match committing.await {
             Ok((writer, Ok(()))) => (Some(writer), Ok(())),
             Ok((writer, Err(error))) => {
-                writer.give_up(false);
-                (None, Err(Unwritten::Unknown(error)))
+                writer.close(false);
+                (None, Err(WriteError::Unknown(error)))
             }
-            Err(_) => (None, Err(Unwritten::Unknown(KafkaError::Canceled))),
+            Err(_) => (None, Err(WriteError::Unknown(KafkaError::Canceled))),
         }
     }
 
-    pub(super) async fn send(&self, id: &str, writes: &[Write], next: i64) -> Result<(), Unwritten> {
-        self.producer.begin_transaction().map_err(unwritten)?;
+    /// Sends all records in a new transaction, and leaves it open.
+    pub(super) async fn send(&self, id: &str, writes: &[Write], next: i64) -> Result<(), WriteError> {
+        self.producer.begin_transaction().map_err(before_commit)?;
         let mut sent = Vec::with_capacity(writes.len());
         for (number, (key, value)) in (1..).zip(writes) {
-            let part = Part::new(id, number, writes.len());
+            let part = ChangePart::new(id, number, writes.len());
             let mut record = FutureRecord::to(&self.config.topics.registry)
                 .partition(0)
                 .key(key.as_str())
                 .headers(part.header());
             record.payload = value.as_deref();
-            sent.push(self.producer.send_result(record).map_err(|(error, _)| unwritten(error))?);
+            sent.push(self.producer.send_result(record).map_err(|(error, _)| before_commit(error))?);
         }
         for sent in join_all(sent).await {
-            let delivery = sent.map_err(|_| unwritten(KafkaError::Canceled))?;
-            let delivery = delivery.map_err(|(error, _)| unwritten(error))?;
+            let delivery = sent.map_err(|_| before_commit(KafkaError::Canceled))?;
+            let delivery = delivery.map_err(|(error, _)| before_commit(error))?;
             if delivery.offset < next {
-                return Err(Unwritten::Foreign);
+                return Err(WriteError::ShorterLog);
             }
         }
         Ok(())
     }
 
-    /// Lets go of it.
-    pub(super) fn let_go(self) {
-        self.give_up(false);
+    /// Gives up the right to write.
+    pub(super) fn release(self) {
+        self.close(false);
     }
 
-    /// Lets go of it, away from the threads that serve. What was begun is undone, so that readers needn't wait.
-    fn give_up(self, has_begun: bool) {
+    /// Closes the producer on a blocking thread. Aborts an open transaction first, so that readers needn't wait for its
+    /// timeout.
+    fn close(self, has_open_transaction: bool) {
         drop(spawn_blocking(move || {
-            if has_begun {
-                let undone = self.producer.abort_transaction(self.config.timeout);
-                tracing::debug!(?undone, "a change of the registry is undone");
+            if has_open_transaction {
+                let aborted = self.producer.abort_transaction(self.config.timeout);
+                tracing::debug!(?aborted, "a change of the registry is aborted");
             }
             drop(self);
         }));
     }
 }
 
-/// What went wrong before the end, when nothing counts yet.
-fn unwritten(error: KafkaError) -> Unwritten {
+/// Classifies an error before the commit, when nothing is written for sure.
+fn before_commit(error: KafkaError) -> WriteError {
     use RDKafkaErrorCode::{
         AllBrokersDown, BrokerTransportFailure, InvalidMessageSize, MessageBatchTooLarge,
         MessageSizeTooLarge, MessageTimedOut, OperationTimedOut, TopicAuthorizationFailed,
@@ -142,10 +145,10 @@ fn unwritten(error: KafkaError) -> Unwritten {
             | TransactionalIdAuthorizationFailed
             | UnknownTopic
             | UnknownTopicOrPartition,
-        ) => Unwritten::Failed(error),
+        ) => WriteError::Refused(error),
         _ => {
             tracing::debug!(%error, "another server writes the registry");
-            Unwritten::Fenced
+            WriteError::Fenced
         }
     }
 }

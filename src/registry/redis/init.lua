@@ -1,8 +1,8 @@
--- Makes the registry where there is none, and says what is there.
+-- Creates the registry if it doesn't exist, and returns what is there.
 --
 -- KEYS[1]  {prefix:registry}
--- ARGV     format, id, mark, check value: of a new one
--- Answer   format, id, check value
+-- ARGV     format, id, mark and check value of a new registry
+-- Returns  format, id, check value
 local meta, records = KEYS[1] .. ':meta', KEYS[1] .. ':records'
 if redis.call('EXISTS', meta) == 0 then
     if redis.call('EXISTS', records) == 1 then

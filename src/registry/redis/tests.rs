@@ -13,8 +13,9 @@ use crate::common::data_dir::DataDir;
 use crate::common::endpoint_url::EndpointUrl;
 use crate::common::id::TenantId;
 use crate::registry::endpoint::{DisabledReason, Endpoint, EndpointPatch, EndpointSettings};
+use crate::registry::error::RegistryError;
+use crate::registry::limits::LimitOverrides;
 use crate::registry::store::Store;
-use crate::registry::tenant::LimitOverrides;
 use crate::registry::tests::{Home, LIMITS, add_endpoint, name, other_key, settings, tenant_with_key, wants};
 use crate::registry::{Principal, Registry, RegistryPlace, TenantRef};
 
@@ -37,7 +38,7 @@ impl Home {
         let dir = DataDir::open(self.folder.path()).unwrap();
         let store =
             RedisStore::open(self.config(), LIMITS, |may_make| dir.vault(None, may_make)).await.unwrap();
-        let state = store.state();
+        let state = store.replica().state();
         Registry::new(Store::Redis(store, Follower::deaf()), state)
     }
 

@@ -7,17 +7,18 @@ use rusqlite::types::FromSql;
 use rusqlite::{Row, Transaction, params};
 use serde::{Deserialize, Serialize};
 
-use super::StoreError;
 use crate::common::crypto::api_key::KeyHash;
 use crate::common::crypto::vault::Vault;
 use crate::common::event_type::EventFilter;
 use crate::common::id::TenantId;
 use crate::common::job::ContentType;
 use crate::registry::endpoint::{Disabled, DisabledReason, Endpoint, EndpointSettings, EnvelopeKind};
+use crate::registry::error::StoreError;
+use crate::registry::limits::LimitOverrides;
 use crate::registry::name::Name;
 use crate::registry::sealed;
 use crate::registry::state::Change;
-use crate::registry::tenant::{ApiKeyRecord, KeyState, LimitOverrides, Tenant, TenantKey};
+use crate::registry::tenant::{ApiKeyRecord, KeyState, Tenant, TenantKey};
 
 pub(super) fn write(transaction: &Transaction<'_>, vault: &Vault, change: &Change) -> Result<(), StoreError> {
     let written = match change {
