@@ -1,6 +1,7 @@
 //! Processes, HTTP clients and misbehaving customers for the tests, a file for each subject.
 
 pub(crate) mod api;
+pub(crate) mod broker;
 pub(crate) mod customer;
 pub(crate) mod dead_letters;
 pub(crate) mod http;

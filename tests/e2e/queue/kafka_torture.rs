@@ -77,13 +77,13 @@ fn a_broker_that_is_killed_under_load_loses_nothing() {
     let publishers = Publishers::start(customer.port, server.port);
     for _ in 0..(rounds() / 8).max(1) {
         thread::sleep(Duration::from_secs(2));
-        kafka.kill();
+        kafka.kill(0);
         let url = format!("http://127.0.0.1:{}/away", customer.port);
         let refused = publish(&server, &json!({"url": url, "payload": 1}).to_string());
         assert_eq!(refused.status, 503, "{refused:?}");
         assert!(refused.headers.contains_key("retry-after"));
         thread::sleep(Duration::from_secs(1));
-        kafka.restart();
+        kafka.restart(0);
         let restarted = Instant::now();
         wait_until("a 202 again", || {
             publish(&server, &json!({"url": url, "payload": 1}).to_string()).status == 202
@@ -92,6 +92,37 @@ fn a_broker_that_is_killed_under_load_loses_nothing() {
     }
     let refused = publishers.refused();
     assert_eq!(refused, BTreeSet::from(["503".to_owned()]), "202, or 503, and nothing else");
+    let accepted = publishers.stop();
+    wait_until("everything accepted", || missing(&accepted, &customer).is_empty());
+    wait_until("an empty queue", || server.queued_jobs() == 0);
+    let total: usize = accepted.values().map(Vec::len).sum();
+    eprintln!("{total} accepted, none lost, {} delivered twice", count_twice(&customer.taken()));
+    assert_in_order(&accepted, &customer.taken());
+}
+
+/// Each of three brokers is killed and started again while events are published and delivered.
+#[test]
+#[ignore = "it takes minutes: scripts/test.sh --full runs it"]
+fn three_brokers_that_are_killed_in_turn_lose_nothing() {
+    let mut kafka = Kafka::cluster(3, 6);
+    let (server, customer) = (kafka.server(&[]), Flaky::start());
+    let flags = ["--retry-delays", "20", "--max-retries", "1000", "--ordered"];
+    let _consumers = [kafka.consumer(&flags), kafka.consumer(&flags)];
+    let publishers = Publishers::start(customer.port, server.port);
+    let url = format!("http://127.0.0.1:{}/away", customer.port);
+    for broker in (0..3).cycle().take(3 * (rounds() / 20).max(1)) {
+        thread::sleep(Duration::from_secs(2));
+        kafka.kill(broker);
+        wait_until("a 202 of the two that are left", || {
+            publish(&server, &json!({"url": url, "payload": 1}).to_string()).status == 202
+        });
+        thread::sleep(Duration::from_secs(3));
+        kafka.restart(broker);
+        // Two replicas must have each record, so the next broker is killed only when all three have them.
+        kafka.wait_until_in_sync();
+    }
+    let refused = publishers.refused();
+    assert!(refused.iter().all(|status| status == "503"), "only 202 and 503 were expected: {refused:?}");
     let accepted = publishers.stop();
     wait_until("everything accepted", || missing(&accepted, &customer).is_empty());
     wait_until("an empty queue", || server.queued_jobs() == 0);
