@@ -1,6 +1,12 @@
 #!/usr/bin/env bash
-# The load run behind README's figures: sender, server and customer on this machine, a bare forwarder beside them.
+# Measures throughput and latency: sender, server and customer run on this machine, beside a bare HTTP forwarder as the
+# baseline. docs/benchmarks.md has the figures of one machine.
 #   usage: scripts/bench.sh [--quick | --fan-out | --queues | --kafka | --backlog [JOBS]]
+#   --quick      all but Kafka and the backlog, with a tenth of the events
+#   --fan-out    one event published to up to 10,000 tenants
+#   --queues     memory, disk and Redis beside each other
+#   --kafka      publishing to Kafka, and one and three consumers; starts a broker
+#   --backlog    a queue on disk with JOBS jobs for an endpoint that is down (default: 1,000,000)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [[ ${1:-} == --kafka ]]; then

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Whether the HTTP API is as /openapi.json says: schemathesis with all of its checks, as the provider and as a tenant.
-#   usage: scripts/check-api.sh [SCHEMATHESIS-ARGUMENT…]   WHK=path/to/whk, SCHEMATHESIS=path/to/schemathesis SEED=1
+# Checks the HTTP API against /openapi.json: runs all checks of schemathesis, as the provider and as a tenant.
+#   usage: scripts/check-api.sh [SCHEMATHESIS-ARGUMENT…]
+#   WHK, SCHEMATHESIS    paths of the two programs
+#   SEED                 seed of the random requests (default: 1)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 WHK=${WHK:-${CARGO_TARGET_DIR:-target}/debug/whk}
@@ -15,22 +17,22 @@ server=$!
 trap 'kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true' EXIT
 port() { sed -n 's/.*"address":"[^"]*:\([0-9]*\)".*/\1/p' "$DIR/server.log" | head -n 1; }
 for _ in $(seq 100); do [[ -z $(port) ]] || break; sleep 0.1; done
-[[ -n $(port) ]] || { echo "the server doesn't start; see $DIR/server.log" >&2; exit 1; }
+[[ -n $(port) ]] || { echo "the server didn't start; see $DIR/server.log" >&2; exit 1; }
 SERVER=http://127.0.0.1:$(port)
 
-# run CONFIG: one run with the key in WHK_API_KEY.
+# run CONFIG: runs schemathesis with the API key in WHK_API_KEY.
 run() {
   PYTHONPATH=tests/openapi "$SCHEMATHESIS" --config-file "tests/openapi/$1" run "$SERVER/openapi.json" \
     --checks all --continue-on-failure --max-examples 50 --seed "${SEED:-1}" --warnings off --no-color "${@:2}"
 }
 
-# of NAME PREFIX: a member of what onboarding printed.
+# of NAME PREFIX: prints one member of the JSON that the onboarding printed.
 of() { sed -n "s/.*\"$1\":\"\($2[^\"]*\)\".*/\1/p" "$DIR/tenant.json"; }
 onboard() {
   "$WHK" tenant onboard --server "$SERVER" --output json "$1" --public-key fixtures/keys/public_key.pem \
     --url https://hooks.example.com/whk --events '*' >"$DIR/tenant.json"
 }
-# bury NAME: dead letters of the tenant that was onboarded last, since its endpoint is disabled; names one.
+# bury NAME: makes dead letters of the tenant that was onboarded last, by disabling its endpoint. Sets WHK_MESSAGE to one.
 bury() {
   "$WHK" send --server "$SERVER" --tenant "$1" --type invoice.paid --count 200 --output json >"$DIR/sent.json"
   "$WHK" tenant endpoint disable --server "$SERVER" --output json "$1" "$(of endpoint_id ep_)" >"$DIR/endpoint.json"
@@ -59,9 +61,9 @@ bury 'me'
 "$WHK" tenant endpoint enable --server "$SERVER" --output json me "$WHK_ENDPOINT" >"$DIR/endpoint.json"
 run tenant.toml "$@"
 
-# A run that met nothing but refusals would prove little.
+# A run in which every request was refused would prove little.
 for done in 'tenant created' 'tenant changed' 'tenant deleted' 'API key created' 'public key is active' \
   'endpoint added' 'endpoint changed' 'endpoint deleted' 'signing secret rotated' \
   'dead letters replayed' 'dead letters purged'; do
-  grep -q "\"$done\"" "$DIR/server.log" || { echo "no request got as far as '$done'; see $DIR/server.log" >&2; exit 1; }
+  grep -q "\"$done\"" "$DIR/server.log" || { echo "no request led to '$done' in the log; see $DIR/server.log" >&2; exit 1; }
 done

@@ -1,25 +1,27 @@
 #!/usr/bin/env bash
-# Servers for tests, each on a free port, with what it keeps in target/services/NAME, and its log, which stays, in
-# target/services/NAME.log. Installs what is missing with apt-get where it is root.
+# Starts and stops the Redis and the Kafka that tests use, each on a free port. Data is in target/services/NAME, and the
+# log, which is kept after a stop, in target/services/NAME.log. Missing programs are installed with apt-get where the user
+# is root.
 #   usage: scripts/services.sh start redis|kafka [NAME]
-#                      prints where it is, as VARIABLE=value lines, once it answers:
-#                      WHK_TEST_REDIS; WHK_TEST_KAFKA, WHK_KAFKA_CLASSPATH, WHK_KAFKA_TOOLS, WHK_TEST_KAFKA_TLS, WHK_TEST_KAFKA_CA
-#          scripts/services.sh stop redis|kafka [NAME]    ends the one that was started here
-#   NAME is that of the service unless it is given: one of its own for who mustn't end another's.
-#   Where KAFKA_BROKERS is set, that Kafka is used, and none is started.
+#              prints VARIABLE=value lines once the service answers: WHK_TEST_REDIS; WHK_TEST_KAFKA,
+#              WHK_KAFKA_CLASSPATH, WHK_KAFKA_TOOLS, WHK_TEST_KAFKA_TLS, WHK_TEST_KAFKA_CA
+#          scripts/services.sh stop redis|kafka [NAME]
+#   NAME tells services of one kind apart (default: redis or kafka). A start stops the service of the same name.
+#   Where KAFKA_BROKERS is set, its variables are printed for that Kafka, and none is started.
+#   example: eval "$(scripts/services.sh start redis | sed 's/^/export /')"
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-usage() { sed -n '2,11s/^# //p' "$0" >&2; exit 64; }
+usage() { sed -n '2,/^set /{s/^# \{0,1\}//p}' "$0" >&2; exit 64; }
 
-# need PROGRAM PACKAGE: the program, installed where it is missing.
+# need PROGRAM PACKAGE: installs the package where the program is missing.
 need() {
   command -v "$1" >/dev/null && return
   [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null || { echo "$1 is missing; install $2" >&2; exit 1; }
   { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$2"; } >/dev/null
 }
 
-# free_port: one that the system gives to nobody who asks it for any.
+# free_port: prints a free port outside the range that the system picks ports from.
 free_port() {
   python3 - <<'PY'
 import random, socket
@@ -35,13 +37,13 @@ while True:
 PY
 }
 
-# stop_pid FILE: ends the process whose id is in a file, and waits until it has ended.
+# stop_pid FILE: stops the process whose id is in a file, and waits until it has ended.
 stop_pid() {
   [[ -f $1 ]] || return 0
   local pid
   pid=$(<"$1")
   rm -f "$1"
-  # After a restart of the machine another process may have that number.
+  # After a restart of the machine another process may have the same id.
   tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -qE 'redis-server|kafka' || return 0
   kill "$pid" 2>/dev/null || return 0
   for _ in {1..300}; do
@@ -58,7 +60,7 @@ redis_start() {
   redis_stop
   mkdir -p "$dir"
   local port
-  # Debian's package starts a server of its own on 6379; this is another.
+  # Port 6379 may be in use: Debian's package starts a server there.
   port=$(free_port)
   redis-server --port "$port" --bind 127.0.0.1 --dir "$dir" --pidfile "$dir/pid" --logfile "$log" \
     --daemonize yes --appendonly yes --appendfsync everysec --save '' --maxmemory-policy noeviction >/dev/null
@@ -79,13 +81,13 @@ redis_stop() {
   rm -rf "$dir"
 }
 
-# The newest that runs on Java 17.
+# The newest version that runs on Java 17.
 KAFKA_VERSION=4.4.0
-# The latest of its tools that is published; they talk to newer brokers as well.
+# The newest published version of the tools. They work with newer brokers.
 KAFKA_TOOLS_VERSION=4.3.0
 LOG4J_VERSION=2.25.5
 
-# resolve ARTEFACT VERSION FILE: writes the class path of one of Kafka's artefacts, which Maven fetches.
+# resolve ARTEFACT VERSION FILE: fetches one of Kafka's artefacts with Maven and writes its class path to a file.
 resolve() {
   local first folder
   first=$(cut -d : -f 1 "$3" 2>/dev/null || true)
@@ -109,7 +111,7 @@ POM
   mv "$3.new" "$3"
 }
 
-# kafka_certificates: a CA, and a certificate of the broker's with its key, as PEM.
+# kafka_certificates: creates a CA, and a certificate and key for the broker, as PEM files.
 kafka_certificates() {
   need openssl openssl
   openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=whk-test-ca -keyout "$dir/ca.key" -out "$dir/ca.pem" 2>/dev/null
@@ -169,7 +171,7 @@ transaction.state.log.num.partitions=4
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
 CONF
-  # Many small topics: no segment of theirs needs room before it is filled.
+  # Tests make many small topics, and an index takes 10 MiB each where it is allocated in full.
   echo 'log.index.size.max.bytes=65536' >>"$dir/server.properties"
   local java=(java -Xms256m -Xmx512m -XX:+UseSerialGC -XX:TieredStopAtLevel=1
     "-Dlog4j2.configurationFile=file:$dir/log4j2.properties" -cp "$(<"$classpath")")
@@ -195,7 +197,7 @@ CONF
   exit 1
 }
 
-# kafka_answers PORT: whether a broker answers ApiVersions there, which it does when it has started.
+# kafka_answers PORT: succeeds if a broker answers an ApiVersions request, as it does once it has started.
 kafka_answers() {
   timeout 2 python3 - "$1" 2>/dev/null <<'PY'
 import socket, struct, sys
