@@ -8,6 +8,7 @@ mod subscription;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -160,7 +161,7 @@ impl RedisConnection {
         };
         match self.query(&command("EVALSHA", &script.hash)).await {
             Err(RedisFailure::Failed(error)) if is(&error, ServerErrorKind::NoScript) => {
-                self.query(&command("EVAL", script.text)).await
+                self.query(&command("EVAL", &script.text)).await
             }
             answer => answer,
         }
@@ -201,14 +202,15 @@ fn manager(config: &RedisConfig) -> Result<ConnectionManager, RedisError> {
 /// A Lua script and the hash that Redis knows it by.
 #[derive(Debug)]
 pub struct RedisScript {
-    text: &'static str,
+    text: Cow<'static, str>,
     hash: String,
 }
 
 impl RedisScript {
     /// The script of that text.
     #[must_use]
-    pub fn new(text: &'static str) -> Self {
+    pub fn new(text: impl Into<Cow<'static, str>>) -> Self {
+        let text = text.into();
         let hash = Sha1::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
         Self { text, hash }
     }

@@ -1,208 +1,154 @@
-//! The queue in Redis, Valkey or a Redis Cluster: as durable as that is, and shared by all servers with its prefix.
+//! The queue in Redis, Valkey or a Redis Cluster, shared by all servers that use the same prefix.
 //!
-//! What was answered has been done by Redis. With `appendonly yes` and `appendfsync always` it is on its disk as well;
-//! the start-up check says what else would be lost. `WAITAOF` would promise the same, but holds up all that comes after
-//! it on its connection. A lease whose process died is claimed again after [`QueueConfig::lease`] by whichever server
-//! looks next, and counts as an attempt.
+//! # Durability
 //!
-//! Lanes are spread over shards by the hash of their names. All keys of a shard begin with its tag, `{prefix:0}` for the
-//! first, so they are in one hash slot; `{prefix}:layout` says how many shards there are: 1, or 16 in a cluster, as
-//! the first server decided. `LANE` is a hash, since names of lanes may be URLs. Every change is one script on one
-//! shard, atomic; times are those of Redis' own clock, in µs.
+//! The queue is as durable as Redis. A call returns after Redis has executed it. With `appendonly yes` and
+//! `appendfsync always` Redis has also written it to disk; the check at start-up warns of settings that lose jobs.
+//! `WAITAOF` isn't used, because it delays all later commands on its connection.
 //!
-//! ```text
-//! key              type    holds                                         written by        goes
-//! job:ID           hash    a queued job: record, body, bytes, tenant,    push, replay      settle
-//!                          lane; failures, attempts, first attempt; the
-//!                          token of its lease while it is out
-//! ready:LANE       list    ids in order, the next one first              push, settle      claim
-//! aside:LANE       zset    ids of unordered retries by due time          settle            claim, once due
-//! lane:LANE        string  limit, failures in a row, whether one ever    all               an hour after the last
-//!                          succeeded, probes (-1: breaker closed),                         job
-//!                          closed until, ordered, leased, when its head
-//!                          and the first aside are due, its timer, how
-//!                          many are ready, its ring
-//! well new failing zset    lanes with something to lease, by their last  all               when there is nothing
-//!                          turn: the one that waited longest is first
-//! timers           zset    lanes by when to look at them again           all               claim
-//! leases           zset    ids of leased jobs by expiry                  claim             settle, claim (expired)
-//! dead:ID          hash    a dead letter: as job:ID, and what is said    settle            replay, purge
-//!                          of its death
-//! deaths           zset    ids of dead letters by time of death, in ms;  settle            replay, purge
-//!                          deaths:TENANT holds a tenant's
-//! done:ID          string  a delivered message: record, attempts         settle            when it is too old
-//! history          list    ids of delivered messages, the oldest first   settle            when it is too old
-//! counts           hash    jobs, bytes, jobs that wait aside             all               never
-//! tenant_jobs      hash    queued jobs by tenant; tenant_bytes: bytes    push, settle      with the last job
-//! serial           string  the last token or turn given out              all               never
-//! ```
+//! A lease expires after [`QueueConfig::lease`]. Any server then claims the job again, and the lost attempt counts.
 //!
-//! A push is atomic for the jobs of one shard that fit into one call (500 jobs, 4 MiB). A larger one, or one over several
-//! shards, is refused as a whole where there is no room, but may be there in part if Redis fails in the middle: what is
-//! there is delivered, and publishing it again under the same ids adds the rest alone.
-//! In a cluster `max_jobs` and `max_bytes` are kept by what each server last heard of the shards, so servers that publish
-//! at once may go past them by a little.
+//! # Shards
+//!
+//! Lanes are distributed over shards by the hash of their names. There is 1 shard, or 16 in a cluster. The first server
+//! decides, and `{prefix}:layout` stores the number. All keys of a shard start with its tag, such as `{prefix:0}`, and
+//! therefore are in one hash slot. Every change is one Lua script on one shard, and atomic.
+//!
+//! # Keys
+//!
+//! All keys below follow the tag and a colon. `ID` is a message id. `LANE` is the hash of a lane's name, because the name
+//! may be a URL. Times are in µs of Redis' clock unless stated otherwise.
+//!
+//! | key | type | content | written by | deleted by |
+//! |---|---|---|---|---|
+//! | `job:ID` | hash | An unsettled job: `record`, `body`, `bytes`, `tenant`, `lane`; `failures`, `attempts`, `first` (time of the first attempt); `token` while it is leased. | push, claim, settle, replay | settle |
+//! | `ready:LANE` | list | Ids of the jobs of a lane, the next one first. | push, claim, settle, release, replay | claim |
+//! | `aside:LANE` | sorted set | Ids of delayed jobs of an unordered lane, by due time. | settle | claim and release, when the jobs are moved to `ready` |
+//! | `lane:LANE` | string | State of a lane, see below. | every change | Redis, an hour after the lane's last job |
+//! | `well`, `new`, `failing` | sorted set | Run queues: lanes with a job that can be leased, by their last turn. | every change | every change |
+//! | `timers` | sorted set | Lanes, by the time when something in them becomes due. | every change | claim |
+//! | `leases` | sorted set | Ids of leased jobs, by expiry. | claim | settle; claim, when the lease has expired |
+//! | `dead:ID` | hash | A dead letter: the fields of `job:ID` except those of leases, `dead` (cause of death), `died` (in ms). | settle | replay, purge |
+//! | `deaths` | sorted set | Ids of all dead letters, by time of death in ms. | settle | replay, purge |
+//! | `deaths:TENANT` | sorted set | Ids of the dead letters of one tenant, by time of death in ms. | settle | replay, purge |
+//! | `done:ID` | string | A delivered message: record and attempts. | settle | settle, when the history is full |
+//! | `history` | list | Ids of delivered messages, the oldest first. | settle | settle, when the history is full |
+//! | `counts` | hash | Totals: `jobs`, `bytes`, `delayed`. | every change | never |
+//! | `tenant_jobs` | hash | Unsettled jobs of each tenant. | push, settle, replay | the tenant's last job |
+//! | `tenant_bytes` | hash | Bytes of the bodies of these jobs. | push, settle, replay | the tenant's last job |
+//! | `serial` | string | The last number issued as token or turn. | every change | never |
+//!
+//! The state of a lane is eleven numbers and a name, separated by spaces: maximum concurrency; failures in a row; 1 after
+//! a success; probes, or -1 while the breaker is closed; end of the time in which the breaker is open; 1 if the lane is
+//! ordered; leases; due time of the first job; due time of the first delayed job; time of its entry in `timers`; length of
+//! `ready`; its run queue, or `-`.
+//!
+//! The names `aside` (delayed) and `well` (healthy) are renamed with the next format.
+//!
+//! # Limits
+//!
+//! A push is atomic for jobs of one shard that fit into one call (500 jobs, 4 MiB). A larger push, or one over several
+//! shards, is refused as a whole if there is no room. It may be stored in part if Redis fails in the middle. The stored
+//! part is delivered, and repeating the push with the same ids adds only the rest.
+//!
+//! In a cluster each server enforces `max_jobs` and `max_bytes` with the totals that it last heard from the shards.
+//! Servers that publish at the same time may exceed them slightly.
 
+mod answer;
 mod check;
 mod claim;
+mod claimed;
 mod dead;
+mod error;
+mod leases;
+mod message;
 mod push;
+mod release;
 mod scripts;
 mod settle;
+mod sharded;
 mod shards;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-pub use self::check::OpenRedisError;
-use self::claim::Held;
-use self::scripts::Scripts;
+pub use self::error::OpenRedisError;
+use self::sharded::ShardedQueue;
 use self::shards::Shard;
 use super::{Capabilities, Depth, Lease, Queue, QueueConfig, QueueError, Settlement, TenantUsage};
 use crate::common::clock::Clock;
 use crate::common::job::{Job, Lane};
-use crate::common::redis::{RedisConfig, RedisConnection, RedisFailure, subscribe};
+use crate::common::redis::{RedisConfig, subscribe};
 
-/// See the module's page.
+/// Maximum time without a look at Redis while a claim waits, in case a wake-up was lost.
+///
+/// A server that dies between its change and the wake-up loses the wake-up.
+const MAX_IDLE: Duration = Duration::from_secs(15);
+
+/// Tenants per call of `tenant_usage.lua`, whose arguments are limited.
+const TENANTS_PER_CALL: usize = 1_000;
+
+/// A queue in Redis. See the [module documentation](self).
 pub struct RedisQueue {
-    shared: Arc<Shared>,
-    _wake_ups: AbortOnDropHandle<()>,
-}
-
-/// What calls that outlive the future that made them share.
-struct Shared {
-    connection: RedisConnection,
-    scripts: Scripts,
-    shards: Vec<Shard>,
-    config: QueueConfig,
-    clock: Clock,
-    /// What wake-ups are published on.
-    channel: String,
-    /// Names this process in them.
-    origin: String,
-    /// Rung after every change that a waiting claim may care for.
-    changed: Notify,
-    closed: AtomicBool,
-    held: Held,
-    /// Which shard and which standing have the next turn.
-    turn: AtomicUsize,
+    sharded: Arc<ShardedQueue>,
+    _subscription: AbortOnDropHandle<()>,
 }
 
 impl RedisQueue {
-    /// Connects, checks what Redis can promise, and finds or makes the layout.
+    /// Connects, checks the settings of Redis, and reads or creates the layout.
     ///
     /// # Errors
-    /// Redis can't be reached or used, or a newer whk laid the keys out.
+    /// Redis can't be reached or used, or a newer version of whk has written the keys.
     pub async fn open(
         redis: &RedisConfig,
         config: QueueConfig,
         clock: Clock,
     ) -> Result<Self, OpenRedisError> {
-        check::check(redis).await?;
-        let connection =
-            RedisConnection::open(redis).await.map_err(|error| OpenRedisError::of(redis, error))?;
-        let shards = shards::open(&connection, redis).await?;
-        let shared = Arc::new(Shared {
-            connection,
-            scripts: Scripts::new(),
-            shards,
-            held: Held::new(config.lease),
-            config,
-            clock,
-            // Channels are not of a database, so it is named.
-            channel: format!("{{{}}}:{}:wake", redis.prefix(), redis.database()),
-            origin: uuid::Uuid::now_v7().simple().to_string(),
-            changed: Notify::new(),
-            closed: AtomicBool::new(false),
-            turn: AtomicUsize::new(0),
-        });
-        shared.meet().await.map_err(OpenRedisError::Queue)?;
-        let woken = Arc::downgrade(&shared);
-        let wake_ups = subscribe(redis.clone(), shared.channel.clone(), move |message| {
-            if let Some(shared) = woken.upgrade() {
-                shared.wake(message);
+        let sharded = Arc::new(ShardedQueue::open(redis, config, clock).await?);
+        let subscriber = Arc::downgrade(&sharded);
+        let subscription = subscribe(redis.clone(), sharded.channel.clone(), move |message| {
+            if let Some(sharded) = subscriber.upgrade() {
+                sharded.wake_up_received(message);
             }
         });
-        Ok(Self { shared, _wake_ups: wake_ups })
+        Ok(Self { sharded, _subscription: subscription })
     }
-}
-
-impl Shared {
-    /// A message came: `origin:shard`. None where some may have been missed.
-    fn wake(&self, message: Option<&str>) {
-        let Some((origin, shard)) = message.and_then(|message| message.split_once(':')) else {
-            self.shards.iter().for_each(Shard::look_again);
-            self.changed.notify_waiters();
-            return;
-        };
-        if origin == self.origin {
-            return;
-        }
-        match shard.parse().ok().and_then(|index: usize| self.shards.get(index)) {
-            Some(shard) => shard.look_again(),
-            None => self.shards.iter().for_each(Shard::look_again),
-        }
-        self.changed.notify_waiters();
-    }
-
-    fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
-    }
-}
-
-/// How long an idle server takes Redis' silence for nothing to do.
-const MOST_IDLE: Duration = Duration::from_secs(15);
-
-fn unavailable(error: RedisFailure) -> QueueError {
-    let what = match error.code() {
-        Some("OOM") => "Redis has no memory left (maxmemory)",
-        Some("READONLY") => "Redis is a replica now",
-        Some("LOADING") => "Redis is loading its data",
-        Some("MASTERDOWN" | "CLUSTERDOWN") => "a part of Redis is down",
-        Some("NOPERM" | "NOAUTH" | "WRONGPASS") => "Redis permits it not",
-        Some("MISCONF") => "Redis can't write to its disk",
-        Some(_) => "Redis refused",
-        None if matches!(error, RedisFailure::Unexpected) => "Redis answered something unexpected",
-        None => "Redis can't be reached",
-    };
-    QueueError::Unavailable(what, Box::new(error))
 }
 
 #[async_trait]
 impl Queue for RedisQueue {
     async fn push(&self, jobs: Vec<Job>) -> Result<(), QueueError> {
-        self.shared.push(jobs).await
+        self.sharded.push(jobs).await
     }
 
     async fn claim(&self, max: usize) -> Result<Vec<Lease>, QueueError> {
         loop {
-            // Registered before looking, so that a change in between isn't missed.
-            let changed = self.shared.changed.notified();
+            // Registered before the shards are polled, so that no change in between is missed.
+            let changed = self.sharded.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if self.shared.is_closed() || max == 0 {
+            if self.sharded.is_closed() || max == 0 {
                 return Ok(Vec::new());
             }
-            // In a task, since what Redis has leased must be given back if nobody is here any more to take it.
-            let claiming = tokio::spawn(Arc::clone(&self.shared).claim_now(max));
+            // The claim runs in a task of its own. If this future is dropped, the task still receives the leases and
+            // returns them.
+            let claiming = tokio::spawn(Arc::clone(&self.sharded).claim_now(max));
             let claimed =
                 claiming.await.map_err(|error| QueueError::Unavailable("claim", Box::new(error)))??;
             if !claimed.is_empty() {
                 return Ok(claimed.into_leases());
             }
-            match self.shared.shards.iter().filter_map(Shard::next_look).min() {
+            match self.sharded.shards.iter().filter_map(Shard::next_poll).min() {
                 None => {
-                    // In case a wake-up was lost, such as by a server that died before it rang.
-                    if tokio::time::timeout(MOST_IDLE, changed).await.is_err() {
-                        self.shared.shards.iter().for_each(Shard::look_again);
+                    if tokio::time::timeout(MAX_IDLE, changed).await.is_err() {
+                        self.sharded.shards.iter().for_each(Shard::request_poll);
                     }
                 }
                 Some(at) if at <= Instant::now() => tokio::task::yield_now().await,
@@ -212,14 +158,14 @@ impl Queue for RedisQueue {
     }
 
     async fn settle(&self, settlements: &[Settlement]) -> Result<(), QueueError> {
-        self.shared.settle(settlements).await
+        self.sharded.settle(settlements).await
     }
 
     async fn depth(&self) -> Result<Depth, QueueError> {
         let mut depth = Depth::default();
-        for shard in &self.shared.shards {
+        for shard in &self.sharded.shards {
             let (ready, delayed, leased, dead): (u64, u64, u64, u64) =
-                self.shared.call(&self.shared.scripts.depth, shard, |_| ()).await?;
+                self.sharded.call(&self.sharded.scripts.depth, shard, |_| ()).await?;
             depth.ready = depth.ready.saturating_add(ready);
             depth.delayed = depth.delayed.saturating_add(delayed);
             depth.leased = depth.leased.saturating_add(leased);
@@ -233,11 +179,11 @@ impl Queue for RedisQueue {
         if tenants.is_empty() {
             return Ok(sums);
         }
-        for shard in &self.shared.shards {
-            for (sums, tenants) in sums.chunks_mut(1_000).zip(tenants.chunks(1_000)) {
+        for shard in &self.sharded.shards {
+            for (sums, tenants) in sums.chunks_mut(TENANTS_PER_CALL).zip(tenants.chunks(TENANTS_PER_CALL)) {
                 let (jobs, bytes): (Vec<Option<u64>>, Vec<Option<u64>>) = self
-                    .shared
-                    .call(&self.shared.scripts.queued, shard, |command| _ = command.arg(tenants))
+                    .sharded
+                    .call(&self.sharded.scripts.tenant_usage, shard, |command| _ = command.arg(tenants))
                     .await?;
                 for ((sum, jobs), bytes) in sums.iter_mut().zip(jobs).zip(bytes) {
                     sum.jobs = sum.jobs.saturating_add(jobs.unwrap_or_default());
@@ -249,7 +195,7 @@ impl Queue for RedisQueue {
     }
 
     async fn release(&self, lanes: &[Lane]) -> Result<(), QueueError> {
-        self.shared.release(lanes).await
+        self.sharded.release(lanes).await
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -257,27 +203,18 @@ impl Queue for RedisQueue {
     }
 
     fn close(&self) {
-        if self.shared.closed.swap(true, Ordering::AcqRel) {
+        if self.sharded.closed.swap(true, Ordering::AcqRel) {
             return;
         }
-        self.shared.changed.notify_waiters();
-        // What this process would have claimed next is for the others.
-        let shared = Arc::clone(&self.shared);
+        self.sharded.changed.notify_waiters();
+        // Other servers claim the jobs that this one would have claimed next.
+        let sharded = Arc::clone(&self.sharded);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                let mut publish = redis::cmd("PUBLISH");
-                publish.arg(&shared.channel).arg("closed");
-                drop(shared.connection.query::<()>(&publish).await);
-            });
+            runtime.spawn(async move { sharded.wake_up_other_servers().await });
         }
     }
 
     fn abandoned(&self) -> Vec<Arc<Job>> {
         Vec::new()
     }
-}
-
-/// `time` in whole µs.
-fn microseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

@@ -1,21 +1,25 @@
--- Leases up to ARGV[1] jobs. Then: a lease's length in µs, this process's slots, and what it holds of them in all, for
--- new and for failing lanes; which standing has the first turn; channel and message; until when somebody waits for the
--- answer, or 0. Answers {µs until something becomes due, or -1, whether lanes were passed over for want of slots, jobs,
--- bytes, the time, {lost ids}, then for each lease {id, token, failures, first attempt in µs, ordered, standing, record,
--- body}}.
+-- Leases jobs.
+--
+-- ARGV: 1 maximum number of jobs; 2 length of a lease in µs; 3 slots of this process; 4, 5, 6 slots in use in all, by
+-- lanes of new endpoints, and by lanes of failing ones; 7 run queue that is served first (modulo 3); 8 and 9 channel and
+-- message of the wake-up; 10 time after which the caller no longer waits for the answer, or 0.
+--
+-- Returns { µs until something becomes due or -1, 1 if lanes were skipped for lack of slots, jobs, bytes, time, { ids of
+-- jobs that are missing } }, followed for each lease by { id, token, failures, time of the first attempt, ordered,
+-- health, record, body }.
 local max, length, slots = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local held = { all = tonumber(ARGV[4]), new = tonumber(ARGV[5]), failing = tonumber(ARGV[6]), well = 0 }
-local again = false
+local used = { all = tonumber(ARGV[4]), new = tonumber(ARGV[5]), failing = tonumber(ARGV[6]), well = 0 }
+local more_due = false
 
--- Redis was away for longer than that, and nobody would take what is leased now.
+-- Redis was unavailable for longer than the caller waits. Leases made now would reach nobody.
 if ARGV[10] ~= '0' and now > tonumber(ARGV[10]) then
   local jobs, bytes = totals()
   return { '0', 0, jobs, bytes, whole(now), {} }
 end
 
--- Leases that ran out count as attempts: what breaks its attempts off must not do so for ever.
-local ran_out = call('ZRANGEBYSCORE', leases_key, '-inf', now, 'LIMIT', 0, MOST_DUE)
-for _, id in ipairs(ran_out) do
+-- An expired lease counts as an attempt. Otherwise a job that crashes its server would be delivered for ever.
+local expired = call('ZRANGEBYSCORE', leases_key, '-inf', now, 'LIMIT', 0, MAX_DUE)
+for _, id in ipairs(expired) do
   call('ZREM', leases_key, id)
   local lane_id = call('HGET', job_key(id), 'lane')
   if lane_id then
@@ -23,106 +27,108 @@ for _, id in ipairs(ran_out) do
     lane.leased = math.max(lane.leased - 1, 0)
     call('HINCRBY', job_key(id), 'failures', 1)
     call('HDEL', job_key(id), 'token')
-    to_front(lane, id)
-    place(lane)
+    push_front(lane, id)
+    schedule(lane)
   end
 end
-again = #ran_out == MOST_DUE
+more_due = #expired == MAX_DUE
 
-local due = call('ZRANGEBYSCORE', timers_key, '-inf', now, 'LIMIT', 0, MOST_DUE)
+local due = call('ZRANGEBYSCORE', timers_key, '-inf', now, 'LIMIT', 0, MAX_DUE)
 for _, id in ipairs(due) do
   local lane = lane_of(id)
-  if lane.aside_due > 0 and lane.aside_due <= now then end_waits(lane, now, MOST_DUE) end
-  place(lane)
+  if lane.delayed_due > 0 and lane.delayed_due <= now then move_delayed(lane, now, MAX_DUE) end
+  schedule(lane)
   if lane.timer == 0 then call('ZREM', timers_key, id) end
 end
-again = again or #due == MOST_DUE
+more_due = more_due or #due == MAX_DUE
 
--- However many endpoints hang, one that answers finds a slot: see has_slot_for in lanes.rs.
-local function has_slot(ring)
-  if held.all >= slots then return false end
-  if ring == 'well' then return true end
-  if held.new + held.failing >= slots - math.floor(slots / 4) then return false end
-  return ring == 'new' or held.failing < math.ceil(slots / 2)
+-- Returns whether a lane of that health may take a slot. Slots are reserved for healthy endpoints, so that hanging
+-- endpoints can't take all of them. lanes.rs has the same rule.
+local function has_slot(run_queue)
+  if used.all >= slots then return false end
+  if run_queue == 'well' then return true end
+  if used.new + used.failing >= slots - math.floor(slots / 4) then return false end
+  return run_queue == 'new' or used.failing < math.ceil(slots / 2)
 end
 
-local turns, first = { 'well', 'new', 'failing' }, tonumber(ARGV[7])
-local passed = { well = 0, new = 0, failing = 0 }
-local short = false
-local leased, lost = {}, {}
--- Bytes of bodies in one answer, so that large ones come a few at a time.
-local answered, MOST_ANSWERED = 0, 8388608
+local order, first = { 'well', 'new', 'failing' }, tonumber(ARGV[7])
+local skipped = { well = 0, new = 0, failing = 0 }
+local slots_short = false
+local leased, missing = {}, {}
+-- Maximum bytes of bodies in one answer, so that large ones come a few at a time.
+local answer_bytes, MAX_ANSWER_BYTES = 0, 8388608
 local expiry, expiries = whole(now + length), {}
--- Lanes of each ring in their order, as many as may be wanted; asked for again once all of them had a turn.
-local next_lanes, next_at = { well = {}, new = {}, failing = {} }, { well = 1, new = 1, failing = 1 }
+-- The next lanes of each run queue, read in pages of `max`.
+local pages, page_at = { well = {}, new = {}, failing = {} }, { well = 1, new = 1, failing = 1 }
 local ended = {}
-local function next_lane(ring)
-  if not next_lanes[ring][next_at[ring]] and not ended[ring] then
-    next_lanes[ring] = call('ZRANGE', rings[ring], passed[ring], passed[ring] + max - 1)
-    next_at[ring] = 1
-    ended[ring] = #next_lanes[ring] == 0
+local function next_lane(run_queue)
+  if not pages[run_queue][page_at[run_queue]] and not ended[run_queue] then
+    pages[run_queue] = call('ZRANGE', run_queues[run_queue], skipped[run_queue], skipped[run_queue] + max - 1)
+    page_at[run_queue] = 1
+    ended[run_queue] = #pages[run_queue] == 0
   end
-  return next_lanes[ring][next_at[ring]]
+  return pages[run_queue][page_at[run_queue]]
 end
 local function lane_in_turn()
   for step = 0, 2 do
-    local ring = turns[(first + step) % 3 + 1]
-    local id = next_lane(ring)
-    if id and has_slot(ring) then
-      next_at[ring] = next_at[ring] + 1
+    local run_queue = order[(first + step) % 3 + 1]
+    local id = next_lane(run_queue)
+    if id and has_slot(run_queue) then
+      page_at[run_queue] = page_at[run_queue] + 1
       first = (first + step + 1) % 3
-      return ring, id
+      return run_queue, id
     end
-    short = short or id ~= nil
+    slots_short = slots_short or id ~= nil
   end
 end
-while #leased < max and answered < MOST_ANSWERED do
-  local ring, id = lane_in_turn()
-  if not ring then break end
+while #leased < max and answer_bytes < MAX_ANSWER_BYTES do
+  local run_queue, id = lane_in_turn()
+  if not run_queue then break end
   local lane = lane_of(id)
-  if lane.ring ~= ring then
-    -- Its state was forgotten, or it was: put right what the ring says.
-    call('ZREM', rings[ring], id)
-    place(lane)
-  elseif slots - held.all <= lane.leased * 4 then
-    -- It holds a share of the free slots at most: see leaves_slots in lanes.rs.
-    passed[ring], short = passed[ring] + 1, true
+  if lane.run_queue ~= run_queue then
+    -- The state of the lane was lost and says otherwise. Repair the run queue.
+    call('ZREM', run_queues[run_queue], id)
+    schedule(lane)
+  elseif slots - used.all <= lane.leased * 4 then
+    -- The lane already has its share of the free slots. lanes.rs has the same rule.
+    skipped[run_queue], slots_short = skipped[run_queue] + 1, true
   else
     local job = call('LPOP', ready_key(lane))
     lane.ready = job and math.max(lane.ready - 1, 0) or 0
-    local found = job and call('HMGET', job_key(job), 'record', 'body', 'failures', 'first')
-    if found and found[1] then
+    local fields = job and call('HMGET', job_key(job), 'record', 'body', 'failures', 'first')
+    if fields and fields[1] then
       local token = whole(next_serial())
-      local first_at = found[4] or whole(now)
+      local first_at = fields[4] or whole(now)
       call('HSET', job_key(job), 'token', token, 'first', first_at)
       expiries[#expiries + 1], expiries[#expiries + 2] = expiry, job
-      answered = answered + #(found[2] or '')
+      answer_bytes = answer_bytes + #(fields[2] or '')
       lane.leased, lane.head_due = lane.leased + 1, 0
-      held.all, held[ring] = held.all + 1, held[ring] + 1
-      leased[#leased + 1] = { job, token, found[3] or '0', first_at, lane.ordered, ring, found[1], found[2] }
+      used.all, used[run_queue] = used.all + 1, used[run_queue] + 1
+      leased[#leased + 1] = { job, token, fields[3] or '0', first_at, lane.ordered, run_queue, fields[1], fields[2] }
     elseif job then
-      lost[#lost + 1] = job
+      missing[#missing + 1] = job
       count(call('HGET', job_key(job), 'tenant'), -1, -tonumber(call('HGET', job_key(job), 'bytes') or '0'))
       call('DEL', job_key(job))
     end
-    place(lane, true)
+    schedule(lane, true)
   end
 end
 
--- Well within what unpack takes: see claim.rs for the most that is asked for.
+-- unpack takes some thousands of values. MAX_JOBS_PER_CALL in claim.rs keeps well below that.
 if #expiries > 0 then call('ZADD', leases_key, unpack(expiries)) end
 
-local function first_of(key)
+local function first_score(key)
   return tonumber(call('ZRANGE', key, 0, 0, 'WITHSCORES')[2] or '0')
 end
-local next_due = first_of(timers_key)
-local runs_out = first_of(leases_key)
-if runs_out > 0 and (next_due == 0 or runs_out < next_due) then next_due = runs_out end
+local next_due = first_score(timers_key)
+local next_expiry = first_score(leases_key)
+if next_expiry > 0 and (next_due == 0 or next_expiry < next_due) then next_due = next_expiry end
 local wait = next_due == 0 and -1 or math.max(next_due - now, 0)
-if again or answered >= MOST_ANSWERED then wait = 0 end
-woken = woken and (#leased == max or short)
+if more_due or answer_bytes >= MAX_ANSWER_BYTES then wait = 0 end
+-- Other servers are notified only if this one leaves work to them.
+notify = notify and (#leased == max or slots_short)
 finish({ channel = ARGV[8], message = ARGV[9] })
 local jobs, bytes = totals()
-local answer = { whole(wait), short and 1 or 0, jobs, bytes, whole(now), lost }
+local answer = { whole(wait), slots_short and 1 or 0, jobs, bytes, whole(now), missing }
 for _, lease in ipairs(leased) do answer[#answer + 1] = lease end
 return answer

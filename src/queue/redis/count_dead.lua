@@ -1,3 +1,3 @@
--- ARGV: tenant or '', since and until as ZCOUNT takes them. Answers how many are dead.
+-- Counts dead letters. ARGV: 1 tenant or ''; 2 and 3 earliest and latest time of death as ZCOUNT takes them.
 local key = ARGV[1] == '' and deaths_key or (deaths_key .. ':' .. ARGV[1])
 return call('ZCOUNT', key, ARGV[2], ARGV[3])

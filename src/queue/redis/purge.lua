@@ -1,4 +1,4 @@
--- Deletes dead letters. ARGV: ids. Answers how many.
+-- Deletes dead letters. ARGV: ids. Returns how many were deleted.
 local purged = 0
 for _, id in ipairs(ARGV) do
   local tenant = call('HGET', dead_key(id), 'tenant')

@@ -1,47 +1,47 @@
-//! Queueing: jobs by shard, in calls that stay short.
+//! Pushes jobs to their shards, in calls of limited size.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
 
-use super::Shared;
-use super::shards::{Shard, lane_name, shard_of};
-use crate::common::job::{Job, Lane, Target};
+use super::sharded::ShardedQueue;
+use super::shards::{Shard, Totals, lane_key, shard_of};
+use crate::common::job::{Job, Target};
 use crate::queue::{QueueError, record};
 
-/// Jobs and bytes of one call: Redis does nothing else meanwhile.
-const MOST_IN_CALL: (usize, usize) = (500, 4 << 20);
+/// Maximum jobs per call. Redis blocks all other clients while the script runs.
+const MAX_JOBS_PER_CALL: usize = 500;
 
-/// A job on its way into Redis.
-struct Packed {
+/// Maximum bytes of bodies and records per call.
+const MAX_BYTES_PER_CALL: usize = 4 << 20;
+
+/// A job with the lane and the record that Redis stores.
+struct EncodedJob {
     job: Job,
     lane: String,
     record: String,
 }
 
-impl Shared {
+impl ShardedQueue {
     pub(super) async fn push(self: &Arc<Self>, jobs: Vec<Job>) -> Result<(), QueueError> {
         if self.is_closed() {
             return Err(QueueError::Closed);
         }
-        let bytes = bytes_of(jobs.iter());
-        if jobs.len() > self.config.max_jobs || bytes > self.config.max_bytes {
+        if jobs.len() > self.config.max_jobs || body_bytes(jobs.iter()) > self.config.max_bytes {
             return Err(QueueError::TooLarge);
         }
-        let totals = self.shards.iter().map(Shard::totals).fold((0_u64, 0_u64), |sum, (jobs, bytes)| {
-            (sum.0.saturating_add(jobs), sum.1.saturating_add(bytes))
-        });
-        let mut by_shard: BTreeMap<usize, Vec<Packed>> = BTreeMap::new();
+        let totals = self.totals();
+        let mut by_shard: BTreeMap<usize, Vec<EncodedJob>> = BTreeMap::new();
         for job in jobs {
-            let lane = lane_name(&job.lane);
-            let packed = Packed { record: record::encode(&job), lane, job };
-            by_shard.entry(shard_of(&packed.lane, self.shards.len())).or_default().push(packed);
+            let lane = lane_key(&job.lane);
+            let encoded = EncodedJob { record: record::encode(&job), lane, job };
+            by_shard.entry(shard_of(&encoded.lane, self.shards.len())).or_default().push(encoded);
         }
-        // In tasks: what Redis has queued is looked for though the publisher has gone.
+        // Each shard has a task of its own. If the publisher disconnects, the tasks still run and notify claims.
         let pushes = by_shard.into_iter().map(|(shard, jobs)| {
-            let shared = Arc::clone(self);
-            tokio::spawn(async move { shared.push_to(shard, &jobs, totals).await })
+            let sharded = Arc::clone(self);
+            tokio::spawn(async move { sharded.push_to(shard, &jobs, totals).await })
         });
         for pushed in join_all(pushes).await {
             pushed.map_err(|error| QueueError::Unavailable("push", Box::new(error)))??;
@@ -49,99 +49,69 @@ impl Shared {
         Ok(())
     }
 
-    async fn push_to(&self, index: usize, jobs: &[Packed], totals: (u64, u64)) -> Result<(), QueueError> {
+    async fn push_to(&self, index: usize, jobs: &[EncodedJob], totals: Totals) -> Result<(), QueueError> {
         let Some(shard) = self.shards.get(index) else { return Ok(()) };
-        let most = self.room_of(shard, totals);
-        let all = (jobs.len(), bytes_of(jobs.iter().map(|packed| &packed.job)));
+        let size = Totals {
+            jobs: u64::try_from(jobs.len()).unwrap_or(u64::MAX),
+            bytes: u64::try_from(body_bytes(jobs.iter().map(|encoded| &encoded.job))).unwrap_or(u64::MAX),
+        };
+        // The first call checks that all jobs fit. The other calls are accepted without a check.
+        let (mut limits, mut size) = (self.limits_of(shard, totals), size);
         let mut pushed = Ok(());
-        for (turn, call) in calls(jobs).into_iter().enumerate() {
-            // The first call has room for all of them or none; the others follow it.
-            let (most, all) =
-                if turn == 0 { (most, all) } else { ((u64::MAX >> 12, u64::MAX >> 12), (0, 0)) };
-            pushed = self.push_call(shard, call, most, all).await;
+        for jobs in calls(jobs) {
+            pushed = self.push_call(shard, jobs, limits, size).await;
             if pushed.is_err() {
                 break;
             }
+            (limits, size) = (Totals::UNLIMITED, Totals::default());
         }
-        shard.look_again();
+        shard.request_poll();
         self.changed.notify_waiters();
         pushed
     }
 
+    /// Pushes jobs in one call, if a push of `size` keeps the shard within `limits`.
     async fn push_call(
         &self,
         shard: &Shard,
-        jobs: &[Packed],
-        most: (u64, u64),
-        all: (usize, usize),
+        jobs: &[EncodedJob],
+        limits: Totals,
+        size: Totals,
     ) -> Result<(), QueueError> {
-        let (had_room, held_jobs, held_bytes): (bool, u64, u64) = self
+        let (had_room, jobs, bytes): (bool, u64, u64) = self
             .call(&self.scripts.push, shard, |command| {
-                // From nobody, so that this process hears of it too: it may have given the push up.
-                command.arg(&self.channel).arg(format!(":{}", shard.index)).arg(most.0).arg(most.1);
-                command.arg(u8::from(self.config.ordered)).arg(all.0).arg(all.1);
-                for Packed { job, lane, record } in jobs {
-                    // In direct mode the tenant is what a stranger says, and no tenant's quota is charged for it.
+                // This process is woken up as well, because it may have stopped waiting for the answer.
+                self.add_wake_up_of_all(command, shard).arg(limits.jobs).arg(limits.bytes);
+                command.arg(u8::from(self.config.ordered)).arg(size.jobs).arg(size.bytes);
+                for EncodedJob { job, lane, record } in jobs {
+                    // In direct mode the publisher chooses the tenant's name, so no tenant's usage is charged.
                     let tenant = if let Target::Endpoint(..) = job.target { &*job.tenant } else { "" };
                     command.arg(job.id.to_string()).arg(lane).arg(u8::from(job.ordered));
                     command.arg(tenant).arg(record).arg(&*job.body);
                 }
             })
             .await?;
-        shard.set_totals(held_jobs, held_bytes);
+        shard.set_totals(Totals { jobs, bytes });
         if had_room { Ok(()) } else { Err(QueueError::Full) }
-    }
-
-    /// Jobs and bytes that a shard may hold, given what all of them held together.
-    pub(super) fn room_of(&self, shard: &Shard, totals: (u64, u64)) -> (u64, u64) {
-        let (jobs, bytes) = shard.totals();
-        let of = |most: usize, all: u64, here: u64| {
-            u64::try_from(most)
-                .unwrap_or(u64::MAX)
-                .min(u64::MAX >> 12)
-                .saturating_sub(all.saturating_sub(here))
-        };
-        (of(self.config.max_jobs, totals.0, jobs), of(self.config.max_bytes, totals.1, bytes))
-    }
-
-    pub(super) async fn release(&self, lanes: &[Lane]) -> Result<(), QueueError> {
-        let mut by_shard: BTreeMap<usize, Vec<String>> = BTreeMap::new();
-        for name in lanes.iter().map(lane_name) {
-            by_shard.entry(shard_of(&name, self.shards.len())).or_default().push(name);
-        }
-        for (index, names) in by_shard {
-            let Some(shard) = self.shards.get(index) else { continue };
-            for names in names.chunks(MOST_IN_CALL.0) {
-                let release = || {
-                    self.call::<bool>(&self.scripts.release, shard, |command| {
-                        self.wake_up(command, shard).arg(names);
-                    })
-                };
-                while release().await? {}
-            }
-            shard.look_again();
-        }
-        self.changed.notify_waiters();
-        Ok(())
     }
 }
 
-fn bytes_of<'j>(jobs: impl Iterator<Item = &'j Job>) -> usize {
+fn body_bytes<'j>(jobs: impl Iterator<Item = &'j Job>) -> usize {
     jobs.fold(0, |sum, job| sum.saturating_add(job.body.len()))
 }
 
-/// Parts of `jobs` that one call takes, in order.
-fn calls(jobs: &[Packed]) -> Vec<&[Packed]> {
-    let (most_jobs, most_bytes) = MOST_IN_CALL;
+/// Splits `jobs`, in order, into the parts that one call takes.
+fn calls(jobs: &[EncodedJob]) -> Vec<&[EncodedJob]> {
     let mut calls = Vec::new();
     let mut rest = jobs;
     while !rest.is_empty() {
         let mut bytes = 0_usize;
-        let fits = |packed: &&Packed| {
-            bytes = bytes.saturating_add(packed.job.body.len()).saturating_add(packed.record.len());
-            bytes <= most_bytes
+        let fits = |encoded: &&EncodedJob| {
+            bytes = bytes.saturating_add(encoded.job.body.len()).saturating_add(encoded.record.len());
+            bytes <= MAX_BYTES_PER_CALL
         };
-        let count = rest.iter().take(most_jobs).take_while(fits).count().max(1);
+        // A job that is too large by itself gets a call of its own.
+        let count = rest.iter().take(MAX_JOBS_PER_CALL).take_while(fits).count().max(1);
         let (call, after) = rest.split_at(count.min(rest.len()));
         calls.push(call);
         rest = after;

@@ -1,20 +1,10 @@
-//! The scripts, each with what all of them begin with.
+//! The Lua scripts. Each consists of the constants that Rust defines, `shard.lua`, and a file of its own.
 
-use redis::{Cmd, FromRedisValue};
-
-use super::{Shared, unavailable};
+use crate::common::attempt::KEPT_ATTEMPTS;
 use crate::common::redis::RedisScript;
-use crate::queue::QueueError;
-use crate::queue::redis::shards::Shard;
+use crate::queue::throttle::{BREAKER_FAILURES, INITIAL_CONCURRENCY};
 
-/// Puts a script together; its flags say what Redis may do with it.
-macro_rules! script {
-    ($flags:literal, $file:literal) => {
-        RedisScript::new(concat!("#!lua", $flags, "\n", include_str!("shard.lua"), "\n", include_str!($file)))
-    };
-}
-
-/// See the files: each says what it takes and gives.
+/// The scripts. Each file documents its arguments and its result.
 pub(super) struct Scripts {
     pub(super) push: RedisScript,
     pub(super) claim: RedisScript,
@@ -22,46 +12,42 @@ pub(super) struct Scripts {
     pub(super) release: RedisScript,
     pub(super) replay: RedisScript,
     pub(super) purge: RedisScript,
-    pub(super) deaths: RedisScript,
+    pub(super) list_dead: RedisScript,
     pub(super) count_dead: RedisScript,
     pub(super) message: RedisScript,
     pub(super) depth: RedisScript,
-    pub(super) queued: RedisScript,
+    pub(super) tenant_usage: RedisScript,
 }
 
 impl Scripts {
     pub(super) fn new() -> Self {
+        // Only push adds data, so Redis refuses it when memory is short. The other scripts free memory in the end, so
+        // Redis may run them then.
+        let writes = |body| script(" flags=allow-oom", body);
+        let reads = |body| script(" flags=no-writes", body);
         Self {
-            // The one that adds: refused where Redis has no memory left. The others go on then, since they lead to
-            // less being held.
-            push: script!("", "push.lua"),
-            claim: script!(" flags=allow-oom", "claim.lua"),
-            settle: script!(" flags=allow-oom", "settle.lua"),
-            release: script!(" flags=allow-oom", "release.lua"),
-            replay: script!(" flags=allow-oom", "replay.lua"),
-            purge: script!(" flags=allow-oom", "purge.lua"),
-            deaths: script!(" flags=no-writes", "deaths.lua"),
-            count_dead: script!(" flags=no-writes", "count_dead.lua"),
-            message: script!(" flags=no-writes", "message.lua"),
-            depth: script!(" flags=no-writes", "depth.lua"),
-            queued: script!(" flags=no-writes", "queued.lua"),
+            push: script("", include_str!("push.lua")),
+            claim: writes(include_str!("claim.lua")),
+            settle: writes(include_str!("settle.lua")),
+            release: writes(include_str!("release.lua")),
+            replay: writes(include_str!("replay.lua")),
+            purge: writes(include_str!("purge.lua")),
+            list_dead: reads(include_str!("list_dead.lua")),
+            count_dead: reads(include_str!("count_dead.lua")),
+            message: reads(include_str!("message.lua")),
+            depth: reads(include_str!("depth.lua")),
+            tenant_usage: reads(include_str!("tenant_usage.lua")),
         }
     }
 }
 
-impl Shared {
-    /// Calls a script on a shard.
-    pub(super) async fn call<T: FromRedisValue>(
-        &self,
-        script: &RedisScript,
-        shard: &Shard,
-        fill: impl Fn(&mut Cmd),
-    ) -> Result<T, QueueError> {
-        self.connection.call(script, &shard.tag, fill).await.map_err(unavailable)
-    }
-
-    /// Where a script publishes that something became claimable, and what.
-    pub(super) fn wake_up<'c>(&self, command: &'c mut Cmd, shard: &Shard) -> &'c mut Cmd {
-        command.arg(&self.channel).arg(format!("{}:{}", self.origin, shard.index))
-    }
+/// Assembles a script. `flags` say what Redis lets it do.
+fn script(flags: &str, body: &str) -> RedisScript {
+    RedisScript::new(format!(
+        "#!lua{flags}\n\
+         local INITIAL_CONCURRENCY, BREAKER_FAILURES = {INITIAL_CONCURRENCY}, {BREAKER_FAILURES}\n\
+         local KEPT_ATTEMPTS = {KEPT_ATTEMPTS}\n\
+         {}\n{body}",
+        include_str!("shard.lua")
+    ))
 }

@@ -1,10 +1,12 @@
--- Takes leases back with their verdicts. ARGV: channel, message, most leases of a lane, the delays of probes in µs
--- with commas between them, delivered messages to remember; then for each lease its id and token, what becomes of the
--- job (done, dropped, retry, dead, back), what was learnt of the endpoint (well, failed, paused, nothing, not asked: no retry is used up), µs from
--- now until a retry, the attempt or '', what is said of the dead. Stale tokens are passed over: settled before, or
--- ran out. Answers {jobs, bytes}.
-local most, remembered = tonumber(ARGV[3]), tonumber(ARGV[5])
-local MOST_ATTEMPTS = 10
+-- Settles leases with their verdicts.
+--
+-- ARGV: 1 and 2 channel and message of the wake-up; 3 maximum concurrency of a lane; 4 delays between probes in µs,
+-- separated by commas; 5 number of delivered messages to remember. Then for each lease: id; token; outcome for the job
+-- (done, dropped, retry, dead, returned); outcome for the endpoint (succeeded, failed, paused, unknown, not_contacted);
+-- µs until the retry; the attempt as JSON or ''; the cause of death as JSON or ''.
+--
+-- A lease whose token is stale is skipped: it was settled before, or it expired. Returns { jobs, bytes }.
+local max_concurrency, remembered = tonumber(ARGV[3]), tonumber(ARGV[5])
 local delays
 local function probe_delay(probes)
   if not delays then
@@ -14,43 +16,46 @@ local function probe_delay(probes)
   return delays[math.min(probes, #delays)]
 end
 
-local learn = {
-  nothing = function() end,
-  ['not asked'] = function() end,
-  well = function(lane)
-    if lane.probes >= 0 then lane.limit, lane.probes, lane.closed_until = START, -1, 0 end
+-- Updates the throttle of a lane. throttle.rs has the same rules.
+local update_throttle = {
+  unknown = function() end,
+  not_contacted = function() end,
+  succeeded = function(lane)
+    if lane.probes >= 0 then lane.limit, lane.probes, lane.open_until = INITIAL_CONCURRENCY, -1, 0 end
     lane.failures, lane.succeeded = 0, 1
-    lane.limit = math.min(lane.limit + 1, most)
+    lane.limit = math.min(lane.limit + 1, max_concurrency)
   end,
   paused = function(lane, delay)
     lane.probes = math.max(lane.probes, 0)
-    lane.closed_until = math.max(lane.closed_until, now + delay)
+    lane.open_until = math.max(lane.open_until, now + delay)
   end,
   failed = function(lane)
     lane.limit = math.max(math.floor(lane.limit / 2), 1)
     lane.failures = lane.failures + 1
     if lane.probes >= 0 then
-      -- An attempt from before the breaker opened says nothing new.
-      if now < lane.closed_until then return end
+      -- The attempt began before the breaker opened, so its failure is no news.
+      if now < lane.open_until then return end
       lane.probes = lane.probes + 1
     elseif lane.failures < BREAKER_FAILURES then
       return
     else
       lane.probes = 1
     end
-    lane.closed_until = now + probe_delay(lane.probes)
+    lane.open_until = now + probe_delay(lane.probes)
   end,
 }
 
+-- Appends an attempt to the stored ones, a line each, and drops the oldest.
 local function with_attempt(attempts, attempt)
   if attempt == '' then return attempts end
   attempts = attempts == '' and attempt or (attempts .. '\n' .. attempt)
   local _, breaks = string.gsub(attempts, '\n', '')
-  if breaks >= MOST_ATTEMPTS then attempts = string.sub(attempts, string.find(attempts, '\n', 1, true) + 1) end
+  if breaks >= KEPT_ATTEMPTS then attempts = string.sub(attempts, string.find(attempts, '\n', 1, true) + 1) end
   return attempts
 end
 
-local become = {
+-- Applies the outcome to a job.
+local update_job = {
   dropped = function(job)
     call('UNLINK', job_key(job.id))
     count(job.tenant, -1, -job.bytes)
@@ -65,52 +70,53 @@ local become = {
       end
     end
   end,
-  dead = function(job, lane, delay, said)
+  dead = function(job, lane, delay, cause)
     count(job.tenant, -1, -job.bytes)
     call('RENAME', job_key(job.id), dead_key(job.id))
     local died = math.floor(now / 1000)
-    call('HSET', dead_key(job.id), 'dead', said, 'died', whole(died), 'attempts', job.attempts)
+    call('HSET', dead_key(job.id), 'dead', cause, 'died', whole(died), 'attempts', job.attempts)
     call('HDEL', dead_key(job.id), 'token', 'failures', 'first')
     call('ZADD', deaths_key, whole(died), job.id)
     if job.tenant ~= '' then call('ZADD', deaths_key .. ':' .. job.tenant, whole(died), job.id) end
   end,
-  retry = function(job, lane, delay, _, learnt)
-    local failures = job.failures + (learnt == 'not asked' and 0 or 1)
+  retry = function(job, lane, delay, _, endpoint)
+    -- Without a request no retry is used up.
+    local failures = job.failures + (endpoint == 'not_contacted' and 0 or 1)
     call('HSET', job_key(job.id), 'failures', whole(failures), 'attempts', job.attempts)
     call('HDEL', job_key(job.id), 'token')
     if failures == 0 then call('HDEL', job_key(job.id), 'first') end
     local due = now + delay
     if lane.ordered == 1 then
       lane.head_due = due
-      to_front(lane, job.id)
+      push_front(lane, job.id)
     else
-      call('ZADD', aside_key(lane), whole(due), job.id)
-      if lane.aside_due == 0 or due < lane.aside_due then lane.aside_due = due end
+      call('ZADD', delayed_key(lane), whole(due), job.id)
+      if lane.delayed_due == 0 or due < lane.delayed_due then lane.delayed_due = due end
       counts.delayed = counts.delayed + 1
     end
   end,
-  -- Nobody took it.
-  back = function(job, lane)
+  -- The claim was cancelled before the job was delivered.
+  returned = function(job, lane)
     call('HDEL', job_key(job.id), 'token')
     if job.failures == 0 then call('HDEL', job_key(job.id), 'first') end
-    to_front(lane, job.id)
+    push_front(lane, job.id)
   end,
 }
 
 local settled = {}
 for at = 6, #ARGV, 7 do
   local id = ARGV[at]
-  local found = call('HMGET', job_key(id), 'token', 'lane', 'tenant', 'bytes', 'failures', 'attempts', 'record')
-  if found[1] == ARGV[at + 1] then
-    local lane, delay = lane_of(found[2]), tonumber(ARGV[at + 4])
-    local job = { id = id, tenant = found[3] or '', bytes = tonumber(found[4] or '0'),
-      failures = tonumber(found[5] or '0'), record = found[7] or '',
-      attempts = with_attempt(found[6] or '', ARGV[at + 5]) }
+  local fields = call('HMGET', job_key(id), 'token', 'lane', 'tenant', 'bytes', 'failures', 'attempts', 'record')
+  if fields[1] == ARGV[at + 1] then
+    local lane, delay = lane_of(fields[2]), tonumber(ARGV[at + 4])
+    local job = { id = id, tenant = fields[3] or '', bytes = tonumber(fields[4] or '0'),
+      failures = tonumber(fields[5] or '0'), record = fields[7] or '',
+      attempts = with_attempt(fields[6] or '', ARGV[at + 5]) }
     settled[#settled + 1] = id
     lane.leased = math.max(lane.leased - 1, 0)
-    learn[ARGV[at + 3]](lane, delay)
-    become[ARGV[at + 2]](job, lane, delay, ARGV[at + 6], ARGV[at + 3])
-    place(lane)
+    update_throttle[ARGV[at + 3]](lane, delay)
+    update_job[ARGV[at + 2]](job, lane, delay, ARGV[at + 6], ARGV[at + 3])
+    schedule(lane)
   end
 end
 if #settled > 0 then call('ZREM', leases_key, unpack(settled)) end

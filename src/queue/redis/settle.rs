@@ -1,56 +1,59 @@
-//! Settling: verdicts as the script takes them.
+//! Settles leases with their verdicts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::claim::attempt_line;
-use super::shards::Shard;
-use super::{Shared, microseconds};
+use super::sharded::ShardedQueue;
+use super::shards::{Shard, Totals, microseconds};
+use crate::common::attempt::Attempt;
 use crate::common::id::MessageId;
 use crate::common::retry::{Cause, EndpointState, RetryPolicy, Verdict};
 use crate::queue::dead::CauseOfDeath;
 use crate::queue::throttle::MAX_PROBE_DELAY;
 use crate::queue::{Lease, LeaseId, QueueError, Settlement};
 
-/// Leases that one call settles.
-const MOST_IN_CALL: usize = 500;
-/// Delays of probes that are told to the scripts: the last one repeats.
-const PROBES: u32 = 32;
+/// Maximum leases settled per call. Redis blocks all other clients while the script runs.
+const MAX_LEASES_PER_CALL: usize = 500;
 
-/// One lease as the script takes it.
-struct Entry {
+/// Number of probe delays that are passed to the script. The last one repeats.
+const PROBE_DELAYS: u32 = 32;
+
+/// The arguments of `settle.lua` for one lease.
+struct SettleArgs {
     id: MessageId,
     lease: LeaseId,
-    becomes: &'static str,
-    learnt: &'static str,
+    /// Outcome for the job.
+    job: &'static str,
+    /// Outcome for the endpoint.
+    endpoint: &'static str,
+    /// Time until the retry, in µs.
     delay: u64,
     attempt: String,
-    said: String,
+    cause: String,
 }
 
-impl Shared {
+impl SettleArgs {
+    /// Returns arguments that change only the job, not the throttle of its endpoint.
+    fn for_job(id: MessageId, lease: LeaseId, job: &'static str) -> Self {
+        Self { id, lease, job, endpoint: "unknown", delay: 0, attempt: String::new(), cause: String::new() }
+    }
+}
+
+impl ShardedQueue {
     pub(super) async fn settle(&self, settlements: &[Settlement]) -> Result<(), QueueError> {
-        self.settle_entries(settlements.iter().map(|settlement| self.entry(settlement)).collect()).await
+        self.settle_all(settlements.iter().map(|settlement| self.args(settlement)).collect()).await
     }
 
-    /// Gives leases back that nobody took; where that fails they run out.
-    pub(super) async fn give_back(self: Arc<Self>, leases: &[Lease]) {
-        let back = |lease: &Lease| Entry {
-            id: lease.job.id,
-            lease: lease.id,
-            becomes: "back",
-            learnt: "nothing",
-            delay: 0,
-            attempt: String::new(),
-            said: String::new(),
-        };
-        if let Err(error) = self.settle_entries(leases.iter().map(back).collect()).await {
-            tracing::warn!(%error, "give leases back; they run out");
+    /// Returns leases that were not delivered. If that fails, they expire.
+    pub(super) async fn return_leases(self: Arc<Self>, leases: &[Lease]) {
+        let args = leases.iter().map(|lease| SettleArgs::for_job(lease.job.id, lease.id, "returned"));
+        if let Err(error) = self.settle_all(args.collect()).await {
+            tracing::warn!(%error, "leases couldn't be returned; they expire");
         }
     }
 
-    /// Sets a job aside that can't be read.
+    /// Dead-letters a job that can't be read.
     pub(super) async fn bury(
         &self,
         shard: &Shard,
@@ -59,99 +62,102 @@ impl Shared {
         cause: &Cause,
         attempts: u32,
     ) -> Result<(), QueueError> {
-        let said = said(cause, attempts);
-        let entry =
-            Entry { id, lease, becomes: "dead", learnt: "nothing", delay: 0, attempt: String::new(), said };
-        self.settle_at(shard, &[entry]).await
+        let args =
+            SettleArgs { cause: cause_json(cause, attempts), ..SettleArgs::for_job(id, lease, "dead") };
+        self.settle_at(shard, &[args]).await
     }
 
-    async fn settle_entries(&self, entries: Vec<Entry>) -> Result<(), QueueError> {
-        let mut by_shard: BTreeMap<usize, Vec<Entry>> = BTreeMap::new();
-        for entry in entries {
-            by_shard.entry(entry.lease.slot).or_default().push(entry);
+    async fn settle_all(&self, args: Vec<SettleArgs>) -> Result<(), QueueError> {
+        let mut by_shard: BTreeMap<usize, Vec<SettleArgs>> = BTreeMap::new();
+        for args in args {
+            by_shard.entry(args.lease.slot).or_default().push(args);
         }
-        let settling = by_shard.iter().filter_map(|(index, entries)| {
+        let calls = by_shard.iter().filter_map(|(index, args)| {
             let shard = self.shards.get(*index)?;
             Some(async move {
-                for entries in entries.chunks(MOST_IN_CALL) {
-                    self.settle_at(shard, entries).await?;
+                for args in args.chunks(MAX_LEASES_PER_CALL) {
+                    self.settle_at(shard, args).await?;
                 }
                 Ok(())
             })
         });
-        // All of them, whichever fails: a shard that is away holds up no other.
-        futures_util::future::join_all(settling).await.into_iter().collect()
+        // All shards are called, even if one fails: a shard that is unavailable must not delay the others.
+        futures_util::future::join_all(calls).await.into_iter().collect()
     }
 
-    async fn settle_at(&self, shard: &Shard, entries: &[Entry]) -> Result<(), QueueError> {
+    async fn settle_at(&self, shard: &Shard, args: &[SettleArgs]) -> Result<(), QueueError> {
         let (jobs, bytes): (u64, u64) = self
             .call(&self.scripts.settle, shard, |command| {
-                self.wake_up(command, shard).arg(self.config.lane_in_flight.max(1));
-                command.arg(probe_delays(&self.config.retry)).arg(self.history_of_shard());
-                for entry in entries {
-                    command
-                        .arg(entry.id.to_string())
-                        .arg(entry.lease.serial)
-                        .arg(entry.becomes)
-                        .arg(entry.learnt);
-                    command.arg(entry.delay).arg(&entry.attempt).arg(&entry.said);
+                self.add_wake_up(command, shard).arg(self.config.lane_in_flight.max(1));
+                command.arg(probe_delays(&self.config.retry)).arg(self.history_per_shard());
+                for args in args {
+                    command.arg(args.id.to_string()).arg(args.lease.serial);
+                    command.arg(args.job).arg(args.endpoint).arg(args.delay);
+                    command.arg(&args.attempt).arg(&args.cause);
                 }
             })
             .await?;
-        shard.set_totals(jobs, bytes);
-        entries.iter().for_each(|entry| self.held.remove(entry.lease));
-        shard.look_again();
+        shard.set_totals(Totals { jobs, bytes });
+        args.iter().for_each(|args| self.leases.remove(args.lease));
+        shard.request_poll();
         self.shards.iter().for_each(Shard::slots_freed);
         self.changed.notify_waiters();
         Ok(())
     }
 
-    fn entry(&self, settlement: &Settlement) -> Entry {
+    fn args(&self, settlement: &Settlement) -> SettleArgs {
         let Settlement { lease, verdict, attempt } = settlement;
-        let (becomes, learnt, at, said) = match verdict {
-            Verdict::Done => ("done", "well", None, String::new()),
-            Verdict::Dropped => ("dropped", "nothing", None, String::new()),
+        let (job, endpoint, at, cause) = match verdict {
+            Verdict::Done => ("done", "succeeded", None, String::new()),
+            Verdict::Dropped => ("dropped", "unknown", None, String::new()),
             Verdict::Retry { at, endpoint } => {
-                let learnt = match endpoint {
+                let endpoint = match endpoint {
                     EndpointState::Failed => "failed",
                     EndpointState::Paused => "paused",
-                    EndpointState::Unknown => "nothing",
-                    EndpointState::NotContacted => "not asked",
+                    EndpointState::Unknown => "unknown",
+                    EndpointState::NotContacted => "not_contacted",
                 };
-                ("retry", learnt, Some(*at), String::new())
+                ("retry", endpoint, Some(*at), String::new())
             }
             Verdict::Dead { cause } => {
-                let learnt = match cause {
+                let endpoint = match cause {
                     Cause::Exhausted(_) | Cause::Blocked(_) | Cause::Gone => "failed",
-                    // No request was sent, so nothing was learnt of the endpoint.
-                    Cause::Refused(_) | Cause::Disabled | Cause::Interrupted | Cause::Damaged(_) => "nothing",
+                    // No request was sent, so the health of the endpoint is unknown.
+                    Cause::Refused(_) | Cause::Disabled | Cause::Interrupted | Cause::Damaged(_) => "unknown",
                 };
-                ("dead", learnt, None, said(cause, settlement.attempts_made()))
+                ("dead", endpoint, None, cause_json(cause, settlement.attempts_made()))
             }
         };
-        // From now on, since Redis has a clock of its own.
+        // The delay is relative, because Redis has its own clock.
         let delay = at.and_then(|at| Duration::try_from(at.duration_since(self.clock.now())).ok());
-        Entry {
+        SettleArgs {
             id: lease.job.id,
             lease: lease.id,
-            becomes,
-            learnt,
+            job,
+            endpoint,
             delay: microseconds(delay.unwrap_or_default()),
-            attempt: attempt_line(attempt.as_ref()),
-            said,
+            attempt: attempt_json(attempt.as_ref()),
+            cause,
         }
     }
 
-    fn history_of_shard(&self) -> usize {
+    fn history_per_shard(&self) -> usize {
         self.config.history.div_ceil(self.shards.len().max(1))
     }
 }
 
-fn said(cause: &Cause, attempts: u32) -> String {
+/// Encodes an attempt as one line of JSON. Returns an empty string if no request was sent.
+fn attempt_json(attempt: Option<&Attempt>) -> String {
+    attempt.and_then(|attempt| serde_json::to_string(attempt).ok()).unwrap_or_default()
+}
+
+fn cause_json(cause: &Cause, attempts: u32) -> String {
     serde_json::to_string(&CauseOfDeath::new(cause, attempts)).unwrap_or_default()
 }
 
+/// Returns the delays between probes in µs, separated by commas.
 fn probe_delays(policy: &RetryPolicy) -> String {
-    let delays = (1..=PROBES).map(|probe| microseconds(policy.delay(probe).min(MAX_PROBE_DELAY)).to_string());
+    let delays =
+        (1..=PROBE_DELAYS).map(|probe| microseconds(policy.delay(probe).min(MAX_PROBE_DELAY)).to_string());
     delays.collect::<Vec<_>>().join(",")
 }

@@ -1,117 +1,149 @@
-//! Shards: how many there are, which lane is where, and what this process knows of each.
+//! Shards: their number, the shard of each lane, and what this process knows of each shard.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::OpenRedisError;
+use super::error::OpenRedisError;
 use crate::common::id::digest;
 use crate::common::job::Lane;
 use crate::common::redis::{RedisConfig, RedisConnection};
 
-/// How the keys are laid out. A newer one is left alone.
+/// Version of the layout of keys. Keys of a newer version are left alone.
 const LAYOUT: u32 = 1;
-/// Shards of a cluster: enough that each node has some.
+/// Number of shards in a cluster, so that each node has some.
 const CLUSTER_SHARDS: usize = 16;
-/// More than any layout has.
-const MOST_SHARDS: usize = 1_024;
+/// Maximum number of shards that a layout may name.
+const MAX_SHARDS: usize = 1_024;
 
-/// One part of the queue, all in one hash slot.
-pub(super) struct Shard {
-    pub(super) index: usize,
-    /// What its keys begin with.
-    pub(super) tag: String,
-    known: Mutex<Known>,
+/// A number of jobs and the bytes of their bodies.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Totals {
+    pub(super) jobs: u64,
+    pub(super) bytes: u64,
 }
 
-struct Known {
-    /// Something may be claimable.
-    look: bool,
-    /// When to look in any case.
-    due: Option<Instant>,
-    /// Something is claimable once this process has more free slots.
-    short: bool,
-    /// Jobs and bytes it held when it was last heard of.
-    totals: (u64, u64),
-    /// What Redis' clock said last, in µs, and when that was.
+impl Totals {
+    /// Limits that are never reached. Lua's numbers represent them exactly.
+    pub(super) const UNLIMITED: Self = Self { jobs: u64::MAX >> 12, bytes: u64::MAX >> 12 };
+
+    pub(super) fn saturating_add(self, other: Self) -> Self {
+        Self { jobs: self.jobs.saturating_add(other.jobs), bytes: self.bytes.saturating_add(other.bytes) }
+    }
+}
+
+/// One part of the queue. All its keys are in one hash slot.
+pub(super) struct Shard {
+    pub(super) index: usize,
+    /// Prefix of its keys.
+    pub(super) tag: String,
+    state: Mutex<ShardState>,
+}
+
+/// What this process knows of a shard.
+struct ShardState {
+    /// Whether a job may be claimable, so that the shard has to be polled.
+    needs_poll: bool,
+    /// Time at which the shard has to be polled in any case.
+    poll_at: Option<Instant>,
+    /// Whether jobs become claimable when this process has more free slots.
+    slots_short: bool,
+    /// Jobs and bytes at the last answer.
+    totals: Totals,
+    /// Redis' clock in µs at the last answer, and the time of that answer.
     time: Option<(u64, Instant)>,
 }
 
 impl Shard {
     fn new(prefix: &str, index: usize) -> Self {
-        let known = Mutex::new(Known { look: true, due: None, short: false, totals: (0, 0), time: None });
-        Self { index, tag: format!("{{{prefix}:{index}}}"), known }
+        let state = ShardState {
+            needs_poll: true,
+            poll_at: None,
+            slots_short: false,
+            totals: Totals::default(),
+            time: None,
+        };
+        Self { index, tag: format!("{{{prefix}:{index}}}"), state: Mutex::new(state) }
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, ShardState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something may be claimable here.
-    pub(super) fn look_again(&self) {
-        self.known().look = true;
+    /// Notes that a job may be claimable.
+    pub(super) fn request_poll(&self) {
+        self.state().needs_poll = true;
     }
 
-    /// This process has more free slots than before.
+    /// Notes that this process has more free slots than before.
     pub(super) fn slots_freed(&self) {
-        let mut known = self.known();
-        known.look |= known.short;
+        let mut state = self.state();
+        state.needs_poll |= state.slots_short;
     }
 
-    /// Whether to look now. What happens from now on is another reason to look.
-    pub(super) fn take_look(&self) -> bool {
-        let mut known = self.known();
-        let look = known.look || known.due.is_some_and(|due| due <= Instant::now());
-        (known.look, known.due) = (false, if look { None } else { known.due });
-        look
+    /// Returns whether to poll now, and clears the request. Requests from now on cause another poll.
+    pub(super) fn begin_poll(&self) -> bool {
+        let mut state = self.state();
+        let is_due = state.needs_poll || state.poll_at.is_some_and(|at| at <= Instant::now());
+        state.needs_poll = false;
+        if is_due {
+            state.poll_at = None;
+        }
+        is_due
     }
 
-    /// What came of looking: when the next thing is due, and whether slots were short.
-    pub(super) fn looked(&self, wait: Option<Duration>, short: bool, more: bool) {
-        let mut known = self.known();
-        known.look |= more;
-        known.due = wait.and_then(|wait| Instant::now().checked_add(wait));
-        known.short = short;
+    /// Notes the result of a poll: the time until something becomes due, whether free slots were too few, and whether
+    /// more jobs may be claimable now.
+    pub(super) fn end_poll(&self, wait: Option<Duration>, slots_short: bool, more: bool) {
+        let mut state = self.state();
+        state.needs_poll |= more;
+        state.poll_at = wait.and_then(|wait| Instant::now().checked_add(wait));
+        state.slots_short = slots_short;
     }
 
-    /// When to look next, as far as is known.
-    pub(super) fn next_look(&self) -> Option<Instant> {
-        let known = self.known();
-        if known.look { Some(Instant::now()) } else { known.due }
+    /// Returns the time of the next poll. `None` if there is no reason for one yet.
+    pub(super) fn next_poll(&self) -> Option<Instant> {
+        let state = self.state();
+        if state.needs_poll { Some(Instant::now()) } else { state.poll_at }
     }
 
     pub(super) fn set_time(&self, microseconds: u64) {
-        self.known().time = Some((microseconds, Instant::now()));
+        self.state().time = Some((microseconds, Instant::now()));
     }
 
-    /// What Redis' clock says now, in µs: a little less than it does, by the time that its answers take.
+    /// Returns Redis' clock in µs. It may be behind by the time that an answer takes.
     pub(super) fn time(&self) -> Option<u64> {
-        let (then, at) = self.known().time?;
-        Some(then.saturating_add(super::microseconds(at.elapsed())))
+        let (then, at) = self.state().time?;
+        Some(then.saturating_add(microseconds(at.elapsed())))
     }
 
-    pub(super) fn set_totals(&self, jobs: u64, bytes: u64) {
-        self.known().totals = (jobs, bytes);
+    pub(super) fn set_totals(&self, totals: Totals) {
+        self.state().totals = totals;
     }
 
-    pub(super) fn totals(&self) -> (u64, u64) {
-        self.known().totals
+    pub(super) fn totals(&self) -> Totals {
+        self.state().totals
     }
 }
 
-/// The name of a lane in keys: short, and telling nothing of a URL.
-pub(super) fn lane_name(lane: &Lane) -> String {
+/// Returns `time` in whole µs.
+pub(super) fn microseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Returns the name of a lane in keys: a hash, which is short and doesn't reveal a URL.
+pub(super) fn lane_key(lane: &Lane) -> String {
     digest(&[lane.name().as_bytes()]).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Which of `count` shards has a lane.
-pub(super) fn shard_of(lane_name: &str, count: usize) -> usize {
-    let hash = lane_name.get(..8).and_then(|digits| usize::from_str_radix(digits, 16).ok()).unwrap_or(0);
+/// Returns the index of the shard that has a lane, of `count` shards.
+pub(super) fn shard_of(lane_key: &str, count: usize) -> usize {
+    let hash = lane_key.get(..8).and_then(|digits| usize::from_str_radix(digits, 16).ok()).unwrap_or(0);
     hash.checked_rem(count).unwrap_or(0)
 }
 
-/// The shards as the first server laid them out.
+/// Reads the number of shards, or stores it if this is the first server.
 pub(super) async fn open(
     connection: &RedisConnection,
     redis: &RedisConfig,
@@ -120,7 +152,7 @@ pub(super) async fn open(
     let wanted = if redis.is_cluster() { CLUSTER_SHARDS } else { 1 };
     let mut set = redis::cmd("SET");
     set.arg(&key).arg(format!("{LAYOUT} {wanted}")).arg("NX");
-    let failed = |error| OpenRedisError::of(redis, error);
+    let failed = |error| OpenRedisError::unusable(redis, error);
     connection.query::<Option<String>>(&set).await.map_err(failed)?;
     let layout: String = connection.query(redis::cmd("GET").arg(&key)).await.map_err(failed)?;
     let unknown = || OpenRedisError::Layout { prefix: redis.prefix().to_owned() };
@@ -128,6 +160,6 @@ pub(super) async fn open(
     if version.parse() != Ok(LAYOUT) {
         return Err(unknown());
     }
-    let count = count.parse().ok().filter(|count| (1..=MOST_SHARDS).contains(count)).ok_or_else(unknown)?;
+    let count = count.parse().ok().filter(|count| (1..=MAX_SHARDS).contains(count)).ok_or_else(unknown)?;
     Ok((0..count).map(|index| Shard::new(redis.prefix(), index)).collect())
 }
