@@ -1,175 +1,115 @@
-//! The queue on disk: durable, in this process alone.
+//! The queue on disk: durable, used by this process alone.
 //!
-//! A push is answered when its jobs are written and synced; all pushes that wait share one sync. Settlements ride along,
-//! and where there are none to ride with they are written without a sync of their own: they survive the end of the
-//! process, and a loss of power delivers some jobs twice. `thread` is the one that writes, `store` the database.
+//! A push returns when its jobs are written and synced. All pushes that wait share one sync. Settlements written with them
+//! are synced too. A settlement written without a push is not synced: it survives the end of the process, but after a loss of
+//! power its job is delivered again.
 //!
-//! Memory holds a window of each lane ([`super::lanes`]), and bodies of new jobs up to a budget; what is beyond that is
-//! read when its turn comes.
+//! Memory holds the positions of the next jobs of each lane ([`super::lanes`]) and, up to a budget, the bodies of new jobs.
+//! Everything else is read when its turn comes.
+//!
+//! - `schema` is the database file, `store` the connection that writes, `reader` one that reads, `rows` the columns.
+//! - `writer` is the thread that writes `operation`s. `checkpoint` is the thread that copies SQLite's log into the file.
+//! - `scheduler` is the state in memory, `claim` the reading of claimed jobs, `reserve` the provision for a full disk.
 
+mod checkpoint;
+mod claim;
 #[cfg(test)]
 mod conforms;
+mod operation;
+mod reader;
+mod reserve;
 mod rows;
+mod scheduler;
+mod schema;
 mod store;
 #[cfg(test)]
 mod tests;
-mod thread;
+mod writer;
 
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use jiff::Timestamp;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
-pub use self::store::DiskError;
-use self::store::{Checkpointer, Content, Reader, Store};
-use self::thread::{Ask, CheckpointSignal, Op, Reserve, Settled, Writer};
+use self::checkpoint::CheckpointThread;
+use self::operation::{Operation, SettledLease};
+use self::reader::Reader;
+use self::reserve::Reserve;
+use self::scheduler::{DiskScheduler, SharedScheduler, whole_micros};
+pub use self::schema::DiskError;
+use self::store::Store;
+use self::writer::{Request, Writer};
 use super::dead::{DeadCursor, DeadFilter, DeadLetters, DeadPage, FullDeadLetter};
-use super::lanes::{Lanes, Picked};
 use super::message::{MessageRecord, Messages};
-use super::usage::{Share, Usage};
-use super::{Depth, Lease, LeaseId, Queue, QueueConfig, QueueError, Settlement, TenantUsage};
-use crate::common::clock::Clock;
+use super::usage::Share;
+use super::{Depth, Lease, Queue, QueueConfig, QueueError, Settlement, TenantUsage};
+use crate::common::clock::{Clock, after};
 use crate::common::id::MessageId;
 use crate::common::job::{Job, Lane};
 use crate::common::retry::Verdict;
 
-/// Jobs of one lane of which memory knows where they stand.
-const WINDOW: usize = 64;
-
-/// Bytes of bodies that stay in memory from push to attempt (64 MiB); beyond that they are read again.
-const MOST_HELD: usize = 64 << 20;
-
-/// See the module's page.
+/// A queue in a SQLite file.
 pub struct DiskQueue {
-    shared: Arc<Shared>,
-    ops: mpsc::Sender<Ask>,
+    shared: Arc<SharedScheduler>,
+    requests: mpsc::Sender<Request>,
     writer: JoinHandle<()>,
-    /// Reads for claims.
-    bodies: Arc<Mutex<Reader>>,
-    /// Reads for those who ask, which may take a while.
-    reader: Arc<Mutex<Reader>>,
-}
-
-struct Shared {
-    state: Mutex<State>,
-    /// Rung after every change that a waiting claim may care for.
-    changed: Notify,
-    /// Bytes of bodies in memory.
-    held: Arc<AtomicUsize>,
-    clock: Clock,
-}
-
-struct State {
-    lanes: Lanes<Held>,
-    usage: Usage,
-    dead: u64,
-    closed: bool,
-}
-
-/// A job that waits, where it is in memory.
-type Held = Option<Arc<HeldJob>>;
-
-struct HeldJob {
-    job: Arc<Job>,
-    held: Arc<AtomicUsize>,
-}
-
-impl Drop for HeldJob {
-    fn drop(&mut self) {
-        self.held.fetch_sub(self.job.body.len(), Ordering::Relaxed);
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// In whole microseconds, as times are stored.
-    fn now(&self) -> Timestamp {
-        whole_micros(self.clock.now())
-    }
-
-    /// Keeps a job in memory while there is room.
-    fn hold(&self, job: &Arc<Job>) -> Held {
-        let bytes = job.body.len();
-        let held = self.held.fetch_add(bytes, Ordering::Relaxed);
-        // Whether it stays or not, dropping it gives the bytes back.
-        let job = HeldJob { job: Arc::clone(job), held: Arc::clone(&self.held) };
-        (held.saturating_add(bytes) <= MOST_HELD).then(|| Arc::new(job))
-    }
-}
-
-fn whole_micros(time: Timestamp) -> Timestamp {
-    Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time)
+    /// Reads the jobs of claims.
+    claim_reader: Arc<Mutex<Reader>>,
+    /// Answers queries, which may take longer.
+    query_reader: Arc<Mutex<Reader>>,
 }
 
 impl DiskQueue {
-    /// Opens the queue in the file `path`, or makes it, and takes up what is in it. The caller sees to it that no other
-    /// process uses it.
+    /// Opens the queue in the file `path`, or creates it. The caller must keep other processes from using the file.
     ///
     /// # Errors
-    /// The file can't be read or written, or isn't a queue that this version knows.
+    /// The file can't be read or written, or is not a queue that this version knows.
     pub fn open(path: &Path, config: QueueConfig, clock: Clock) -> Result<Self, DiskError> {
         let failed = |source| DiskError::Open { path: path.to_owned(), source };
         let io_failed = |source| DiskError::Io { path: path.to_owned(), source };
         let store = Store::open(path, config.history, whole_micros(clock.now()))?;
-        let mut state = State {
-            usage: Usage::new(&config),
-            dead: store.dead_count().map_err(failed)?,
-            lanes: Lanes::new(config, WINDOW),
-            closed: false,
-        };
+        let mut scheduler = DiskScheduler::new(config, store.dead_count().map_err(failed)?);
         let now = whole_micros(clock.now());
         for stored in store.stored_lanes().map_err(failed)? {
             let jobs = usize::try_from(stored.jobs).unwrap_or(usize::MAX);
             let bytes = usize::try_from(stored.bytes).unwrap_or(usize::MAX);
-            state.usage.add_many(Share { tenant: stored.tenant.as_ref(), bytes }, jobs);
-            state.lanes.add_unread(&stored.lane, stored.jobs, stored.first, stored.ordered, now);
+            scheduler.usage.add_many(Share { tenant: stored.tenant.as_ref(), bytes }, jobs);
+            scheduler.lanes.add_unloaded(&stored.lane, stored.jobs, stored.first, stored.ordered, now);
         }
-        let waiting = state.usage.jobs();
+        let waiting = scheduler.usage.jobs();
         if waiting > 0 {
-            tracing::info!(jobs = waiting, "the queue goes on with what it holds");
+            tracing::info!(jobs = waiting, "the queue continues with stored jobs");
         }
-        let shared = Arc::new(Shared {
-            state: Mutex::new(state),
-            changed: Notify::new(),
-            held: Arc::default(),
-            clock,
-        });
-        let bodies = Arc::new(Mutex::new(Reader::open(path)?));
-        let reader = Arc::new(Mutex::new(Reader::open(path)?));
-        let checkpoints = CheckpointSignal::start(Checkpointer::open(path)?).map_err(io_failed)?;
+        let shared = Arc::new(SharedScheduler::new(scheduler, clock));
+        let claim_reader = Arc::new(Mutex::new(Reader::open(path)?));
+        let query_reader = Arc::new(Mutex::new(Reader::open(path)?));
+        let checkpoints = CheckpointThread::start(path)?;
         let reserve = Reserve::take(&path.with_extension("reserve")).map_err(io_failed)?;
         let writer = Writer::new(store, Arc::clone(&shared), checkpoints, reserve);
-        let (ops, asked) = mpsc::channel();
-        let write = move || writer.run(&asked);
-        let writer = std::thread::Builder::new().name("queue-writer".to_owned()).spawn(write);
-        Ok(Self { shared, ops, writer: writer.map_err(io_failed)?, bodies, reader })
+        let (requests, received) = mpsc::channel();
+        let run = move || writer.run(&received);
+        let writer = std::thread::Builder::new().name("queue-writer".to_owned()).spawn(run);
+        Ok(Self { shared, requests, writer: writer.map_err(io_failed)?, claim_reader, query_reader })
     }
 
-    /// Has the writer do something, and waits until it has.
-    async fn ask<T>(
-        &self,
-        op: impl FnOnce(oneshot::Sender<Result<T, QueueError>>) -> Op,
-    ) -> Result<T, QueueError> {
+    /// Has the writer carry out an operation, and waits for its answer.
+    async fn write(&self, operation: Operation) -> Result<u64, QueueError> {
         let (reply, answer) = oneshot::channel();
-        if self.ops.send(Ask::Write(op(reply))).is_err() {
+        if self.requests.send(Request::Write(operation, Some(reply))).is_err() {
             return Err(writer_ended());
         }
         answer.await.unwrap_or_else(|_| Err(writer_ended()))
     }
 
-    /// Reads beside the writer, on a thread that may block.
-    async fn read<T: Send + 'static>(
+    /// Runs a query beside the writer, on a thread that may block.
+    async fn query<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&Reader) -> rusqlite::Result<T> + Send + 'static,
+        query: impl FnOnce(&Reader) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, QueueError> {
-        Self::read_from(&self.reader, read).await
+        Self::read_from(&self.query_reader, query).await
     }
 
     async fn read_from<T: Send + 'static>(
@@ -178,82 +118,19 @@ impl DiskQueue {
     ) -> Result<T, QueueError> {
         let reader = Arc::clone(reader);
         let read = tokio::task::spawn_blocking(move || {
-            read(&reader.lock().unwrap_or_else(PoisonError::into_inner)).map_err(unreadable)
+            let reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+            read(&reader).map_err(|error| unreadable(error.into()))
         });
-        read.await
-            .unwrap_or_else(|error| Err(QueueError::Unavailable("the queue can't be read", error.into())))
-    }
-
-    /// Makes leases of what was picked: reads what isn't in memory.
-    async fn leases(&self, picked: Vec<Picked<Held>>) -> Result<Vec<Lease>, QueueError> {
-        let mut unclaim =
-            Unclaim { shared: &self.shared, ids: picked.iter().map(|picked| picked.id).collect() };
-        let unread: Vec<u64> =
-            picked.iter().filter(|picked| picked.job.is_none()).map(|picked| picked.key.1).collect();
-        let mut contents = match unread.is_empty() {
-            true => Vec::new(),
-            false => {
-                let read = move |reader: &Reader| unread.iter().map(|seq| reader.content(*seq)).collect();
-                Self::read_from::<Vec<Content>>(&self.bodies, read).await?
-            }
-        }
-        .into_iter();
-        unclaim.ids.clear();
-        let mut leases = Vec::with_capacity(picked.len());
-        for Picked { id, key, job, attempt, first_attempt_at, ordered } in picked {
-            let job = match job {
-                Some(held) => Arc::clone(&held.job),
-                None => match contents.next() {
-                    Some(Content::Job(job)) => Arc::new(job),
-                    Some(Content::Damaged(reason)) => {
-                        self.set_aside(id, key.1, reason);
-                        continue;
-                    }
-                    Some(Content::Missing) | None => {
-                        self.shared.lock().lanes.settle(id, &Verdict::Dropped, None, None, self.shared.now());
-                        continue;
-                    }
-                },
-            };
-            leases.push(Lease { job, attempt, first_attempt_at, ordered, id });
-        }
-        Ok(leases)
-    }
-
-    /// Has a job that can't be read made a dead letter.
-    fn set_aside(&self, id: LeaseId, seq: u64, reason: String) {
-        tracing::error!(seq, reason, "a job in the queue is damaged; it is set aside among the dead letters");
-        // The thread ends with the queue.
-        drop(self.ops.send(Ask::Write(Op::SetAside { id, seq, reason })));
+        read.await.unwrap_or_else(|error| Err(unreadable(error.into())))
     }
 }
 
 fn writer_ended() -> QueueError {
-    QueueError::Unavailable("the queue's writer has ended", "its panic stands in the log".into())
+    QueueError::Unavailable("the queue's writer thread has ended", "see its panic in the log".into())
 }
 
-fn unreadable(error: rusqlite::Error) -> QueueError {
-    QueueError::Unavailable("the queue can't be read", error.into())
-}
-
-/// Gives back what was picked and isn't handed out.
-struct Unclaim<'a> {
-    shared: &'a Shared,
-    ids: Vec<LeaseId>,
-}
-
-impl Drop for Unclaim<'_> {
-    fn drop(&mut self) {
-        if self.ids.is_empty() {
-            return;
-        }
-        let (mut state, now) = (self.shared.lock(), self.shared.now());
-        for id in self.ids.drain(..) {
-            state.lanes.unclaim(id, now);
-        }
-        drop(state);
-        self.shared.changed.notify_waiters();
-    }
+fn unreadable(error: Box<dyn std::error::Error + Send + Sync>) -> QueueError {
+    QueueError::Unavailable("the queue can't be read", error)
 }
 
 #[async_trait]
@@ -261,35 +138,35 @@ impl Queue for DiskQueue {
     async fn push(&self, jobs: Vec<Job>) -> Result<(), QueueError> {
         let jobs: Vec<Arc<Job>> = jobs.into_iter().map(Arc::new).collect();
         {
-            let mut state = self.shared.lock();
-            if state.closed {
+            let mut scheduler = self.shared.lock();
+            if scheduler.closed {
                 return Err(QueueError::Closed);
             }
-            state.usage.check_all(&jobs)?;
-            jobs.iter().for_each(|job| state.usage.add(Share::of(job)));
+            scheduler.usage.check_all(&jobs)?;
+            jobs.iter().for_each(|job| scheduler.usage.add(Share::of(job)));
         }
-        self.ask(|reply| Op::Push { jobs, reply }).await
+        self.write(Operation::push(jobs)).await.map(drop)
     }
 
     async fn claim(&self, max: usize) -> Result<Vec<Lease>, QueueError> {
         loop {
-            // Registered before looking, so that a change in between isn't missed.
+            // Registered before the scheduler is read, so that no change in between is missed.
             let changed = self.shared.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let (picked, unread, due) = {
-                let mut state = self.shared.lock();
-                if state.closed {
+            let (leased, lanes_to_load, due) = {
+                let mut scheduler = self.shared.lock();
+                if scheduler.closed {
                     return Ok(Vec::new());
                 }
-                let picked = state.lanes.claim(max, self.shared.now());
-                (picked, state.lanes.take_unread(), state.lanes.next_due())
+                let leased = scheduler.lanes.claim(max, self.shared.now());
+                (leased, scheduler.lanes.take_lanes_to_load(), scheduler.lanes.next_due())
             };
-            for lane in unread {
-                self.ops.send(Ask::Read(lane)).map_err(|_| writer_ended())?;
+            for lane in lanes_to_load {
+                self.requests.send(Request::LoadLane(lane)).map_err(|_| writer_ended())?;
             }
-            if !picked.is_empty() {
-                let leases = self.leases(picked).await?;
+            if !leased.is_empty() {
+                let leases = self.leases(leased).await?;
                 if !leases.is_empty() {
                     return Ok(leases);
                 }
@@ -298,8 +175,8 @@ impl Queue for DiskQueue {
             match due {
                 None => changed.await,
                 Some(due) => {
-                    // Times are compared in whole microseconds.
-                    let due = crate::common::clock::after(due, std::time::Duration::from_micros(1));
+                    // The next claim compares in whole microseconds, so it must not come a fraction too early.
+                    let due = after(due, Duration::from_micros(1));
                     drop(tokio::time::timeout_at(self.shared.clock.instant_at(due), changed).await);
                 }
             }
@@ -307,20 +184,22 @@ impl Queue for DiskQueue {
     }
 
     async fn settle(&self, settlements: &[Settlement]) -> Result<(), QueueError> {
-        let settled = |settlement: &Settlement| Settled {
-            id: settlement.lease.id,
-            job: Arc::clone(&settlement.lease.job),
-            attempts_made: settlement.attempts_made(),
-            verdict: match &settlement.verdict {
+        let settled = |settlement: &Settlement| {
+            let verdict = match &settlement.verdict {
                 Verdict::Retry { at, endpoint } => {
                     Verdict::Retry { at: whole_micros(*at), endpoint: *endpoint }
                 }
                 verdict => verdict.clone(),
-            },
-            made: settlement.attempt.clone(),
+            };
+            SettledLease::new(
+                settlement.lease.id,
+                Arc::clone(&settlement.lease.job),
+                settlement.attempts_made(),
+                verdict,
+                settlement.attempt.clone(),
+            )
         };
-        let settled = settlements.iter().map(settled).collect();
-        self.ask(|reply| Op::Settle { settled, reply }).await
+        self.write(Operation::settle(settlements.iter().map(settled).collect())).await.map(drop)
     }
 
     async fn depth(&self) -> Result<Depth, QueueError> {
@@ -328,23 +207,22 @@ impl Queue for DiskQueue {
             return Err(writer_ended());
         }
         let now = self.shared.now();
-        let delayed = self.read(move |reader| reader.delayed(now)).await?;
-        let state = self.shared.lock();
-        let leased = state.lanes.leased_count();
-        // They are read at two moments: a job that was given back in between isn't counted twice.
-        let waiting = state.usage.jobs().saturating_sub(leased);
+        let delayed = self.query(move |reader| reader.delayed(now)).await?;
+        let scheduler = self.shared.lock();
+        let leased = scheduler.lanes.leased_count();
+        let waiting = scheduler.usage.jobs().saturating_sub(leased);
+        // Database and scheduler are read at two moments. A job retried in between must not be counted twice.
         let delayed = delayed.min(waiting);
         let ready = waiting.saturating_sub(delayed);
-        Ok(Depth { ready, delayed, leased, dead: state.dead })
+        Ok(Depth { ready, delayed, leased, dead: scheduler.dead })
     }
 
     async fn tenant_usage(&self, tenants: &[String]) -> Result<Vec<TenantUsage>, QueueError> {
-        Ok(self.shared.lock().usage.tenant_usage(tenants))
+        Ok(self.shared.lock().usage.by_tenant(tenants))
     }
 
     async fn release(&self, lanes: &[Lane]) -> Result<(), QueueError> {
-        let lanes = lanes.to_vec();
-        self.ask(|reply| Op::Release { lanes, reply: Some(reply) }).await
+        self.write(Operation::release(lanes.to_vec())).await.map(drop)
     }
 
     fn close(&self) {
@@ -366,32 +244,30 @@ impl DeadLetters for DiskQueue {
         limit: usize,
     ) -> Result<DeadPage, QueueError> {
         let filter = filter.clone();
-        self.read(move |reader| reader.dead_letters(&filter, after, limit)).await
+        self.query(move |reader| reader.dead_letters(&filter, after, limit)).await
     }
 
     async fn dead_letter(&self, id: MessageId) -> Result<Option<FullDeadLetter>, QueueError> {
-        self.read(move |reader| reader.dead_letter(id)).await
+        self.query(move |reader| reader.dead_letter(id)).await
     }
 
     async fn count_dead(&self, filter: &DeadFilter) -> Result<u64, QueueError> {
         let filter = filter.clone();
-        self.read(move |reader| reader.count_dead(&filter)).await
+        self.query(move |reader| reader.count_dead(&filter)).await
     }
 
     async fn replay(&self, filter: &DeadFilter, limit: usize) -> Result<u64, QueueError> {
-        let filter = filter.clone();
-        self.ask(|reply| Op::Replay { filter, limit, reply }).await
+        self.write(Operation::replay(filter.clone(), limit)).await
     }
 
     async fn purge(&self, filter: &DeadFilter, limit: usize) -> Result<u64, QueueError> {
-        let filter = filter.clone();
-        self.ask(|reply| Op::Purge { filter, limit, reply }).await
+        self.write(Operation::purge(filter.clone(), limit)).await
     }
 }
 
 #[async_trait]
 impl Messages for DiskQueue {
     async fn message(&self, id: MessageId) -> Result<Option<MessageRecord>, QueueError> {
-        self.read(move |reader| reader.message(id)).await
+        self.query(move |reader| reader.message(id)).await
     }
 }

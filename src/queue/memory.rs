@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use self::kept::Kept;
 use super::dead::{DeadCursor, DeadFilter, DeadLetters, DeadPage, FullDeadLetter, MAX_BATCH};
-use super::lanes::{Lanes, Picked};
+use super::lanes::{Lanes, LeasedJob};
 use super::message::{MessageRecord, Messages};
 use super::usage::{Share, Usage};
 use super::{Depth, Lease, Queue, QueueConfig, QueueError, Settlement, TenantUsage};
@@ -95,8 +95,8 @@ impl State {
     }
 }
 
-fn lease(picked: Picked<Arc<Job>>) -> Lease {
-    let Picked { id, job, attempt, first_attempt_at, ordered, .. } = picked;
+fn lease(picked: LeasedJob<Arc<Job>>) -> Lease {
+    let LeasedJob { id, job, attempt, first_attempt_at, ordered, .. } = picked;
     Lease { job, attempt, first_attempt_at, ordered, id }
 }
 
@@ -148,7 +148,7 @@ impl Queue for MemoryQueue {
     }
 
     async fn tenant_usage(&self, tenants: &[String]) -> Result<Vec<TenantUsage>, QueueError> {
-        Ok(self.lock().usage.tenant_usage(tenants))
+        Ok(self.lock().usage.by_tenant(tenants))
     }
 
     async fn release(&self, lanes: &[Lane]) -> Result<(), QueueError> {

@@ -14,7 +14,7 @@ pub(super) struct Usage {
     bytes: usize,
     max_jobs: usize,
     max_bytes: usize,
-    by_tenant: HashMap<Arc<str>, TenantUsage>,
+    tenants: HashMap<Arc<str>, TenantUsage>,
 }
 
 /// Whose a job is, and how large.
@@ -36,7 +36,7 @@ impl Usage {
     /// Nothing, of what `config` allows.
     pub(super) fn new(config: &QueueConfig) -> Self {
         let (max_jobs, max_bytes) = (config.max_jobs, config.max_bytes);
-        Self { jobs: 0, bytes: 0, max_jobs, max_bytes, by_tenant: HashMap::new() }
+        Self { jobs: 0, bytes: 0, max_jobs, max_bytes, tenants: HashMap::new() }
     }
 
     /// Whether so much more may be held.
@@ -64,7 +64,7 @@ impl Usage {
         self.jobs = self.jobs.saturating_add(jobs);
         self.bytes = self.bytes.saturating_add(share.bytes);
         if let Some(tenant) = share.tenant {
-            let queued = self.by_tenant.entry(Arc::clone(tenant)).or_default();
+            let queued = self.tenants.entry(Arc::clone(tenant)).or_default();
             queued.jobs = queued.jobs.saturating_add(count(jobs));
             queued.bytes = queued.bytes.saturating_add(count(share.bytes));
         }
@@ -74,7 +74,7 @@ impl Usage {
         self.jobs = self.jobs.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(share.bytes);
         let Some(tenant) = share.tenant else { return };
-        if let Entry::Occupied(mut entry) = self.by_tenant.entry(Arc::clone(tenant)) {
+        if let Entry::Occupied(mut entry) = self.tenants.entry(Arc::clone(tenant)) {
             let queued = entry.get_mut();
             queued.jobs = queued.jobs.saturating_sub(1);
             queued.bytes = queued.bytes.saturating_sub(count(share.bytes));
@@ -93,8 +93,8 @@ impl Usage {
     }
 
     /// What each of `tenants` has.
-    pub(super) fn tenant_usage(&self, tenants: &[String]) -> Vec<TenantUsage> {
-        tenants.iter().map(|tenant| self.by_tenant.get(&**tenant).copied().unwrap_or_default()).collect()
+    pub(super) fn by_tenant(&self, tenants: &[String]) -> Vec<TenantUsage> {
+        tenants.iter().map(|tenant| self.tenants.get(&**tenant).copied().unwrap_or_default()).collect()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Columns of the queue's database: how they are written and read.
+//! Conversions between Rust values and the columns of the queue's database.
 
 use std::sync::Arc;
 
@@ -14,17 +14,17 @@ use crate::common::retry::CauseKind;
 use crate::queue::dead::{DeadCursor, DeadFilter, DeadLetter};
 use crate::queue::message::{MessageRecord, MessageState};
 
-/// A time as it is stored: in microseconds.
+/// Converts a time to its stored form, microseconds.
 pub(super) fn micros(time: Timestamp) -> i64 {
     time.as_microsecond()
 }
 
-/// A time as it was stored.
+/// Converts stored microseconds to a time.
 pub(super) fn time(micros: i64) -> Timestamp {
     Timestamp::from_microsecond(micros).unwrap_or_default()
 }
 
-/// The tenant of an endpoint's lane; direct mode's lanes have none.
+/// Returns the tenant of a lane. Lanes of direct mode have none.
 pub(super) fn tenant_of(target: &Target) -> Option<String> {
     match target {
         Target::Endpoint(tenant, _) => Some(tenant.to_string()),
@@ -32,7 +32,7 @@ pub(super) fn tenant_of(target: &Target) -> Option<String> {
     }
 }
 
-/// A target as its two columns, of which one is filled.
+/// Converts a target to the columns `endpoint` and `url`, exactly one of which is set.
 pub(super) fn columns_of(target: &Target) -> (Option<String>, Option<String>) {
     match target {
         Target::Endpoint(_, id) => (Some(id.to_string()), None),
@@ -40,23 +40,23 @@ pub(super) fn columns_of(target: &Target) -> (Option<String>, Option<String>) {
     }
 }
 
-/// The attempts that were stored; none where they can't be read.
+/// Parses stored attempts. Returns none if they can't be parsed.
 pub(super) fn attempts_from(stored: Option<String>) -> Vec<Attempt> {
     stored.and_then(|stored| serde_json::from_str(&stored).ok()).unwrap_or_default()
 }
 
-/// What is stored once another attempt was made.
-pub(super) fn attempts_with(stored: Option<String>, made: Option<&Attempt>) -> Option<String> {
-    let Some(made) = made else { return stored };
+/// Adds an attempt, if one was made, to stored attempts.
+pub(super) fn attempts_with(stored: Option<String>, attempt: Option<&Attempt>) -> Option<String> {
+    let Some(made) = attempt else { return stored };
     let mut attempts = attempts_from(stored);
     attempt::keep(&mut attempts, made.clone());
     serde_json::to_string(&attempts).ok()
 }
 
-/// A row of `dead`.
+/// Reads a row of `dead`.
 pub(super) fn letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
-    let cause = CauseKind::parse(&row.get::<_, String>("cause")?).ok_or_else(|| odd("cause"))?;
-    let died_at = Timestamp::from_millisecond(row.get("died_at")?).map_err(|_| odd("died_at"))?;
+    let cause = CauseKind::parse(&row.get::<_, String>("cause")?).ok_or_else(|| damaged("cause"))?;
+    let died_at = Timestamp::from_millisecond(row.get("died_at")?).map_err(|_| damaged("died_at"))?;
     let tenant: Arc<str> = row.get::<_, String>("tenant")?.into();
     Ok(DeadLetter {
         id: MessageId::from_bytes(row.get("id")?),
@@ -71,7 +71,7 @@ pub(super) fn letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
     })
 }
 
-/// A row of `delivered`.
+/// Reads a row of `delivered`.
 pub(super) fn delivered(row: &Row<'_>) -> rusqlite::Result<MessageRecord> {
     let tenant: Arc<str> = row.get::<_, String>("tenant")?.into();
     Ok(MessageRecord {
@@ -86,26 +86,26 @@ pub(super) fn delivered(row: &Row<'_>) -> rusqlite::Result<MessageRecord> {
 
 fn target(row: &Row<'_>, tenant: &str) -> rusqlite::Result<Target> {
     if let Some(endpoint) = row.get::<_, Option<String>>("endpoint")? {
-        let tenant = tenant.parse().map_err(|_| odd("tenant"))?;
-        return Ok(Target::Endpoint(tenant, endpoint.parse().map_err(|_| odd("endpoint"))?));
+        let tenant = tenant.parse().map_err(|_| damaged("tenant"))?;
+        return Ok(Target::Endpoint(tenant, endpoint.parse().map_err(|_| damaged("endpoint"))?));
     }
     let url: String = row.get("url")?;
-    EndpointUrl::parse(&url).map(Target::Url).map_err(|_| odd("url"))
+    EndpointUrl::parse(&url).map(Target::Url).map_err(|_| damaged("url"))
 }
 
-/// A value that isn't what its column holds. It isn't shown.
-fn odd(column: &'static str) -> Error {
+/// Builds the error of a damaged value. It does not show the value, which may be a secret.
+fn damaged(column: &'static str) -> Error {
     Error::FromSqlConversionFailure(0, Type::Text, format!("column {column} is damaged").into())
 }
 
-/// A filter of dead letters as the conditions of a WHERE.
-pub(super) struct Filter {
+/// A filter of dead letters as the conditions of a WHERE clause, with their parameters.
+pub(super) struct SqlFilter {
     pub(super) conditions: String,
     pub(super) params: Vec<Value>,
 }
 
-impl Filter {
-    pub(super) fn of(filter: &DeadFilter, after: Option<DeadCursor>) -> Self {
+impl SqlFilter {
+    pub(super) fn new(filter: &DeadFilter, after: Option<DeadCursor>) -> Self {
         let mut all = Self { conditions: "true".to_owned(), params: Vec::new() };
         if let Some(tenant) = filter.tenant {
             all.and("endpoint IS NOT NULL AND tenant = ?", [Value::Text(tenant.to_string())]);
@@ -128,8 +128,8 @@ impl Filter {
             all.and("died_at < ?", [Value::Integer(millis_from(until))]);
         }
         if let Some(DeadCursor { died_at, id }) = after {
-            let place = [Value::Integer(died_at.as_millisecond()), Value::Blob(id.to_bytes().into())];
-            all.and("(died_at, id) > (?, ?)", place);
+            let cursor = [Value::Integer(died_at.as_millisecond()), Value::Blob(id.to_bytes().into())];
+            all.and("(died_at, id) > (?, ?)", cursor);
         }
         all
     }
@@ -141,7 +141,7 @@ impl Filter {
     }
 }
 
-/// The first whole millisecond that isn't before `time`.
+/// Rounds a time up to whole milliseconds.
 fn millis_from(time: Timestamp) -> i64 {
     let millis = time.as_millisecond();
     let is_whole = Timestamp::from_millisecond(millis).is_ok_and(|whole| whole >= time);

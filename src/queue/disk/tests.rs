@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::scheduler::WINDOW;
 use super::*;
-use crate::common::clock::after;
 use crate::common::endpoint_url::EndpointUrl;
 use crate::common::job::Target;
 use crate::common::retry::{Cause, CauseKind, EndpointState};
@@ -249,7 +249,7 @@ async fn a_full_disk_refuses_jobs_and_takes_them_again_when_there_is_room() {
     let queue = home.open_with(QueueConfig { max_jobs: 100_000, max_bytes: 1 << 40, ..config(false) });
     queue.push(vec![job("a")]).await.unwrap();
     // As if the file system had no more room: the database may not grow.
-    queue.ops.send(Ask::LimitPages(60)).unwrap();
+    queue.requests.send(Request::LimitPages(60)).unwrap();
     let large = || Job { body: vec![1; 100_000].into(), ..job("b") };
     let mut taken = 1;
     let error = loop {
@@ -263,7 +263,7 @@ async fn a_full_disk_refuses_jobs_and_takes_them_again_when_there_is_room() {
     // What is there is still delivered.
     let lease = claim_one(&queue).await;
     settle(&queue, lease, Verdict::Done).await;
-    queue.ops.send(Ask::LimitPages(1 << 30)).unwrap();
+    queue.requests.send(Request::LimitPages(1 << 30)).unwrap();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     while queue.push(vec![large()]).await.is_err() {
         assert!(tokio::time::Instant::now() < deadline, "it never recovers");
@@ -358,7 +358,8 @@ async fn make_golden(home: &Home) {
         ordered: true,
         ..job("")
     };
-    let made = |status| Attempt { at: Timestamp::now(), latency_ms: 12, status: Some(status), error: None };
+    let made =
+        |status| Attempt { at: jiff::Timestamp::now(), latency_ms: 12, status: Some(status), error: None };
     let settle = async |verdict, status| {
         let lease = claim_one(&queue).await;
         let settled = Settlement { lease, verdict, attempt: Some(made(status)) };

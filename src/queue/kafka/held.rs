@@ -32,8 +32,8 @@ use crate::common::clock::after;
 use crate::common::id::MessageId;
 use crate::common::job::{Job, Lane};
 use crate::common::retry::Verdict;
-use crate::queue::lanes::window::{Key, Waiting};
-use crate::queue::lanes::{Lanes, Picked, Retry};
+use crate::queue::lanes::window::{LanePosition, WaitingJob};
+use crate::queue::lanes::{Lanes, LeasedJob, ScheduledRetry};
 use crate::queue::{Depth, Lease, QueueConfig, Settlement};
 
 /// Retries that are further away than this wait in `events.retry`, if no order is kept.
@@ -198,9 +198,10 @@ impl Held {
                 let past = Past::new(None, 0, Some(*first_attempt_at), attempts);
                 Some(Rest::Dead(Arc::clone(&entry), past))
             }
-            (Verdict::Retry { at, .. }, Some(Retry { held_until: None, failures, first_attempt_at, .. }))
-                if *at > after(now, LONG) =>
-            {
+            (
+                Verdict::Retry { at, .. },
+                Some(ScheduledRetry { retry_at: None, failures, first_attempt_at, .. }),
+            ) if *at > after(now, LONG) => {
                 let origin = self.keeps_order(&entry.job).then_some(entry.origin);
                 let past = Past::new(Some(*at), failures, first_attempt_at, attempts).of_origin(origin);
                 Some(Rest::Later(Aside { entry: Arc::clone(&entry), past }))
@@ -285,11 +286,11 @@ impl Held {
                 held.early.clear();
             }
         }
-        let of_them = |near: &BTreeMap<Key, Waiting<Arc<Entry>>>| -> Vec<Key> {
-            let is_one = |waiting: &Waiting<Arc<Entry>>| partitions.contains(&waiting.job.place.partition);
+        let of_them = |near: &BTreeMap<LanePosition, WaitingJob<Arc<Entry>>>| -> Vec<LanePosition> {
+            let is_one = |waiting: &WaitingJob<Arc<Entry>>| partitions.contains(&waiting.job.place.partition);
             near.iter().filter(|(_, waiting)| is_one(waiting)).map(|(key, _)| *key).collect()
         };
-        drop(self.lanes.take(|lane| of_them(lane.near), now));
+        drop(self.lanes.take(|lane| of_them(lane.loaded), now));
     }
 
     /// How many jobs of `partitions` are being delivered, or written elsewhere.
@@ -388,8 +389,8 @@ fn with(attempts: &[Attempt], attempt: Option<&Attempt>) -> Vec<Attempt> {
     attempts
 }
 
-fn lease(picked: Picked<Arc<Entry>>) -> Lease {
-    let Picked { id, job, attempt, first_attempt_at, ordered, .. } = picked;
+fn lease(picked: LeasedJob<Arc<Entry>>) -> Lease {
+    let LeasedJob { id, job, attempt, first_attempt_at, ordered, .. } = picked;
     Lease { job: Arc::clone(&job.job), attempt, first_attempt_at, ordered, id }
 }
 

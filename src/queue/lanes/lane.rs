@@ -1,60 +1,31 @@
-//! One lane's state, and the rings that lanes wait in for their turn.
+//! The state of one lane.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::window::Window;
-use crate::common::job::Lane;
-use crate::queue::throttle::{EndpointHealth, Throttle};
+use super::run_queue::{PerHealth, round_robin_from};
+use super::window::{LanePosition, WaitingJob, Window};
+use crate::queue::QueueConfig;
+use crate::queue::throttle::{Allowance, EndpointHealth, Throttle};
 
-/// Something for each health that an endpoint may have.
-#[derive(Debug, Default)]
-pub(super) struct PerHealth<T> {
-    well: T,
-    new: T,
-    failing: T,
-}
-
-impl<T> PerHealth<T> {
-    pub(super) fn of(&self, health: EndpointHealth) -> &T {
-        match health {
-            EndpointHealth::Healthy => &self.well,
-            EndpointHealth::New => &self.new,
-            EndpointHealth::Failing => &self.failing,
-        }
-    }
-
-    pub(super) fn of_mut(&mut self, health: EndpointHealth) -> &mut T {
-        match health {
-            EndpointHealth::Healthy => &mut self.well,
-            EndpointHealth::New => &mut self.new,
-            EndpointHealth::Failing => &mut self.failing,
-        }
-    }
-}
-
-/// The order in which the rings are served, beginning with `first`.
-pub(super) fn turns_from(first: EndpointHealth) -> [EndpointHealth; 3] {
-    use EndpointHealth::{Failing, Healthy, New};
-    match first {
-        Healthy => [Healthy, New, Failing],
-        New => [New, Failing, Healthy],
-        Failing => [Failing, Healthy, New],
-    }
+/// Returns the throttle of an endpoint of which nothing is known.
+pub(super) fn new_throttle(config: &QueueConfig) -> Throttle {
+    Throttle::new(config.lane_in_flight)
 }
 
 /// A lane that has jobs.
 pub(super) struct LaneState<J> {
     pub(super) window: Window<J>,
+    /// Number of leases that are out.
     pub(super) leased: u32,
-    /// Whether each job waits for the one before it: as the latest one has it.
+    /// Whether each job waits for the one before it. The latest job decides.
     pub(super) ordered: bool,
-    /// Whether more of it is being read.
-    pub(super) loading: bool,
-    /// Whether it has an entry in each ring.
-    pub(super) in_ring: PerHealth<bool>,
-    /// The timer that wakes it: never more than one a lane.
+    /// Whether the backend is loading more of the lane.
+    pub(super) is_loading: bool,
+    /// Whether the lane is in each of the run queues.
+    pub(super) is_queued: PerHealth<bool>,
+    /// The timer that wakes the lane. There is at most one.
     pub(super) timer: Option<(Timestamp, u64)>,
     pub(super) throttle: Throttle,
 }
@@ -65,8 +36,8 @@ impl<J> LaneState<J> {
             window,
             leased: 0,
             ordered: false,
-            loading: false,
-            in_ring: PerHealth::default(),
+            is_loading: false,
+            is_queued: PerHealth::default(),
             timer: None,
             throttle,
         }
@@ -76,20 +47,33 @@ impl<J> LaneState<J> {
         self.window.is_empty() && self.leased == 0
     }
 
-    pub(super) fn is_in_any_ring(&self) -> bool {
-        turns_from(EndpointHealth::Healthy).into_iter().any(|health| *self.in_ring.of(health))
+    pub(super) fn is_in_a_run_queue(&self) -> bool {
+        round_robin_from(EndpointHealth::Healthy).into_iter().any(|health| *self.is_queued.of(health))
     }
 }
 
-/// The lanes whose turn comes, by health.
-pub(super) type Rings = PerHealth<VecDeque<Lane>>;
+/// A lane as a backend sees it.
+pub(in crate::queue) struct LaneView<'a, J> {
+    /// Whether each job waits for the one before it.
+    pub(in crate::queue) ordered: bool,
+    /// Whether the lane gives out no job now: it has as many leases as it may have, its breaker is open or its endpoint has
+    /// asked for a pause, or it is ordered and its first job waits for a retry.
+    pub(in crate::queue) is_throttled: bool,
+    /// Whether the endpoint's last attempt succeeded.
+    pub(in crate::queue) is_healthy: bool,
+    /// Waiting jobs in memory, in order.
+    pub(in crate::queue) loaded: &'a BTreeMap<LanePosition, WaitingJob<J>>,
+}
 
-impl Rings {
-    /// Puts a lane at the end of its ring, unless it is there.
-    pub(super) fn put<J>(&mut self, lane: &Lane, state: &mut LaneState<J>) {
-        let health = state.throttle.health();
-        if !std::mem::replace(state.in_ring.of_mut(health), true) {
-            self.of_mut(health).push_back(lane.clone());
-        }
+impl<'a, J> LaneView<'a, J> {
+    pub(super) fn new(state: &'a LaneState<J>, now: Timestamp) -> Self {
+        let waits_for_first = state.ordered && state.window.first_due().is_some_and(|due| due > now);
+        let is_throttled = match state.throttle.allowance(now) {
+            _ if waits_for_first => true,
+            Allowance::NotBefore(_) => true,
+            Allowance::UpTo(limit) => state.leased >= if state.ordered { 1 } else { limit },
+        };
+        let is_healthy = state.throttle.health() == EndpointHealth::Healthy;
+        Self { ordered: state.ordered, is_throttled, is_healthy, loaded: state.window.loaded() }
     }
 }

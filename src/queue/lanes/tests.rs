@@ -7,14 +7,16 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::common::clock::after;
 use crate::common::job::Job;
+use crate::common::retry::{Cause, EndpointState, Verdict};
 use crate::queue::tests::{config, dead, job};
 
 fn at(seconds: u64) -> Timestamp {
     after(Timestamp::UNIX_EPOCH, Duration::from_secs(seconds))
 }
 
-/// A scheduler with jobs of its own, all in memory.
+/// A scheduler whose jobs are all in memory.
 struct Scheduler {
     lanes: Lanes<Arc<Job>>,
     seq: u64,
@@ -32,12 +34,12 @@ impl Scheduler {
         job
     }
 
-    fn settle(&mut self, lease: &Picked<Arc<Job>>, verdict: &Verdict, now: Timestamp) -> bool {
+    fn settle(&mut self, lease: &LeasedJob<Arc<Job>>, verdict: &Verdict, now: Timestamp) -> bool {
         let retry = self.lanes.retry_of(lease.id, verdict);
         self.lanes.settle(lease.id, verdict, retry, Arc::clone(&lease.job), now)
     }
 
-    fn claim(&mut self, max: usize, now: Timestamp) -> Vec<Picked<Arc<Job>>> {
+    fn claim(&mut self, max: usize, now: Timestamp) -> Vec<LeasedJob<Arc<Job>>> {
         self.lanes.claim(max, now)
     }
 
@@ -54,8 +56,8 @@ fn with_jobs(ordered: bool, lanes: &[&str]) -> Scheduler {
     scheduler
 }
 
-/// A scheduler in which lane `a` has shown that it does well, and has `jobs` jobs.
-fn with_a_doing_well(jobs: usize) -> Scheduler {
+/// Returns a scheduler in which lane `a` is healthy, has reached its limit and has `jobs` jobs.
+fn with_healthy_a(jobs: usize) -> Scheduler {
     let mut scheduler = with_jobs(false, &["a"; 4]);
     for _ in 0..4 {
         for lease in scheduler.claim(1, at(0)) {
@@ -68,7 +70,7 @@ fn with_a_doing_well(jobs: usize) -> Scheduler {
     scheduler
 }
 
-/// Settles whatever lane `a` gives out, in the same way, until it has given `jobs`.
+/// Settles every claimed job with the same verdict, until `jobs` are settled.
 fn settle_all(scheduler: &mut Scheduler, jobs: usize, verdict: &Verdict) {
     let mut settled = 0;
     while settled < jobs {
@@ -79,7 +81,7 @@ fn settle_all(scheduler: &mut Scheduler, jobs: usize, verdict: &Verdict) {
     }
 }
 
-fn lanes_of(leases: &[Picked<Arc<Job>>]) -> Vec<Lane> {
+fn lanes_of(leases: &[LeasedJob<Arc<Job>>]) -> Vec<Lane> {
     leases.iter().map(|lease| lease.job.lane.clone()).collect()
 }
 
@@ -89,13 +91,17 @@ fn retry_at(seconds: u64) -> Verdict {
 
 #[test]
 fn lanes_take_turns() {
-    let mut scheduler = with_a_doing_well(3);
+    let mut scheduler = with_healthy_a(3);
     for lane in ["b", "c", "c"] {
         scheduler.push(lane);
     }
     let first: HashSet<Lane> = lanes_of(&scheduler.claim(4, at(0))).into_iter().collect();
-    assert_eq!(first, ["a", "b", "c"].map(Lane::new).into(), "no lane waits until another has nothing left");
-    assert_eq!(lanes_of(&scheduler.claim(4, at(0))), [Lane::new("a")], "c may have one at once");
+    assert_eq!(first, ["a", "b", "c"].map(Lane::new).into(), "no lane waits until another one is empty");
+    assert_eq!(
+        lanes_of(&scheduler.claim(4, at(0))),
+        [Lane::new("a")],
+        "c is new, so it may have one job leased"
+    );
 }
 
 #[test]
@@ -111,7 +117,7 @@ fn a_retry_is_hidden_until_it_is_due_and_its_attempts_are_counted() {
 }
 
 #[test]
-fn unordered_a_failed_job_waits_aside_and_its_lane_goes_on() {
+fn in_an_unordered_lane_other_jobs_overtake_a_retry() {
     let mut scheduler = with_jobs(false, &["a", "a"]);
     let first = scheduler.claim(1, at(0)).remove(0);
     scheduler.settle(&first, &retry_at(10), at(0));
@@ -119,7 +125,7 @@ fn unordered_a_failed_job_waits_aside_and_its_lane_goes_on() {
 }
 
 #[test]
-fn ordered_a_lane_waits_for_its_head_and_only_that_lane() {
+fn an_ordered_lane_waits_for_its_first_job_and_other_lanes_do_not() {
     let mut scheduler = with_jobs(true, &["a", "a", "b"]);
     let claimed = scheduler.claim(8, at(0));
     assert_eq!(lanes_of(&claimed), ["a", "b"].map(Lane::new));
@@ -133,7 +139,7 @@ fn ordered_a_lane_waits_for_its_head_and_only_that_lane() {
 }
 
 #[test]
-fn an_unsettled_lease_comes_back_and_its_late_verdict_is_harmless() {
+fn an_expired_lease_is_leased_again_and_its_late_verdict_is_ignored() {
     let mut scheduler = with_jobs(false, &["a"]);
     let lost = scheduler.claim(1, at(0)).remove(0);
     assert_eq!(scheduler.next_due(), Some(at(60)));
@@ -147,44 +153,43 @@ fn an_unsettled_lease_comes_back_and_its_late_verdict_is_harmless() {
 }
 
 #[test]
-fn one_lane_has_at_most_its_share() {
-    assert_eq!(with_a_doing_well(20).claim(20, at(0)).len(), 4, "lane_in_flight");
-    assert_eq!(with_jobs(false, &["a"; 20]).claim(20, at(0)).len(), 1, "nothing is known of it");
+fn a_lane_has_at_most_its_limit_of_leases() {
+    assert_eq!(with_healthy_a(20).claim(20, at(0)).len(), 4, "lane_in_flight");
+    assert_eq!(with_jobs(false, &["a"; 20]).claim(20, at(0)).len(), 1, "a new endpoint starts with one");
 }
 
 #[test]
-fn hanging_lanes_leave_a_slot_for_one_that_answers() {
+fn hanging_lanes_leave_a_slot_for_a_healthy_one() {
     let hanging: Vec<String> = (0..40).map(|lane| lane.to_string()).collect();
-    let mut scheduler = with_a_doing_well(0);
+    let mut scheduler = with_healthy_a(0);
     for lane in &hanging {
         scheduler.push(lane);
     }
-    let mut held = scheduler.claim(100, at(0));
-    assert_eq!(held.len(), 24, "new lanes have three quarters of the slots");
+    let mut leased = scheduler.claim(100, at(0));
+    assert_eq!(leased.len(), 24, "new lanes take three quarters of the slots");
     scheduler.push("a");
     assert_eq!(lanes_of(&scheduler.claim(100, at(0))), [Lane::new("a")]);
 
-    // Once they have failed they have half, which leaves new ones a quarter.
+    // Once they have failed they take half, which leaves a quarter to new ones.
     for round in 0..4 {
-        for lease in held.drain(..) {
+        for lease in leased.drain(..) {
             scheduler.settle(&lease, &retry_at(0), at(round));
         }
-        held = scheduler.claim(100, at(round));
+        leased = scheduler.claim(100, at(round));
     }
-    let failing = |held: &[Picked<Arc<Job>>]| held.iter().filter(|lease| lease.attempt > 1).count();
-    assert_eq!(failing(&held), 16, "failing lanes have half of the slots");
+    let failing = |leased: &[LeasedJob<Arc<Job>>]| leased.iter().filter(|lease| lease.attempt > 1).count();
+    assert_eq!(failing(&leased), 16, "failing lanes take half of the slots");
     scheduler.push("cold");
     let more = scheduler.claim(100, at(4));
     assert!(
-        held.iter().chain(&more).any(|lease| lease.job.lane == Lane::new("cold")),
+        leased.iter().chain(&more).any(|lease| lease.job.lane == Lane::new("cold")),
         "a new lane finds a slot"
     );
 }
 
 #[test]
 fn a_lane_that_stops_answering_leaves_most_slots_free() {
-    let free = config(false);
-    let mut scheduler = Scheduler::new(QueueConfig { lane_in_flight: 1_000, ..free });
+    let mut scheduler = Scheduler::new(QueueConfig { lane_in_flight: 1_000, ..config(false) });
     for _ in 0..200 {
         scheduler.push("a");
     }
@@ -193,7 +198,7 @@ fn a_lane_that_stops_answering_leaves_most_slots_free() {
 }
 
 #[test]
-fn a_lane_that_fails_five_times_is_probed_once_a_delay() {
+fn a_lane_that_fails_five_times_is_probed_once_per_delay() {
     let mut scheduler = with_jobs(false, &["a"; 20]);
     settle_all(&mut scheduler, 5, &dead());
     assert!(scheduler.claim(20, at(0)).is_empty(), "the breaker is open");
@@ -205,11 +210,11 @@ fn a_lane_that_fails_five_times_is_probed_once_a_delay() {
     assert!(scheduler.claim(20, at(2)).is_empty());
     let probe = scheduler.claim(20, at(3));
     scheduler.settle(&probe[0], &Verdict::Done, at(3));
-    assert_eq!(scheduler.claim(20, at(3)).len(), 2, "slowly again");
+    assert_eq!(scheduler.claim(20, at(3)).len(), 2, "slow start begins again");
 }
 
 #[test]
-fn a_job_pushed_to_a_lane_that_is_throttled_waits_for_its_timer() {
+fn a_job_pushed_to_a_throttled_lane_waits_for_its_timer() {
     let mut scheduler = with_jobs(false, &["a"; 5]);
     settle_all(&mut scheduler, 5, &retry_at(100));
     for _ in 0..3 {
@@ -221,8 +226,8 @@ fn a_job_pushed_to_a_lane_that_is_throttled_waits_for_its_timer() {
 }
 
 #[test]
-fn who_asks_to_be_left_alone_is() {
-    let mut scheduler = with_a_doing_well(20);
+fn a_paused_lane_is_sent_nothing_then_a_probe() {
+    let mut scheduler = with_healthy_a(20);
     let leases = scheduler.claim(1, at(0));
     scheduler.settle(&leases[0], &Verdict::Retry { at: at(600), endpoint: EndpointState::Paused }, at(0));
     assert!(scheduler.claim(20, at(599)).is_empty());
@@ -230,28 +235,28 @@ fn who_asks_to_be_left_alone_is() {
 }
 
 #[test]
-fn a_success_lifts_a_pause_for_later_jobs_as_well() {
-    let mut scheduler = with_a_doing_well(3);
+fn a_success_ends_a_pause() {
+    let mut scheduler = with_healthy_a(3);
     let leases = scheduler.claim(2, at(0));
     let paused = Verdict::Retry { at: at(600), endpoint: EndpointState::Paused };
     scheduler.settle(&leases[0], &paused, at(0));
     scheduler.settle(&leases[1], &Verdict::Done, at(0));
     let last = scheduler.claim(9, at(0));
-    assert_eq!(last.len(), 1, "the success lifted the pause");
+    assert_eq!(last.len(), 1, "the success ended the pause");
     scheduler.settle(&last[0], &Verdict::Done, at(0));
     scheduler.push("a");
     assert_eq!(scheduler.claim(9, at(0)).len(), 1);
 }
 
 #[test]
-fn a_refused_address_says_nothing_of_the_endpoint() {
-    let mut scheduler = with_a_doing_well(20);
+fn a_refused_address_does_not_throttle_the_endpoint() {
+    let mut scheduler = with_healthy_a(20);
     settle_all(&mut scheduler, 12, &Verdict::Dead { cause: Cause::Refused("loopback".into()) });
     assert_eq!(scheduler.claim(4, at(0)).len(), 4);
 }
 
 #[test]
-fn a_lane_without_jobs_is_forgotten_but_not_what_was_learnt_of_it() {
+fn the_throttle_of_a_lane_outlives_its_jobs() {
     let mut scheduler = with_jobs(false, &["a", "b"]);
     for lease in scheduler.claim(2, at(0)) {
         scheduler.settle(&lease, &Verdict::Done, at(0));
@@ -259,9 +264,9 @@ fn a_lane_without_jobs_is_forgotten_but_not_what_was_learnt_of_it() {
     assert!(scheduler.claim(1, at(0)).is_empty());
     assert!(
         scheduler.lanes.lanes.is_empty()
-            && turns_from(EndpointHealth::Healthy).into_iter().all(|health| scheduler
+            && round_robin_from(EndpointHealth::Healthy).into_iter().all(|health| scheduler
                 .lanes
-                .rings
+                .run_queues
                 .of(health)
                 .is_empty())
     );
@@ -269,19 +274,19 @@ fn a_lane_without_jobs_is_forgotten_but_not_what_was_learnt_of_it() {
     for _ in 0..3 {
         scheduler.push("a");
     }
-    assert_eq!(scheduler.claim(3, at(0)).len(), 2, "one success lets it have two at once");
+    assert_eq!(scheduler.claim(3, at(0)).len(), 2, "one success allows two leases at once");
 }
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// To that lane, which keeps order from then on or doesn't, where not all do.
+    /// Pushes a job to that lane, and sets whether the lane is ordered.
     Push(u8, bool),
     Claim(usize),
     Settle(prop::sample::Index, u8),
-    /// What is to be read; before it is taken in, so much time passes and so many are claimed.
-    Read(u64, usize),
+    /// Loads lanes. Between the read and its result, so many seconds pass and so many jobs are claimed.
+    Load(u64, usize),
     Release(u8),
-    Unclaim(prop::sample::Index),
+    GiveBack(prop::sample::Index),
     Wait(u64),
 }
 
@@ -290,23 +295,24 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0_u8..4, any::<bool>()).prop_map(|(lane, ordered)| Step::Push(lane, ordered)),
         3 => (0_usize..6).prop_map(Step::Claim),
         4 => (any::<prop::sample::Index>(), 0_u8..6).prop_map(|(index, verdict)| Step::Settle(index, verdict)),
-        2 => (0_u64..80, 0_usize..3).prop_map(|(wait, claims)| Step::Read(wait, claims)),
+        2 => (0_u64..80, 0_usize..3).prop_map(|(wait, claims)| Step::Load(wait, claims)),
         1 => (0_u8..4).prop_map(Step::Release),
-        1 => any::<prop::sample::Index>().prop_map(Step::Unclaim),
+        1 => any::<prop::sample::Index>().prop_map(Step::GiveBack),
         2 => (0_u64..80).prop_map(Step::Wait),
     ]
 }
 
-type Lease = (Picked<u64>, Timestamp);
+/// A lease and its expiry.
+type Lease = (LeasedJob<u64>, Timestamp);
 
-/// What a queue must be, said as simply as can be, and the backend that lanes are read from.
+/// The simplest correct queue, and the backend from which lanes are loaded.
 #[derive(Default)]
 struct Model {
     /// Unsettled jobs by lane, in order of publishing.
     lanes: HashMap<Lane, Vec<u64>>,
-    /// The same as a backend keeps them.
-    rows: HashMap<Lane, BTreeMap<Key, Waiting<u64>>>,
-    /// Leases that are out, with when they run out.
+    /// The same jobs as a backend stores them.
+    rows: HashMap<Lane, BTreeMap<LanePosition, WaitingJob<u64>>>,
+    /// Leases that are out.
     leases: Vec<Lease>,
 }
 
@@ -319,7 +325,7 @@ impl Model {
     fn remove(&mut self, seq: u64) {
         let lane = self.lane_of(seq);
         self.lanes.get_mut(&lane).unwrap().retain(|job| *job != seq);
-        self.rows.get_mut(&lane).unwrap().retain(|key, _| key.1 != seq);
+        self.rows.get_mut(&lane).unwrap().retain(|position, _| position.1 != seq);
     }
 
     fn unsettled(&self) -> usize {
@@ -331,7 +337,7 @@ impl Model {
     }
 }
 
-/// A scheduler over a window of each lane, and what it must do.
+/// A scheduler and the model that it must agree with.
 struct Run {
     scheduler: Lanes<u64>,
     window: usize,
@@ -344,24 +350,24 @@ struct Run {
 impl Run {
     fn push(&mut self, lane: u8, ordered: bool) {
         self.seq += 1;
-        let (lane, key) = (Lane::new(&lane.to_string()), (self.now, self.seq));
+        let (lane, position) = (Lane::new(&lane.to_string()), (self.now, self.seq));
         self.model.lanes.entry(lane.clone()).or_default().push(self.seq);
-        self.model.rows.entry(lane.clone()).or_default().insert(key, Waiting::new(self.seq));
-        self.scheduler.push(&lane, ordered, key, self.seq, self.now);
+        self.model.rows.entry(lane.clone()).or_default().insert(position, WaitingJob::new(self.seq));
+        self.scheduler.push(&lane, ordered, position, self.seq, self.now);
     }
 
     fn claim(&mut self, max: usize) -> Result<(), TestCaseError> {
         let claimed = self.scheduler.claim(max, self.now);
         prop_assert!(claimed.len() <= max);
-        for picked in claimed {
-            prop_assert!(!self.model.is_out(picked.job, self.now), "leased twice");
-            let lane = self.model.lane_of(picked.job);
-            prop_assert_eq!(picked.key.1, picked.job);
+        for leased in claimed {
+            prop_assert!(!self.model.is_out(leased.job, self.now), "leased twice");
+            let lane = self.model.lane_of(leased.job);
+            prop_assert_eq!(leased.position.1, leased.job);
             if self.ordered {
-                prop_assert_eq!(self.model.lanes[&lane].first(), Some(&picked.job), "out of order");
+                prop_assert_eq!(self.model.lanes[&lane].first(), Some(&leased.job), "out of order");
             }
-            self.model.leases.retain(|(out, _)| out.job != picked.job);
-            self.model.leases.push((picked, after(self.now, Duration::from_secs(60))));
+            self.model.leases.retain(|(out, _)| out.job != leased.job);
+            self.model.leases.push((leased, after(self.now, Duration::from_secs(60))));
         }
         prop_assert!(self.model.leases.iter().filter(|(_, until)| *until > self.now).count() <= 32);
         Ok(())
@@ -373,24 +379,24 @@ impl Run {
         if was_out && retry.is_none() {
             self.model.remove(lease.job);
         }
-        if let Some(Retry { key, held_until, failures, first_attempt_at }) = retry {
+        if let Some(ScheduledRetry { position, retry_at, failures, first_attempt_at }) = retry {
             let rows = self.model.rows.get_mut(&self.model.lane_of(lease.job)).unwrap();
-            rows.retain(|key, _| key.1 != lease.job);
-            rows.insert(key, Waiting { job: lease.job, failures, first_attempt_at, held_until });
+            rows.retain(|position, _| position.1 != lease.job);
+            rows.insert(position, WaitingJob { job: lease.job, failures, first_attempt_at, retry_at });
         }
         was_out
     }
 
-    fn read(&mut self, wait: u64, claims: usize) -> Result<(), TestCaseError> {
-        let unread = self.scheduler.take_unread();
+    fn load(&mut self, wait: u64, claims: usize) -> Result<(), TestCaseError> {
+        let lanes = self.scheduler.take_lanes_to_load();
         let read_of = |lane: Lane| {
             let from = self.scheduler.horizon(&lane);
             let rows = self.model.rows.get(&lane).into_iter().zip(from);
             let rows = rows.flat_map(|(rows, from)| rows.range(from..)).take(self.window);
-            let read: Vec<_> = rows.map(|(key, row)| (*key, row.clone())).collect();
+            let read: Vec<_> = rows.map(|(position, row)| (*position, row.clone())).collect();
             (lane, from, read)
         };
-        let read: Vec<_> = unread.into_iter().map(read_of).collect();
+        let read: Vec<_> = lanes.into_iter().map(read_of).collect();
         self.now = after(self.now, Duration::from_secs(wait));
         self.claim(claims)?;
         for (lane, from, read) in read {
@@ -403,7 +409,7 @@ impl Run {
     fn release(&mut self, lane: u8) {
         let lane = Lane::new(&lane.to_string());
         if let Some(rows) = self.model.rows.get_mut(&lane) {
-            rows.values_mut().for_each(|row| row.held_until = None);
+            rows.values_mut().for_each(|row| row.retry_at = None);
             for ((_, seq), row) in rows.split_off(&(self.now, u64::MAX)) {
                 rows.insert((self.now, seq), row);
             }
@@ -413,10 +419,10 @@ impl Run {
 
     fn check(&self) -> Result<(), TestCaseError> {
         for (lane, state) in &self.scheduler.lanes {
-            let near = state.window.near();
-            prop_assert!(near.len() <= self.window.saturating_mul(2));
-            for key in near.keys() {
-                prop_assert!(self.model.rows[lane].contains_key(key), "it has what the backend hasn't");
+            let loaded = state.window.loaded();
+            prop_assert!(loaded.len() <= self.window.saturating_mul(2));
+            for position in loaded.keys() {
+                prop_assert!(self.model.rows[lane].contains_key(position), "the backend has no such job");
             }
         }
         if self.window == usize::MAX {
@@ -430,7 +436,7 @@ impl Run {
         match step {
             Step::Push(lane, ordered) => self.push(lane, ordered),
             Step::Claim(max) => self.claim(max)?,
-            Step::Settle(_, _) | Step::Unclaim(_) if self.model.leases.is_empty() => {}
+            Step::Settle(_, _) | Step::GiveBack(_) if self.model.leases.is_empty() => {}
             Step::Settle(index, verdict) => {
                 let lease = self.model.leases.swap_remove(index.index(self.model.leases.len()));
                 let verdict = match verdict {
@@ -444,39 +450,37 @@ impl Run {
                 };
                 self.settle(lease, &verdict);
             }
-            Step::Unclaim(index) => {
+            Step::GiveBack(index) => {
                 let (lease, _) = self.model.leases.swap_remove(index.index(self.model.leases.len()));
-                self.scheduler.unclaim(lease.id, self.now);
+                self.scheduler.give_back(lease.id, self.now);
             }
-            Step::Read(wait, claims) => self.read(wait, claims)?,
+            Step::Load(wait, claims) => self.load(wait, claims)?,
             Step::Release(lane) => self.release(lane),
             Step::Wait(seconds) => self.now = after(self.now, Duration::from_secs(seconds)),
         }
         self.check()
     }
 
-    /// The process ends and another begins, with what the backend has.
+    /// Imitates a restart of the process: only what the backend stores remains.
     fn restart(&mut self) {
         self.scheduler = Lanes::new(config(self.ordered), self.window);
         self.model.leases.clear();
         for (lane, rows) in &self.model.rows {
             if let Some(first) = rows.keys().next() {
-                self.scheduler.add_unread(lane, rows.len() as u64, *first, false, self.now);
+                self.scheduler.add_unloaded(lane, rows.len() as u64, *first, false, self.now);
             }
         }
     }
 
-    /// Whatever happened, everything is delivered in the end: nothing is lost, nothing sticks.
+    /// Delivers everything. No job may be lost or stuck.
     fn drain(&mut self) -> Result<(), TestCaseError> {
         for _ in 0..1_000 {
-            self.read(0, 0)?;
+            self.load(0, 0)?;
             let claimed = self.scheduler.claim(8, self.now);
             if claimed.is_empty() {
-                let unread = self.scheduler.take_unread();
-                let nothing_to_read = unread.is_empty();
-                self.scheduler.unread = unread;
+                let nothing_to_load = self.scheduler.lanes_to_load.is_empty();
                 match self.scheduler.next_due() {
-                    _ if !nothing_to_read => {}
+                    _ if !nothing_to_load => {}
                     Some(due) => self.now = self.now.max(due),
                     None => break,
                 }
@@ -514,12 +518,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 proptest! {
     #[test]
-    fn in_memory_it_does_what_the_model_does(steps in steps(), ordered: bool) {
+    fn a_scheduler_in_memory_agrees_with_the_model(steps in steps(), ordered: bool) {
         check_against_model(steps, Vec::new(), ordered, usize::MAX)?;
     }
 
     #[test]
-    fn over_a_window_it_does_what_the_model_does(
+    fn a_scheduler_with_a_window_agrees_with_the_model(
         steps in steps(), after_restart in steps(), ordered: bool, window in 1_usize..6,
     ) {
         check_against_model(steps, after_restart, ordered, window)?;

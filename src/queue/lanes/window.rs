@@ -1,157 +1,161 @@
-//! The jobs of one lane that wait: those whose turn is near in memory, the others where the backend keeps them.
+//! The window of one lane: its next jobs, held in memory. The backend has the jobs behind them.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-/// Where a job stands in its lane: by the time from which it may be delivered, then by the order of publishing. In an
-/// ordered lane that time is the time of publishing, also when the job is retried.
-pub type Key = (Timestamp, u64);
+/// Position of a job in its lane: the time from which it may be delivered, then its number in the order of publishing. In an
+/// ordered lane the time is that of publishing, even when the job is retried.
+pub type LanePosition = (Timestamp, u64);
 
 /// A job that waits in its lane.
 #[derive(Debug, Clone)]
-pub struct Waiting<J> {
+pub struct WaitingJob<J> {
     /// The job, or what the backend finds it by.
     pub job: J,
-    /// Attempts that have failed.
+    /// Number of attempts that have failed.
     pub failures: u32,
-    /// When the first was made.
+    /// Time of the first attempt.
     pub first_attempt_at: Option<Timestamp>,
-    /// Ordered: when it is tried again, while it holds its place.
-    pub held_until: Option<Timestamp>,
+    /// Time of the retry in an ordered lane, where the job keeps its position.
+    pub retry_at: Option<Timestamp>,
 }
 
-impl<J> Waiting<J> {
-    /// A job that wasn't tried yet.
+impl<J> WaitingJob<J> {
+    /// Creates a job that has not been attempted.
     pub fn new(job: J) -> Self {
-        Self { job, failures: 0, first_attempt_at: None, held_until: None }
+        Self { job, failures: 0, first_attempt_at: None, retry_at: None }
     }
 }
 
-/// See the module's page.
+/// The waiting jobs of one lane.
 pub(super) struct Window<J> {
-    near: BTreeMap<Key, Waiting<J>>,
-    most: usize,
-    /// Jobs that aren't in memory.
-    beyond: u64,
-    /// Where those begin: all before it are in memory. `None` where none are elsewhere.
-    horizon: Option<Key>,
+    /// Jobs in memory.
+    loaded: BTreeMap<LanePosition, WaitingJob<J>>,
+    /// Maximum number of jobs in memory.
+    capacity: usize,
+    /// Number of jobs that only the backend has.
+    unloaded: u64,
+    /// Position at which those begin: all jobs before it are in memory. `None` if there are none.
+    horizon: Option<LanePosition>,
 }
 
 impl<J> Window<J> {
-    /// An empty window over an empty lane that holds `most` jobs.
-    pub(super) fn new(most: usize) -> Self {
-        Self { near: BTreeMap::new(), most, beyond: 0, horizon: None }
+    /// Creates the window of an empty lane.
+    pub(super) fn new(capacity: usize) -> Self {
+        Self { loaded: BTreeMap::new(), capacity, unloaded: 0, horizon: None }
     }
 
-    /// An empty window over a lane of `jobs` that begin at `first`.
-    pub(super) fn unread(most: usize, jobs: u64, first: Key) -> Self {
-        Self { near: BTreeMap::new(), most, beyond: jobs, horizon: (jobs > 0).then_some(first) }
+    /// Creates the window of a lane of which the backend has `jobs` jobs, the first of them at `first`.
+    pub(super) fn unloaded(capacity: usize, jobs: u64, first: LanePosition) -> Self {
+        Self { loaded: BTreeMap::new(), capacity, unloaded: jobs, horizon: (jobs > 0).then_some(first) }
     }
 
-    pub(super) fn insert(&mut self, key: Key, waiting: Waiting<J>) {
-        if self.horizon.is_some_and(|horizon| key >= horizon) {
-            self.beyond = self.beyond.saturating_add(1);
+    /// Adds a job. Beyond the horizon or the capacity it is only counted, because the backend has it.
+    pub(super) fn insert(&mut self, position: LanePosition, waiting: WaitingJob<J>) {
+        if self.horizon.is_some_and(|horizon| position >= horizon) {
+            self.unloaded = self.unloaded.saturating_add(1);
             return;
         }
-        self.near.insert(key, waiting);
-        if self.near.len() > self.most
-            && let Some((last, _)) = self.near.pop_last()
+        self.loaded.insert(position, waiting);
+        if self.loaded.len() > self.capacity
+            && let Some((last, _)) = self.loaded.pop_last()
         {
-            self.beyond = self.beyond.saturating_add(1);
+            self.unloaded = self.unloaded.saturating_add(1);
             self.horizon = Some(last);
         }
     }
 
-    /// Takes the first job, if it is in memory.
-    pub(super) fn pop_first(&mut self) -> Option<(Key, Waiting<J>)> {
-        self.near.pop_first()
+    /// Removes the first job, if it is in memory.
+    pub(super) fn pop_first(&mut self) -> Option<(LanePosition, WaitingJob<J>)> {
+        self.loaded.pop_first()
     }
 
-    /// Takes one job, if it is in memory.
-    pub(super) fn take(&mut self, key: Key) -> Option<Waiting<J>> {
-        self.near.remove(&key)
+    /// Removes one job, if it is in memory.
+    pub(super) fn take(&mut self, position: LanePosition) -> Option<WaitingJob<J>> {
+        self.loaded.remove(&position)
     }
 
-    /// Lets go of those in memory that `is_gone` tells.
-    pub(super) fn remove(&mut self, is_gone: impl Fn(&Waiting<J>) -> bool) {
-        self.near.retain(|_, waiting| !is_gone(waiting));
+    /// Removes the jobs in memory for which `is_gone` holds.
+    pub(super) fn remove(&mut self, is_gone: impl Fn(&WaitingJob<J>) -> bool) {
+        self.loaded.retain(|_, waiting| !is_gone(waiting));
     }
 
-    /// When the first job may be delivered.
-    pub(super) fn head_due(&self) -> Option<Timestamp> {
-        match self.near.first_key_value() {
-            Some(((due, _), waiting)) => Some(waiting.held_until.map_or(*due, |until| until.max(*due))),
+    /// Returns when the first job may be delivered.
+    pub(super) fn first_due(&self) -> Option<Timestamp> {
+        match self.loaded.first_key_value() {
+            Some(((due, _), waiting)) => Some(waiting.retry_at.map_or(*due, |at| at.max(*due))),
             None => self.horizon.map(|(due, _)| due),
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.near.is_empty() && self.beyond == 0
+        self.loaded.is_empty() && self.unloaded == 0
     }
 
-    /// Whether the first job isn't in memory.
-    pub(super) fn is_unread(&self) -> bool {
-        self.near.is_empty() && self.beyond > 0
+    /// Returns whether the lane has jobs, but none in memory.
+    pub(super) fn is_unloaded(&self) -> bool {
+        self.loaded.is_empty() && self.unloaded > 0
     }
 
-    /// Whether more should be read before the last that are in memory are gone.
+    /// Returns whether more jobs should be loaded now, before the last ones in memory are leased.
     pub(super) fn runs_low(&self) -> bool {
-        self.beyond > 0 && self.near.len() <= self.most / 4
+        self.unloaded > 0 && self.loaded.len() <= self.capacity / 4
     }
 
-    /// Where to read on.
-    pub(super) fn horizon(&self) -> Option<Key> {
+    /// Returns the position from which to load.
+    pub(super) fn horizon(&self) -> Option<LanePosition> {
         self.horizon
     }
 
-    /// Takes in what was read from the horizon on, in order; `is_leased` tells of those that are out. Where the
-    /// lane ends is told by `is_all`.
+    /// Takes in jobs that were loaded from the horizon on, in order. `is_all` tells that the lane has no further jobs, and
+    /// `is_leased` whether a job is leased.
     pub(super) fn fill(
         &mut self,
-        read: Vec<(Key, Waiting<J>)>,
+        jobs: Vec<(LanePosition, WaitingJob<J>)>,
         is_all: bool,
-        is_leased: impl Fn(Key) -> bool,
+        is_leased: impl Fn(LanePosition) -> bool,
     ) {
-        let last = read.last().map(|(key, _)| *key);
-        for (key, waiting) in read {
-            if !is_leased(key) && !self.near.keys().any(|near| near.1 == key.1) {
-                self.near.insert(key, waiting);
-                self.beyond = self.beyond.saturating_sub(1);
+        let last = jobs.last().map(|(position, _)| *position);
+        for (position, waiting) in jobs {
+            if !is_leased(position) && !self.loaded.keys().any(|loaded| loaded.1 == position.1) {
+                self.loaded.insert(position, waiting);
+                self.unloaded = self.unloaded.saturating_sub(1);
             }
         }
-        if is_all || self.beyond == 0 {
-            (self.beyond, self.horizon) = (0, None);
+        if is_all || self.unloaded == 0 {
+            (self.unloaded, self.horizon) = (0, None);
         } else if let Some((due, seq)) = last {
             self.horizon = Some((due, seq.saturating_add(1)));
         }
     }
 
-    /// Makes everything due by `now`; what isn't in memory the backend has changed in the same way.
+    /// Makes every job due by `now`. The backend has made the same change to the jobs that are not in memory.
     pub(super) fn release(&mut self, now: Timestamp) {
-        for waiting in self.near.values_mut() {
-            waiting.held_until = None;
+        for waiting in self.loaded.values_mut() {
+            waiting.retry_at = None;
         }
-        for ((_, seq), waiting) in self.near.split_off(&(now, u64::MAX)) {
-            self.near.insert((now, seq), waiting);
+        for ((_, seq), waiting) in self.loaded.split_off(&(now, u64::MAX)) {
+            self.loaded.insert((now, seq), waiting);
         }
         if self.horizon.is_some_and(|horizon| horizon > (now, 0)) {
-            // Some of those beyond may stand before some in memory now: all are read anew.
-            let first = self.near.first_key_value().map_or((now, 0), |(first, _)| *first);
+            // Some jobs beyond the horizon may now precede some in memory, so all are loaded again.
+            let first = self.loaded.first_key_value().map_or((now, 0), |(first, _)| *first);
             self.horizon = Some(first.min((now, 0)));
-            let near = u64::try_from(std::mem::take(&mut self.near).len()).unwrap_or(u64::MAX);
-            self.beyond = self.beyond.saturating_add(near);
+            let loaded = u64::try_from(std::mem::take(&mut self.loaded).len()).unwrap_or(u64::MAX);
+            self.unloaded = self.unloaded.saturating_add(loaded);
         }
     }
 
-    /// Those in memory.
-    pub(super) fn near(&self) -> &BTreeMap<Key, Waiting<J>> {
-        &self.near
+    /// Returns the jobs in memory.
+    pub(super) fn loaded(&self) -> &BTreeMap<LanePosition, WaitingJob<J>> {
+        &self.loaded
     }
 
-    /// Jobs in memory that may be delivered now, but for a head that is held, and those that wait for a retry.
+    /// Returns the number of jobs in memory that are due and that wait for a retry. The first job of an ordered lane counts
+    /// as due even if it waits for a retry.
     pub(super) fn ready_and_delayed(&self, now: Timestamp) -> (usize, usize) {
-        let delayed = self.near.range((now, u64::MAX)..).count();
-        (self.near.len().saturating_sub(delayed), delayed)
+        let delayed = self.loaded.range((now, u64::MAX)..).count();
+        (self.loaded.len().saturating_sub(delayed), delayed)
     }
 }

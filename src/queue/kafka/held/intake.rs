@@ -9,7 +9,7 @@ use super::partition::{Early, Search};
 use super::{Aside, Away, Entry, Fetch, Fetched, Held, Log, Place, Unknown};
 use crate::common::job::{Job, Lane};
 use crate::queue::kafka::record::Past;
-use crate::queue::lanes::window::Waiting;
+use crate::queue::lanes::window::WaitingJob;
 
 impl Held {
     /// Partitions of which it isn't known yet where `events.retry` ended when they came.
@@ -140,8 +140,8 @@ impl Held {
             return;
         }
         // In a lane that keeps order it holds its place meanwhile.
-        let held_until = past_due.filter(|_| keeps_order);
-        let waiting = Waiting { job: entry, failures, first_attempt_at, held_until };
+        let retry_at = past_due.filter(|_| keeps_order);
+        let waiting = WaitingJob { job: entry, failures, first_attempt_at, retry_at };
         if !keeps_order {
             self.lanes.push_again(&lane, ordered, (due, self.seq), waiting, now);
         } else if let Some(held) = self.partitions.get_mut(&place.partition) {

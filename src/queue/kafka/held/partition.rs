@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use crate::common::job::{Job, Lane};
 use crate::queue::kafka::offsets::{Offsets, Progress};
 use crate::queue::kafka::record::Past;
-use crate::queue::lanes::window::Waiting;
+use crate::queue::lanes::window::WaitingJob;
 
 /// Where a log is read from, and where it ended when its partition came; each only as far as Kafka has said it.
 #[derive(Debug, Clone, Default)]
@@ -114,7 +114,7 @@ pub(in super::super) struct Fetched {
 /// A job that may not be given out yet.
 pub(super) struct Early {
     pub(super) lane: Lane,
-    pub(super) waiting: Waiting<Arc<Entry>>,
+    pub(super) waiting: WaitingJob<Arc<Entry>>,
 }
 
 /// A part of `events.retry` that is to be searched for lanes that keep order.
@@ -239,7 +239,7 @@ impl Partition {
     }
 
     /// Takes all jobs of a lane out of `early`, in order.
-    pub(super) fn early_of(&mut self, lane: &Lane) -> Vec<Waiting<Arc<Entry>>> {
+    pub(super) fn early_of(&mut self, lane: &Lane) -> Vec<WaitingJob<Arc<Entry>>> {
         let of_lane = self.early.extract_if(.., |_, early| early.lane == *lane);
         of_lane.map(|(_, early)| early.waiting).collect()
     }

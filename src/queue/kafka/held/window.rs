@@ -11,7 +11,7 @@ use super::{Aside, Entry, Held, LONG, Log};
 use crate::common::clock::after;
 use crate::queue::kafka::record::Past;
 use crate::queue::lanes::LaneView;
-use crate::queue::lanes::window::{Key, Waiting};
+use crate::queue::lanes::window::{LanePosition, WaitingJob};
 
 /// A lane whose endpoint takes no more, and whose first job has waited for so long, stands still: one that fails, or that
 /// nothing is known of.
@@ -109,7 +109,7 @@ impl Held {
         asides
     }
 
-    fn aside(&mut self, (key, waiting): (Key, Waiting<Arc<Entry>>)) -> Aside {
+    fn aside(&mut self, (key, waiting): (LanePosition, WaitingJob<Arc<Entry>>)) -> Aside {
         let (entry, keeps_order) = (&waiting.job, self.keeps_order(&waiting.job.job));
         if let Some(held) = self.partitions.get_mut(&entry.place.partition)
             && held.reading(entry.place.log).term == entry.place.term
@@ -120,11 +120,11 @@ impl Held {
     }
 
     /// A job that is put aside is none of those that are given out from here; it is due again at `due`, or in its order.
-    pub(super) fn leave_for_retry(&mut self, due: Timestamp, waiting: Waiting<Arc<Entry>>) -> Aside {
-        let Waiting { job: entry, failures, first_attempt_at, held_until } = waiting;
+    pub(super) fn leave_for_retry(&mut self, due: Timestamp, waiting: WaitingJob<Arc<Entry>>) -> Aside {
+        let WaitingJob { job: entry, failures, first_attempt_at, retry_at } = waiting;
         self.let_go(&entry);
         let (due, origin) = match self.keeps_order(&entry.job) {
-            true => (held_until, Some(entry.origin)),
+            true => (retry_at, Some(entry.origin)),
             false => (Some(due), None),
         };
         let past = Past::new(due, failures, first_attempt_at, entry.attempts.clone()).of_origin(origin);
@@ -192,7 +192,7 @@ impl Held {
 }
 
 fn stands_still(lane: &LaneView<'_, Arc<Entry>>, now: Timestamp) -> bool {
-    let first = lane.near.first_key_value();
+    let first = lane.loaded.first_key_value();
     let most = if lane.is_healthy { IS_SLOW } else { STANDS_STILL };
     lane.is_throttled && first.is_some_and(|(_, first)| after(first.job.read_at, most) <= now)
 }
@@ -206,11 +206,11 @@ fn surplus(
     keeps_order: impl Fn(&Entry) -> bool,
     stays: impl Fn(&Entry) -> bool,
     now: Timestamp,
-) -> Vec<Key> {
+) -> Vec<LanePosition> {
     let is_crowded = |entry: &Entry| crowded.contains(&(entry.place.partition, entry.place.log));
     let stands_still = stands_still(lane, now);
     let mut bytes = 0_usize;
-    let fits = lane.near.values().take(share.jobs).take_while(|waiting| {
+    let fits = lane.loaded.values().take(share.jobs).take_while(|waiting| {
         bytes = bytes.saturating_add(waiting.job.job.body.len());
         bytes <= share.bytes
     });
@@ -218,9 +218,9 @@ fn surplus(
     if lane.ordered {
         // Those from events.retry stay, and all of their partition before them, and all where others that come after them are
         // there already: no job may stand there behind one that comes after it.
-        let most = if stands_still { lane.near.len().saturating_sub(share) } else { 0 };
+        let most = if stands_still { lane.loaded.len().saturating_sub(share) } else { 0 };
         let mut shut = HashSet::new();
-        let in_order = lane.near.iter().rev().filter(|(_, waiting)| keeps_order(&waiting.job)).take(most);
+        let in_order = lane.loaded.iter().rev().filter(|(_, waiting)| keeps_order(&waiting.job)).take(most);
         let tail = in_order.filter(|(_, waiting)| {
             let partition = waiting.job.place.partition;
             if stays(&waiting.job) {
@@ -228,12 +228,12 @@ fn surplus(
             }
             !shut.contains(&partition)
         });
-        let mut keys: Vec<Key> = tail.map(|(key, _)| *key).collect();
+        let mut keys: Vec<LanePosition> = tail.map(|(key, _)| *key).collect();
         keys.reverse();
         return keys;
     }
     let was_held = |entry: &Entry| entry.place.log == Log::Events || after(entry.read_at, HELD_FOR) <= now;
-    let waiting = lane.near.iter().enumerate();
+    let waiting = lane.loaded.iter().enumerate();
     let makes_room = waiting.filter(|(index, (key, waiting))| {
         let is_beyond = (stands_still && *index >= share) || key.0 > after(now, LONG);
         is_beyond && is_crowded(&waiting.job) && was_held(&waiting.job)
