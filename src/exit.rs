@@ -153,8 +153,7 @@ fn of_kafka_client(error: &KafkaError) -> u8 {
 
 fn of_disk(error: &DiskError) -> Option<u8> {
     match error {
-        DiskError::Newer { .. } | DiskError::NotOurs(_) => Some(USAGE),
-        DiskError::Open { source, .. } => of_sqlite(source),
+        DiskError::Sqlite(error) => of_sqlite_open(error),
         DiskError::Io { source, .. } => of_io(source.kind()).or(Some(FAILED)),
     }
 }

@@ -68,7 +68,7 @@ impl DiskQueue {
     /// # Errors
     /// The file can't be read or written, or is not a queue that this version knows.
     pub fn open(path: &Path, config: QueueConfig, clock: Clock) -> Result<Self, DiskError> {
-        let failed = |source| DiskError::Open { path: path.to_owned(), source };
+        let failed = |source| schema::open_error(path, source);
         let io_failed = |source| DiskError::Io { path: path.to_owned(), source };
         let store = Store::open(path, config.history, whole_micros(clock.now()))?;
         let mut scheduler = DiskScheduler::new(config, store.dead_count().map_err(failed)?);

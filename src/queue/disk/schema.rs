@@ -1,7 +1,7 @@
 //! The database file of the queue, `queue.db` in the data dir.
 //!
 //! ```text
-//! user_version  number of MIGRATIONS applied
+//! user_version  number of migrations applied
 //! lane          one row per lane that has had jobs: its name (the endpoint's id, or the URL in direct mode), its tenant,
 //!               and whether it is ordered. Rows without jobs or dead letters are deleted at the next start
 //! content       what a job is: its record (queue/record.rs), its body, and the CRC-32 of both. Written by push; deleted
@@ -22,12 +22,11 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 
 use super::rows::micros;
+use crate::common::sqlite::{Schema, SqliteError};
 
-/// Migrations from each schema version to the next. A released migration never changes.
-const MIGRATIONS: [&str; 1] = [include_str!("v1.sql")];
-
-/// SQLite application id of whk's queue: "whkq".
-const APPLICATION_ID: i64 = 0x7768_6b71;
+/// Schema of the database. Its application id is "whkq".
+const SCHEMA: Schema =
+    Schema { name: "queue", application_id: 0x7768_6b71, migrations: &[include_str!("v1.sql")] };
 
 /// How long a connection waits for the other connections of this process.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,33 +34,13 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The queue on disk could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
-    /// The file can't be opened, read or migrated.
-    #[error("open queue {path}")]
-    Open {
-        /// Path of the file.
-        path: PathBuf,
-        /// Error of SQLite.
-        source: rusqlite::Error,
-    },
-    /// A newer whk wrote the file.
-    #[error(
-        "queue {path} was written by a newer whk (schema {found}, this one knows up to {known}); upgrade, or use another --data-dir"
-    )]
-    Newer {
-        /// Path of the file.
-        path: PathBuf,
-        /// Schema version of the file.
-        found: usize,
-        /// Newest schema version that this whk knows.
-        known: usize,
-    },
-    /// The file is a database of another program.
-    #[error("{0} is a database of another program; use another --data-dir")]
-    NotOurs(PathBuf),
+    /// The file can't be opened, read or migrated, or was not written by this or an older whk.
+    #[error(transparent)]
+    Sqlite(#[from] SqliteError),
     /// A thread can't be started, or the reserve file can't be written.
     #[error("prepare queue {path}")]
     Io {
-        /// Path of the file.
+        /// Path of the database.
         path: PathBuf,
         /// Error of the operating system.
         source: std::io::Error,
@@ -70,67 +49,42 @@ pub enum DiskError {
 
 /// Opens the database for writing: creates or migrates it, and cleans up after the last process.
 pub(super) fn open(path: &Path, now: Timestamp) -> Result<Connection, DiskError> {
-    let failed = |source| DiskError::Open { path: path.to_owned(), source };
-    let mut connection = connect(path)?;
-    let version = version_of(&connection, path)?;
-    if version == 0 {
-        // Set before the first table exists, so that space can be given back once a backlog has drained.
-        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(failed)?;
-    }
-    connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
-    // A thread of its own runs the checkpoints, so that no commit waits for one.
-    connection.pragma_update(None, "wal_autocheckpoint", 0).map_err(failed)?;
-    connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
-    migrate(&mut connection, version).map_err(failed)?;
+    let prepare = |connection: &Connection, is_new| {
+        configure(connection)?;
+        if is_new {
+            // Set before the first table exists, so that space can be given back once a backlog has drained.
+            connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+        }
+        // A thread of its own runs the checkpoints, so that no commit waits for one.
+        connection.pragma_update(None, "wal_autocheckpoint", 0)
+    };
+    let connection = SCHEMA.open(path, prepare)?;
     match tidy(&connection, now) {
         // Delivering the queued jobs makes room.
         Err(error) if is_full(&error) => tracing::warn!(%error, "clean up the queue"),
-        tidied => tidied.map_err(failed)?,
+        tidied => tidied.map_err(|source| open_error(path, source))?,
     }
     Ok(connection)
 }
 
 /// Opens another connection to the database.
 pub(super) fn connect(path: &Path) -> Result<Connection, DiskError> {
-    let connect = || -> rusqlite::Result<Connection> {
-        let connection = Connection::open(path)?;
-        connection.set_prepared_statement_cache_capacity(64);
-        // The connections of this process block each other for moments, such as while the log restarts.
-        connection.busy_timeout(BUSY_TIMEOUT)?;
+    let connection = Connection::open(path).and_then(|connection| {
+        configure(&connection)?;
         Ok(connection)
-    };
-    connect().map_err(|source| DiskError::Open { path: path.to_owned(), source })
+    });
+    connection.map_err(|source| open_error(path, source))
 }
 
-/// Returns the schema version without changing the file, because it may be another program's database.
-fn version_of(connection: &Connection, path: &Path) -> Result<usize, DiskError> {
-    let failed = |source| DiskError::Open { path: path.to_owned(), source };
-    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(failed);
-    let (version, application) = (pragma("user_version")?, pragma("application_id")?);
-    let is_empty = connection
-        .query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get::<_, bool>(0))
-        .map_err(failed)?;
-    if application != APPLICATION_ID && !is_empty {
-        return Err(DiskError::NotOurs(path.to_owned()));
-    }
-    let found = usize::try_from(version).unwrap_or(usize::MAX);
-    if found > MIGRATIONS.len() {
-        return Err(DiskError::Newer { path: path.to_owned(), found, known: MIGRATIONS.len() });
-    }
-    Ok(found)
+/// Returns the error of a database that SQLite can't open or read.
+pub(super) fn open_error(path: &Path, source: rusqlite::Error) -> DiskError {
+    DiskError::Sqlite(SCHEMA.open_error(path, source))
 }
 
-fn migrate(connection: &mut Connection, version: usize) -> rusqlite::Result<()> {
-    if version == MIGRATIONS.len() {
-        return Ok(());
-    }
-    let transaction = connection.transaction()?;
-    for migration in MIGRATIONS.iter().skip(version) {
-        transaction.execute_batch(migration)?;
-    }
-    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-    transaction.pragma_update(None, "user_version", MIGRATIONS.len())?;
-    transaction.commit()
+fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_prepared_statement_cache_capacity(64);
+    // The connections of this process block each other for moments, such as while the log restarts.
+    connection.busy_timeout(BUSY_TIMEOUT)
 }
 
 /// Deletes the lanes that have no jobs. Makes jobs due now whose due time lies in the future only because the clock was set

@@ -59,7 +59,7 @@ impl Store {
         let connection = schema::open(path, now)?;
         let next = |select| {
             let next = connection.query_row(select, [], |row| row.get::<_, i64>(0));
-            next.map_err(|source| DiskError::Open { path: path.to_owned(), source })
+            next.map_err(|source| schema::open_error(path, source))
         };
         let next_seq = next(
             "SELECT max(coalesce((SELECT max(seq) FROM content), 0), coalesce((SELECT max(seq) FROM job), 0),

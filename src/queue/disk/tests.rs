@@ -7,6 +7,7 @@ use super::*;
 use crate::common::endpoint_url::EndpointUrl;
 use crate::common::job::Target;
 use crate::common::retry::{Cause, CauseKind, EndpointState};
+use crate::common::sqlite::SqliteError;
 use crate::queue::dead::DeadFilter;
 use crate::queue::tests::config;
 
@@ -306,9 +307,9 @@ async fn what_a_newer_version_or_another_program_wrote_is_left_alone() {
     drop(home.open());
     home.sql().pragma_update(None, "user_version", 99).unwrap();
     let open = || DiskQueue::open(&home.path(), config(false), Clock::start()).map(|_| ());
-    assert!(matches!(open(), Err(DiskError::Newer { found: 99, .. })));
+    assert!(matches!(open(), Err(DiskError::Sqlite(SqliteError::Newer { found: 99, .. }))));
     home.sql().pragma_update(None, "application_id", 7).unwrap();
-    assert!(matches!(open(), Err(DiskError::NotOurs(_))));
+    assert!(matches!(open(), Err(DiskError::Sqlite(SqliteError::NotOurs(_)))));
 }
 
 /// A database as the first version wrote it: jobs that wait, one to be retried, an ordered lane, a dead letter, a
