@@ -1,23 +1,27 @@
-//! The HTTP API of `whk publish-server`: routes, authentication, limits, errors as JSON.
+//! The HTTP API of `whk publish-server`.
 //!
-//! `publish` takes events; `tenants`, `api_keys`, `public_keys` and `endpoints` manage those they go to;
-//! `messages` tells what became of events, `dead_letters` does something about it; `openapi` describes all of them. `auth` says who asks, `once` knows a repeated request.
+//! - `publish` accepts events.
+//! - `tenants`, `api_keys`, `public_keys` and `endpoints` manage tenants.
+//! - `messages` and `dead_letters` show what became of events, and replay or purge dead letters.
+//! - `health` serves `/healthz`, `/readyz` and `/metrics`; `openapi` serves `/openapi.json`.
+//!
+//! `auth` authenticates callers, `extract` reads requests, `page` and `response` write responses, `problem` turns errors
+//! into JSON, and `idempotency` recognizes repeated requests. The bodies themselves are in [`crate::api`].
 
-mod answer;
 mod api_keys;
 mod auth;
-mod cloud_event;
-mod dead_filter;
 mod dead_letters;
 mod endpoints;
 mod extract;
 mod health;
+mod idempotency;
 mod messages;
-mod once;
 mod openapi;
+mod page;
 mod problem;
 mod public_keys;
 mod publish;
+mod response;
 mod tenants;
 
 use std::sync::Arc;
@@ -35,36 +39,36 @@ use crate::publish::Publisher;
 use crate::queue::Queue;
 use crate::registry::Registry;
 pub use health::Health;
-pub use once::Once;
+pub use idempotency::IdempotencyCache;
 pub use problem::Problem;
 
-/// What the routes work with.
+/// State of the HTTP server, shared by all routes.
 pub struct Server {
-    /// Takes events.
+    /// Publisher of the accepted events.
     pub publisher: Publisher,
-    /// Knows the tenants.
+    /// Tenants, their keys and their endpoints.
     pub registry: Registry,
-    /// Asked for its depth.
+    /// Queue with the messages and dead letters that routes show.
     pub queue: Arc<dyn Queue>,
-    /// Knows repeated requests.
-    pub once: Once,
-    /// What is shown at `/metrics`.
+    /// Responses to requests that may be repeated.
+    pub idempotency: IdempotencyCache,
+    /// Metrics that routes update.
     pub metrics: Arc<Metrics>,
-    /// Bytes of a payload.
+    /// Maximum size of a payload, in bytes.
     pub max_payload: usize,
-    /// How long a request's body may take to come.
+    /// Time limit for receiving a request's body.
     pub request_time: Duration,
-    /// Bytes of bodies that are being received at once, in KiB.
+    /// Memory for bodies that are being received. One permit stands for one KiB.
     pub body_budget: Semaphore,
-    /// How the process does.
+    /// Health of the process.
     pub health: Health,
 }
 
 impl Server {
-    /// The routes.
+    /// Returns the router of all routes.
     pub fn router(self) -> Router {
         let server = Arc::new(self);
-        let managing = OpenApiRouter::new()
+        let management = OpenApiRouter::new()
             .routes(routes!(tenants::list, tenants::create))
             .routes(routes!(tenants::show, tenants::update, tenants::delete))
             .routes(routes!(api_keys::list_of_provider, api_keys::create_for_provider))
@@ -75,21 +79,21 @@ impl Server {
             .routes(routes!(public_keys::retire))
             .routes(routes!(endpoints::list, endpoints::add))
             .routes(routes!(endpoints::show, endpoints::update, endpoints::delete))
-            .routes(routes!(endpoints::rotate_secret))
-            .routes(routes!(endpoints::test))
-            .routes(routes!(dead_letters::list_all))
+            .routes(routes!(endpoints::secret::rotate))
+            .routes(routes!(endpoints::test_event::send))
+            .routes(routes!(dead_letters::list_any))
             .routes(routes!(dead_letters::show_any))
-            .routes(routes!(dead_letters::replay_any))
-            .routes(routes!(dead_letters::purge_any))
+            .routes(routes!(dead_letters::replay::of_any))
+            .routes(routes!(dead_letters::purge::of_any))
             .routes(routes!(dead_letters::list))
             .routes(routes!(dead_letters::show))
-            .routes(routes!(dead_letters::replay))
-            .routes(routes!(dead_letters::purge))
+            .routes(routes!(dead_letters::replay::of_tenant))
+            .routes(routes!(dead_letters::purge::of_tenant))
             .routes(routes!(messages::show_any))
             .routes(routes!(messages::show))
-            .route_layer(axum::middleware::from_fn_with_state(Arc::clone(&server), once::layer));
-        let (router, api) = OpenApiRouter::with_openapi(openapi::about())
-            .merge(managing)
+            .route_layer(axum::middleware::from_fn_with_state(Arc::clone(&server), idempotency::layer));
+        let (router, api) = OpenApiRouter::with_openapi(openapi::base())
+            .merge(management)
             .routes(routes!(publish::publish))
             .routes(routes!(health::healthz))
             .routes(routes!(health::readyz))
@@ -97,15 +101,18 @@ impl Server {
             .split_for_parts();
         let api = openapi::document(api, server.publisher.direct.is_some());
         router
-            .route("/openapi.json", get(|| async { openapi::answer(api) }))
+            .route("/openapi.json", get(|| async { openapi::response(api) }))
             .fallback(|| async {
                 Problem::new(
                     StatusCode::NOT_FOUND,
-                    "no such route; events go to POST /publish, GET /openapi.json describes all",
+                    "no such route; publish events to POST /publish, and see GET /openapi.json for all routes",
                 )
             })
             .method_not_allowed_fallback(|| async {
-                Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this route has another method")
+                Problem::new(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "this route doesn't support the method; see GET /openapi.json for those it supports",
+                )
             })
             .with_state(server)
     }

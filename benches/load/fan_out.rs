@@ -159,7 +159,7 @@ async fn measure(registry: &Registry, name: &str, kind: &str, payload: &str) -> 
     let publish = || {
         let kind = EventType::parse(kind).map_err(anyhow::Error::from);
         async {
-            let event = Event { kind: kind?, payload, trace: TraceContext::new(), repeat: None };
+            let event = Event { kind: kind?, payload, trace: TraceContext::new(), idempotency_key: None };
             anyhow::Ok(publisher.publish(event, Audience::Everyone).await?.messages.len())
         }
     };

@@ -32,11 +32,11 @@ use crate::common::shutdown::Shutdown;
 use crate::common::task;
 use crate::deliver::egress::EgressGuard;
 use crate::exit::UsageError;
-use crate::publish::{Envelope, Publisher};
+use crate::publish::{DirectSealer, Publisher};
 use crate::queue::QueueConfig;
 use crate::registry::Limits;
 use crate::retention::Retention;
-use crate::server::{Once, Server};
+use crate::server::{IdempotencyCache, Server};
 
 /// Memory for request bodies that are being received: 256 MiB, or two of the largest.
 const BODY_BUDGET_KIB: usize = 256 * 1024;
@@ -195,19 +195,19 @@ impl Args {
     }
 
     /// Returns how direct-mode payloads are encrypted, or `None` without `--public-key`.
-    fn direct_mode(&self, reuse: KeyReuse) -> anyhow::Result<Option<Envelope>> {
+    fn direct_mode(&self, reuse: KeyReuse) -> anyhow::Result<Option<DirectSealer>> {
         let Some(path) = &self.direct.public_key else { return Ok(None) };
         let key = PublicKey::read(path).context("--public-key")?;
         Ok(Some(match self.direct.envelope {
-            EnvelopeFlag::RsaOaep => Envelope::RsaOaep(key),
-            EnvelopeFlag::Jwe => Envelope::Jwe(Sealer::new(key, reuse)),
+            EnvelopeFlag::RsaOaep => DirectSealer::RsaOaep(key),
+            EnvelopeFlag::Jwe => DirectSealer::Jwe(Sealer::new(key, reuse)),
         }))
     }
 
     fn server(
         &self,
         service: &DeliveryService,
-        direct: Option<Envelope>,
+        direct: Option<DirectSealer>,
         guard: EgressGuard,
     ) -> anyhow::Result<Server> {
         let sealing_bytes = self.limits.of_queue(self.queue).1.min(SEALING_BYTES);
@@ -228,7 +228,7 @@ impl Args {
             publisher,
             registry: service.registry.clone(),
             queue: Arc::clone(&service.queue),
-            once: Once::new(),
+            idempotency: IdempotencyCache::new(),
             metrics: Arc::clone(&service.metrics),
             max_payload: self.limits.max_payload_size,
             request_time: self.http.request_timeout,

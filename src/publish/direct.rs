@@ -1,51 +1,55 @@
-//! Direct mode: events that name their URL themselves, as the Deno scripts publish them.
+//! Direct mode: events that name their own URL, as the Deno scripts publish them.
 
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 
-use super::{Envelope, Plain, PublishError, Published, PublishedMessage, Publisher};
+use super::seal::PlainEvent;
+use super::{DirectSealer, PublishError, PublishOutcome, Publisher, QueuedMessage};
 use crate::common::endpoint_url::EndpointUrl;
 use crate::common::id::{EventId, MessageId};
 use crate::common::job::{Job, Target, TraceContext};
 
-/// The event type of what is published directly without one.
+/// Event type of a direct-mode event without a `type`.
 pub const DIRECT_TYPE: &str = "webhook";
 
-/// The tenant of what is published directly without a `target`, as the scripts have it.
+/// Tenant of a direct-mode event without a `target`. The Deno scripts have the same default.
 pub const DIRECT_TENANT: &str = "customer-1";
 
-/// An event that names its URL itself.
+/// An event that names its own URL.
 pub struct DirectEvent<'a> {
-    /// Where it goes.
+    /// URL that the event is delivered to.
     pub url: EndpointUrl,
-    /// What is delivered, byte for byte.
+    /// Payload as JSON, delivered byte for byte.
     pub payload: &'a RawValue,
-    /// The event type.
+    /// Event type.
     pub kind: &'a str,
-    /// The tenant's name.
+    /// Name of the tenant.
     pub target: &'a str,
-    /// The trace it belongs to.
+    /// Trace context of the publish request.
     pub trace: TraceContext,
 }
 
 impl Publisher {
-    /// Seals a direct event with `envelope` and queues it. When it returns, the queue's promise holds.
+    /// Seals a direct-mode event with `sealer` and queues it. When this returns `Ok`, the queue's durability promise
+    /// holds for the message.
     ///
     /// # Errors
-    /// The URL is refused, the payload doesn't fit the legacy envelope, or the queue is full or closed.
+    /// The egress guard refuses the URL, the payload is too large for the rsa-oaep envelope, or the queue is full,
+    /// closed or unreachable.
     pub async fn publish_direct(
         &self,
         event: DirectEvent<'_>,
-        envelope: &Envelope,
-    ) -> Result<Published, PublishError> {
+        sealer: &DirectSealer,
+    ) -> Result<PublishOutcome, PublishError> {
         self.guard.check_url(&event.url)?;
         let (id, event_id) = (MessageId::new(), EventId::new());
-        // Customers compare it with their clocks; the queue's own, below, only measures.
+        // Customers compare this timestamp with their own clocks, so it is wall-clock time. `self.clock`, used below,
+        // only has to be consistent within the queue.
         let timestamp = Timestamp::now();
-        let plain = Plain { id: event_id, kind: event.kind, payload: event.payload, timestamp };
-        let (content_type, body) = match envelope {
-            Envelope::Jwe(sealer) => plain.seal_as_jwe(sealer)?,
-            Envelope::RsaOaep(key) => plain.seal_as_the_scripts(key)?,
+        let plain = PlainEvent { id: event_id, kind: event.kind, payload: event.payload, timestamp };
+        let (content_type, body) = match sealer {
+            DirectSealer::Jwe(sealer) => plain.seal_as_jwe(sealer)?,
+            DirectSealer::RsaOaep(key) => plain.seal_as_rsa_oaep(key)?,
         };
         let target = Target::Url(event.url);
         let job = Job {
@@ -59,9 +63,9 @@ impl Publisher {
             published_at: self.clock.now(),
             trace: event.trace,
         };
+        let messages = vec![QueuedMessage::of(&job)];
         self.queue.push(vec![job]).await?;
         self.metrics.published.inc();
-        let message = PublishedMessage { id, tenant: None, endpoint: None };
-        Ok(Published { event_id, messages: vec![message], refused: Vec::new() })
+        Ok(PublishOutcome { event_id, messages, refusals: Vec::new() })
     }
 }

@@ -1,159 +1,154 @@
-//! One event to many endpoints: sealed once a tenant and envelope, by as many threads as there are processors where
-//! there are many tenants.
+//! Fan-out: turns one event into one job per endpoint.
+//!
+//! The payload is sealed once per tenant and envelope. An event for many tenants is sealed by several threads, as many
+//! as there are processors.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::thread;
 
-use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::{Event, Plain, PublishError, Published, PublishedMessage, Publisher, Refused, RefusedReason};
+use super::seal::{PlainEvent, SealedBody};
+use super::{Event, IdempotencyKey, PublishError, PublishRefusal, Publisher, RefusalReason};
 use crate::common::crypto::legacy::LegacyError;
 use crate::common::id::{EventId, MessageId};
-use crate::common::job::{ContentType, Job, Target};
+use crate::common::job::{Job, Target};
 use crate::registry::Recipient;
 use crate::registry::endpoint::{Endpoint, EnvelopeKind};
 
-/// Tenants that are sealed to where the request is handled: 5 us each, or a quarter of a millisecond where a new
-/// content key is wrapped at 4096 bits. More of them make way for other requests.
-const INLINE_TENANTS: usize = 16;
+/// Maximum number of tenants that the request's own task seals for. One takes 5 µs, or 250 µs when a new content key
+/// is wrapped with a 4096-bit key. With more tenants the task would block other requests.
+const MAX_INLINE_TENANTS: usize = 16;
 
-/// Tenants that are worth a thread of their own: it costs as much as a few dozen seals.
-const TENANTS_PER_THREAD: usize = 128;
+/// Minimum number of tenants per thread. Starting a thread costs as much as a few dozen seals.
+const MIN_TENANTS_PER_THREAD: usize = 128;
 
-/// What has been made for some of the recipients.
+/// Jobs of one event, and the endpoints that its payload is too large for.
 #[derive(Default)]
-struct Part {
-    jobs: Vec<Job>,
-    refused: Vec<Refused>,
+pub(super) struct FanOut {
+    pub(super) jobs: Vec<Job>,
+    pub(super) refusals: Vec<PublishRefusal>,
 }
 
-/// The jobs of an event; its messages and refusals are added to `published`.
+/// Seals `event` for `recipients`, and makes a job for each of their endpoints.
 pub(super) fn seal(
     publisher: &Publisher,
     recipients: &[Recipient],
     event: &Event<'_>,
     id: EventId,
-    published: &mut Published,
-) -> Result<Vec<Job>, PublishError> {
-    let plain = Plain { id, kind: event.kind.as_str(), payload: event.payload, timestamp: Timestamp::now() };
-    let parts = if recipients.len() <= INLINE_TENANTS {
-        vec![seal_part(publisher, recipients, event, plain)?]
+) -> Result<FanOut, PublishError> {
+    let plain =
+        PlainEvent { id, kind: event.kind.as_str(), payload: event.payload, timestamp: Timestamp::now() };
+    if recipients.len() <= MAX_INLINE_TENANTS {
+        seal_in_order(publisher, recipients, event, plain)
     } else {
-        tokio::task::block_in_place(|| seal_in_threads(publisher, recipients, event, plain))?
-    };
-    let mut jobs = Vec::with_capacity(parts.iter().map(|part| part.jobs.len()).sum());
-    for mut part in parts {
-        jobs.append(&mut part.jobs);
-        published.refused.append(&mut part.refused);
+        tokio::task::block_in_place(|| seal_in_threads(publisher, recipients, event, plain))
     }
-    published.messages.extend(jobs.iter().map(message_of));
-    Ok(jobs)
 }
 
 fn seal_in_threads(
     publisher: &Publisher,
     recipients: &[Recipient],
     event: &Event<'_>,
-    plain: Plain<'_>,
-) -> Result<Vec<Part>, PublishError> {
+    plain: PlainEvent<'_>,
+) -> Result<FanOut, PublishError> {
     let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let share = recipients.len().div_ceil(threads).max(TENANTS_PER_THREAD);
+    let share = recipients.len().div_ceil(threads).max(MIN_TENANTS_PER_THREAD);
     if share >= recipients.len() {
-        return Ok(vec![seal_part(publisher, recipients, event, plain)?]);
+        return seal_in_order(publisher, recipients, event, plain);
     }
-    thread::scope(|scope| {
-        let seal = |part| scope.spawn(move || seal_part(publisher, part, event, plain));
-        let sealing: Vec<_> = recipients.chunks(share).map(seal).collect();
-        let join = |part: thread::ScopedJoinHandle<'_, _>| {
-            part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    let parts: Vec<FanOut> = thread::scope(|scope| {
+        let spawn = |part| scope.spawn(move || seal_in_order(publisher, part, event, plain));
+        let threads: Vec<_> = recipients.chunks(share).map(spawn).collect();
+        let join = |thread: thread::ScopedJoinHandle<'_, _>| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
-        sealing.into_iter().map(join).collect()
-    })
+        threads.into_iter().map(join).collect::<Result<_, PublishError>>()
+    })?;
+    let mut all = FanOut::default();
+    all.jobs.reserve_exact(parts.iter().map(|part| part.jobs.len()).sum());
+    for mut part in parts {
+        all.jobs.append(&mut part.jobs);
+        all.refusals.append(&mut part.refusals);
+    }
+    Ok(all)
 }
 
-fn seal_part(
+fn seal_in_order(
     publisher: &Publisher,
     recipients: &[Recipient],
     event: &Event<'_>,
-    plain: Plain<'_>,
-) -> Result<Part, PublishError> {
-    let mut part = Part::default();
+    plain: PlainEvent<'_>,
+) -> Result<FanOut, PublishError> {
+    let mut fan_out = FanOut::default();
     for recipient in recipients {
-        seal_for(publisher, recipient, event, plain, &mut part)?;
+        fan_out.add(publisher, recipient, event, plain)?;
     }
-    Ok(part)
+    Ok(fan_out)
 }
 
-fn seal_for(
-    publisher: &Publisher,
-    recipient: &Recipient,
-    event: &Event<'_>,
-    plain: Plain<'_>,
-    part: &mut Part,
-) -> Result<(), PublishError> {
-    let sealer = recipient.key.sealer(publisher.key_reuse)?;
-    let tenant: std::sync::Arc<str> = recipient.tenant.id.to_string().into();
-    let (mut as_jwe, mut as_the_scripts) = (None, None);
-    for endpoint in &recipient.endpoints {
-        let (content_type, body): (ContentType, Bytes) = match endpoint.settings.envelope {
-            EnvelopeKind::Jwe => {
-                let (_, body) = sealed_once(&mut as_jwe, || plain.seal_as_jwe(sealer))?;
-                (endpoint.settings.content_type, body)
-            }
-            EnvelopeKind::RsaOaep => {
-                match sealed_once(&mut as_the_scripts, || plain.seal_as_the_scripts(sealer.key())) {
-                    Ok(sealed) => sealed,
-                    Err(LegacyError::TooLarge { .. }) => {
-                        part.refused.push(Refused {
-                            tenant: endpoint.tenant,
-                            endpoint: Some(endpoint.id),
-                            reason: RefusedReason::TooLargeForEnvelope,
-                        });
-                        continue;
-                    }
-                    Err(error) => return Err(error.into()),
+impl FanOut {
+    /// Adds a job for each endpoint of `recipient`.
+    fn add(
+        &mut self,
+        publisher: &Publisher,
+        recipient: &Recipient,
+        event: &Event<'_>,
+        plain: PlainEvent<'_>,
+    ) -> Result<(), PublishError> {
+        let sealer = recipient.key.sealer(publisher.key_reuse)?;
+        let tenant: Arc<str> = recipient.tenant.id.to_string().into();
+        let (mut jwe, mut rsa_oaep) = (None, None);
+        for endpoint in &recipient.endpoints {
+            let (content_type, body) = match endpoint.settings.envelope {
+                EnvelopeKind::Jwe => {
+                    let (_, body) = get_or_seal(&mut jwe, || plain.seal_as_jwe(sealer))?;
+                    (endpoint.settings.content_type, body)
                 }
-            }
-        };
-        let target = Target::Endpoint(endpoint.tenant, endpoint.id);
-        part.jobs.push(Job {
-            id: message_id(event, endpoint),
-            tenant: std::sync::Arc::clone(&tenant),
-            lane: target.lane(),
-            ordered: endpoint.settings.ordered,
-            target,
-            content_type,
-            body,
-            published_at: publisher.clock.now(),
-            trace: event.trace,
-        });
+                EnvelopeKind::RsaOaep => {
+                    match get_or_seal(&mut rsa_oaep, || plain.seal_as_rsa_oaep(sealer.key())) {
+                        Ok(sealed) => sealed,
+                        Err(LegacyError::TooLarge { .. }) => {
+                            self.refusals.push(PublishRefusal {
+                                tenant: endpoint.tenant,
+                                endpoint: Some(endpoint.id),
+                                reason: RefusalReason::TooLargeForEnvelope,
+                            });
+                            continue;
+                        }
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+            };
+            let target = Target::Endpoint(endpoint.tenant, endpoint.id);
+            self.jobs.push(Job {
+                id: message_id(event.idempotency_key.as_ref(), endpoint),
+                tenant: Arc::clone(&tenant),
+                lane: target.lane(),
+                ordered: endpoint.settings.ordered,
+                target,
+                content_type,
+                body,
+                published_at: publisher.clock.now(),
+                trace: event.trace,
+            });
+        }
+        Ok(())
     }
-    Ok(())
 }
 
-type Sealed = (ContentType, Bytes);
-
-/// What was sealed already, or is now: endpoints of one tenant share its bytes.
-fn sealed_once<E>(
-    sealed: &mut Option<Sealed>,
-    seal: impl FnOnce() -> Result<Sealed, E>,
-) -> Result<Sealed, E> {
+/// Returns the body in `sealed`, and seals it first if there is none. Endpoints of one tenant share its bytes.
+fn get_or_seal<E>(
+    sealed: &mut Option<SealedBody>,
+    seal: impl FnOnce() -> Result<SealedBody, E>,
+) -> Result<SealedBody, E> {
     if let Some(sealed) = sealed {
         return Ok(sealed.clone());
     }
     Ok(sealed.insert(seal()?).clone())
 }
 
-fn message_id(event: &Event<'_>, endpoint: &Endpoint) -> MessageId {
-    event.repeat.as_ref().map_or_else(MessageId::new, |repeat| repeat.message_id(endpoint.id))
-}
-
-fn message_of(job: &Job) -> PublishedMessage {
-    match job.target {
-        Target::Endpoint(tenant, endpoint) => {
-            PublishedMessage { id: job.id, tenant: Some(tenant), endpoint: Some(endpoint) }
-        }
-        Target::Url(_) => PublishedMessage { id: job.id, tenant: None, endpoint: None },
-    }
+fn message_id(key: Option<&IdempotencyKey>, endpoint: &Endpoint) -> MessageId {
+    key.map_or_else(MessageId::new, |key| key.message_id(endpoint.id))
 }

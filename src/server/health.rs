@@ -1,4 +1,4 @@
-//! `GET /healthz`, `/readyz` and `/metrics`: for orchestrators and dashboards.
+//! `GET /healthz`, `/readyz` and `/metrics`, for orchestrators and dashboards.
 
 use std::sync::Arc;
 
@@ -14,43 +14,51 @@ use super::{Problem, Server};
 use crate::common::metrics::Metrics;
 use crate::queue::Queue;
 
-/// What is known of how the process does.
+/// Health of the process.
 pub struct Health {
-    /// Asked whether it is ready, and for its depth.
+    /// Queue whose readiness and depth are reported.
     pub queue: Arc<dyn Queue>,
-    /// What is shown at `/metrics`.
+    /// Metrics that `/metrics` renders.
     pub metrics: Arc<Metrics>,
-    /// Cancelled when the dispatcher has ended.
+    /// Token that is cancelled when the dispatcher ends.
     pub dispatcher_ended: CancellationToken,
 }
 
 impl Health {
-    /// The three routes alone, for a process that takes no events.
+    /// Returns a router with these three routes only, for a process that accepts no events.
     pub fn router(self) -> Router {
-        let nothing = || async {
-            Problem::new(StatusCode::NOT_FOUND, "no such route; there are /healthz, /readyz and /metrics")
+        let not_found = || async {
+            Problem::new(
+                StatusCode::NOT_FOUND,
+                "no such route; this process serves /healthz, /readyz and /metrics",
+            )
         };
         Router::new()
             .route("/healthz", get(healthz))
             .route("/readyz", get(|State(health): State<Arc<Self>>| async move { health.ready().await }))
-            .route("/metrics", get(|State(health): State<Arc<Self>>| async move { health.measured().await }))
-            .fallback(nothing)
+            .route(
+                "/metrics",
+                get(|State(health): State<Arc<Self>>| async move { health.render_metrics().await }),
+            )
+            .fallback(not_found)
             .with_state(Arc::new(self))
     }
 
     async fn ready(&self) -> Result<Response, Problem> {
         let unavailable = |detail| Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail);
         if self.dispatcher_ended.is_cancelled() {
-            return Err(unavailable("the dispatcher has ended"));
+            return Err(unavailable(
+                "the dispatcher has ended, so nothing is delivered; restart the process",
+            ));
         }
         self.queue.ready().await.map_err(|error| {
-            tracing::warn!(error = %format!("{:#}", anyhow::Error::from(error)), "not ready");
-            unavailable("the queue can't be reached; see the server's log")
+            tracing::warn!(error = %format!("{:#}", anyhow::Error::from(error)), "queue not ready");
+            unavailable("the queue can't be reached; the operator finds the cause in the server's log")
         })?;
         Ok(ok_json(r#"{"status":"ready"}"#))
     }
 
-    async fn measured(&self) -> Response {
+    async fn render_metrics(&self) -> Response {
         if let Ok(depth) = self.queue.depth().await {
             self.metrics.set_depth("ready", depth.ready);
             self.metrics.set_depth("delayed", depth.delayed);
@@ -63,25 +71,25 @@ impl Health {
     }
 }
 
-/// The process lives
-#[utoipa::path(get, path = "/healthz", tag = "operation", responses((status = 200, description = "It does")))]
+/// Checks that the process runs
+#[utoipa::path(get, path = "/healthz", tag = "operation", responses((status = 200, description = "The process runs")))]
 pub(super) async fn healthz() -> Response {
     ok_json(r#"{"status":"ok"}"#)
 }
 
-/// Events can be taken and are delivered
-#[utoipa::path(get, path = "/readyz", tag = "operation", responses((status = 200, description = "They are")))]
+/// Checks that events are accepted and delivered
+#[utoipa::path(get, path = "/readyz", tag = "operation", responses((status = 200, description = "Events are accepted and delivered")))]
 pub(super) async fn readyz(State(server): State<Arc<Server>>) -> Result<Response, Problem> {
     server.health.ready().await
 }
 
-/// Counters and gauges, as OpenMetrics text
+/// Returns counters and gauges as OpenMetrics text
 #[utoipa::path(
     get, path = "/metrics", tag = "operation",
-    responses((status = 200, description = "They", body = String, content_type = "application/openmetrics-text"))
+    responses((status = 200, description = "The metrics", body = String, content_type = "application/openmetrics-text"))
 )]
 pub(super) async fn metrics(State(server): State<Arc<Server>>) -> Response {
-    server.health.measured().await
+    server.health.render_metrics().await
 }
 
 fn ok_json(body: &'static str) -> Response {

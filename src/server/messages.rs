@@ -1,4 +1,4 @@
-//! `/messages` and `/tenants/{tenant}/messages`: where a message stands, and what its attempts came to.
+//! `/messages` and `/tenants/{tenant}/messages`: the state of a message and its delivery attempts.
 
 use std::sync::Arc;
 
@@ -6,58 +6,57 @@ use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
 
-use super::Server;
-use super::answer;
 use super::auth::Caller;
-use super::extract::InPath;
+use super::extract::PathParams;
 use super::problem::Problem;
+use super::{Server, response};
 use crate::api::MessageView;
 use crate::common::id::TenantId;
 
-/// Shows a message of any tenant, or of direct mode, with its latest attempts
+/// Shows a message of any tenant or of direct mode, with its latest attempts
 ///
-/// Every message that is queued or dead is known, and the latest that were delivered; with `--queue kafka` the dead
-/// alone.
+/// Finds every queued and dead-lettered message, and the most recent delivered ones. With `--queue kafka`, it finds
+/// dead letters only.
 #[utoipa::path(
     get, path = "/messages/{message_id}", tag = "messages",
     operation_id = "show_any_message", security(("api_key" = [])),
-    params(("message_id" = String, Path, description = "The message's id", pattern = "^msg_[0-9a-f]{32}$")),
-    responses((status = 200, description = "It", body = MessageView))
+    params(("message_id" = String, Path, description = "Id of the message", pattern = "^msg_[0-9a-f]{32}$")),
+    responses((status = 200, description = "The message", body = MessageView))
 )]
 pub(super) async fn show_any(
     State(server): State<Arc<Server>>,
     caller: Caller,
-    InPath(id): InPath<String>,
+    PathParams(id): PathParams<String>,
 ) -> Result<Response, Problem> {
     caller.require_provider()?;
-    shown(&server, None, &id).await
+    show_one(&server, None, &id).await
 }
 
-/// Shows a message of a tenant with its latest attempts
+/// Shows a message of a tenant, with its latest attempts
 ///
-/// Every message that is queued or dead is known, and the latest that were delivered; with `--queue kafka` the dead
-/// alone.
+/// Finds every queued and dead-lettered message, and the most recent delivered ones. With `--queue kafka`, it finds
+/// dead letters only.
 #[utoipa::path(
     get, path = "/tenants/{tenant}/messages/{message_id}", tag = "messages",
     operation_id = "show_message", security(("api_key" = [])),
     params(
-        ("tenant" = String, Path, description = "Its id or name; `me` for the caller's own"),
-        ("message_id" = String, Path, description = "The message's id", pattern = "^msg_[0-9a-f]{32}$"),
+        ("tenant" = String, Path, description = "Id or name of the tenant; `me` for the tenant of the API key"),
+        ("message_id" = String, Path, description = "Id of the message", pattern = "^msg_[0-9a-f]{32}$"),
     ),
-    responses((status = 200, description = "It", body = MessageView))
+    responses((status = 200, description = "The message", body = MessageView))
 )]
 pub(super) async fn show(
     State(server): State<Arc<Server>>,
     caller: Caller,
-    InPath((tenant, id)): InPath<(String, String)>,
+    PathParams((tenant, id)): PathParams<(String, String)>,
 ) -> Result<Response, Problem> {
     let tenant = caller.tenant(&server, &tenant)?.id;
-    shown(&server, Some(tenant), &id).await
+    show_one(&server, Some(tenant), &id).await
 }
 
-async fn shown(server: &Server, of: Option<TenantId>, id: &str) -> Result<Response, Problem> {
-    let found = server.queue.message(answer::id(id, "message")?).await?.map(MessageView::from);
-    let found = found.filter(|message| of.is_none() || message.tenant == of);
-    let message = found.ok_or_else(|| answer::no_such("message"))?;
-    Ok(answer::json(StatusCode::OK, &message))
+async fn show_one(server: &Server, tenant: Option<TenantId>, id: &str) -> Result<Response, Problem> {
+    let found = server.queue.message(response::parse_id(id, "message")?).await?.map(MessageView::from);
+    let visible = found.filter(|message| tenant.is_none() || message.tenant == tenant);
+    let message = visible.ok_or_else(|| response::no_such("message"))?;
+    Ok(response::json(StatusCode::OK, &message))
 }

@@ -1,4 +1,4 @@
-//! `GET /openapi.json`: the HTTP API as OpenAPI 3.1, made from the routes' own types.
+//! `GET /openapi.json`: the HTTP API as OpenAPI 3.1, generated from the routes and their types.
 
 use axum::response::{IntoResponse as _, Response};
 use http::header::CONTENT_TYPE;
@@ -10,17 +10,19 @@ use utoipa::openapi::schema::Type;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{
     ComponentsBuilder, InfoBuilder, License, ObjectBuilder, OpenApi, OpenApiBuilder, Ref, RefOr,
-    Response as Documented, ResponseBuilder, Schema, SecurityRequirement,
+    Response as DocumentedResponse, ResponseBuilder, Schema, SecurityRequirement,
 };
 use utoipa::{PartialSchema as _, ToSchema as _};
 
-use super::once::IDEMPOTENCY_KEY;
+use super::idempotency::IDEMPOTENCY_KEY;
 use crate::api::ProblemView;
 
-const ABOUT: &str = "Webhooks, encrypted for each tenant. Errors are application/problem+json (RFC 9457).";
+/// Description of the API as a whole.
+const DESCRIPTION: &str = "Publishes events and delivers them as webhooks, encrypted for each tenant. \
+                           Errors are application/problem+json (RFC 9457): `detail` says what to do.";
 
-/// What is said of the API as a whole.
-pub(super) fn about() -> OpenApi {
+/// Returns the document without routes.
+pub(super) fn base() -> OpenApi {
     let key = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
         .description(Some("An API key of the provider (whk_provider_…) or of a tenant (whk_tenant_…)"))
@@ -34,7 +36,7 @@ pub(super) fn about() -> OpenApi {
             InfoBuilder::new()
                 .title("whk")
                 .version(env!("CARGO_PKG_VERSION"))
-                .description(Some(ABOUT))
+                .description(Some(DESCRIPTION))
                 .license(Some(License::new("MIT")))
                 .build(),
         )
@@ -42,7 +44,8 @@ pub(super) fn about() -> OpenApi {
         .build()
 }
 
-/// Adds what follows from an operation's route, and says whether events may come without a key.
+/// Adds error responses and the idempotency header to each operation, and renders the document as JSON. In direct mode
+/// `/publish` also accepts requests without an API key.
 pub(super) fn document(mut api: OpenApi, direct_mode: bool) -> String {
     for (path, item) in &mut api.paths.paths {
         let methods = [
@@ -65,8 +68,8 @@ pub(super) fn document(mut api: OpenApi, direct_mode: bool) -> String {
     api.to_json().unwrap_or_default()
 }
 
-/// The answer that holds it.
-pub(super) fn answer(document: String) -> Response {
+/// Returns the response with the rendered document.
+pub(super) fn response(document: String) -> Response {
     ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], document).into_response()
 }
 
@@ -79,11 +82,12 @@ fn idempotency_key() -> Parameter {
     ParameterBuilder::new()
         .name(IDEMPOTENCY_KEY.as_str())
         .parameter_in(ParameterIn::Header)
-        .description(Some("The same key gives the same answer again, for a day, and is done once"))
+        .description(Some("A request repeated with the same key within 24 hours is executed once and gets the same response"))
         .schema(Some(key))
         .build()
 }
 
+/// Adds the error responses that follow from an operation's route, method and parameters.
 fn add_problems(path: &str, method: &Method, operation: &mut Operation) {
     let is_secured = operation.security.is_some();
     let parameters: Vec<&str> = operation
@@ -99,7 +103,7 @@ fn add_problems(path: &str, method: &Method, operation: &mut Operation) {
     if is_secured {
         statuses.extend([400, 401, 403]);
     }
-    // Events and dead letters may name a tenant in the body or the query.
+    // Requests about events and dead letters may name a tenant in the body or the query.
     if path.contains('{') || path == "/publish" || path.starts_with("/dead-letters") {
         statuses.push(404);
     }
@@ -127,27 +131,27 @@ fn add_problems(path: &str, method: &Method, operation: &mut Operation) {
     }
 }
 
-/// When a status is answered, for whoever reads the description.
+/// Returns the description of an error status.
 fn meaning(status: u16) -> &'static str {
     match status {
-        400 => "Something isn't as described here; `detail` names it",
-        401 => "No API key, or none that is known",
-        403 => "The API key may not do this",
-        404 => "Nothing of that id or name that the API key may see",
-        408 => "The body didn't come in time",
-        409 => "It can't be done in the state that things are in; or an Idempotency-Key of another request",
-        412 => "`If-Match` names another version",
-        413 => "The body is too large, or makes more jobs than the queue holds",
-        415 => "The body isn't JSON by its content-type",
-        429 => "A limit of the tenant's is reached",
-        503 => {
-            "The queue is full or can't be reached, or a change can't be written down: nothing was changed"
+        400 => "The request isn't as described here; `detail` names the mistake",
+        401 => "The API key is missing or unknown",
+        403 => "The API key doesn't permit this operation",
+        404 => "No resource that is visible to the API key has this id or name",
+        408 => "The body wasn't received in time",
+        409 => {
+            "The state of the resource doesn't permit the operation, or the Idempotency-Key was used for another request"
         }
-        _ => "A fault of the server's: its log says which",
+        412 => "The resource no longer has the version in `If-Match`",
+        413 => "The body is too large, or the event makes more jobs than the queue can hold",
+        415 => "The content-type isn't JSON",
+        429 => "A limit of the tenant is reached",
+        503 => "The queue is full or unreachable, or a change can't be stored; nothing was changed",
+        _ => "The server failed; its log has the cause",
     }
 }
 
-fn problem(status: u16) -> Documented {
+fn problem(status: u16) -> DocumentedResponse {
     let schema: RefOr<Schema> = Ref::from_schema_name(ProblemView::name()).into();
     let content = ContentBuilder::new().schema(Some(schema)).build();
     let problem =
@@ -155,8 +159,10 @@ fn problem(status: u16) -> Documented {
     let header = |text: &str| HeaderBuilder::new().description(Some(text)).build();
     match status {
         401 => problem.header("www-authenticate", header("Bearer")),
-        429 | 503 => problem
-            .header("retry-after", header("Seconds after which it may be tried again, where that helps")),
+        429 | 503 => problem.header(
+            "retry-after",
+            header("Seconds after which a retry may succeed. Absent if time alone doesn't help"),
+        ),
         _ => problem,
     }
     .build()
@@ -169,8 +175,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_follow_from_the_route() {
-        let mut api = about();
+    fn each_operation_documents_its_errors() {
+        let mut api = base();
         let operation = || {
             let mut operation = Operation::new();
             operation.security = Some(vec![SecurityRequirement::new("api_key", [""; 0])]);

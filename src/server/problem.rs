@@ -6,61 +6,63 @@ use std::time::Duration;
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
-use serde::Serialize;
 
+use crate::api::ProblemView;
 use crate::common::crypto::legacy::LegacyError;
 use crate::common::http::BodyError;
 use crate::publish::PublishError;
 use crate::queue::QueueError;
 use crate::registry::RegistryError;
 
-/// Seconds after which a publisher that was refused for want of room tries again.
-const TRY_AGAIN_SECONDS: u64 = 1;
+/// Value of `Retry-After` for a full queue or an unreachable store, in seconds. Either may recover at any time.
+const UNAVAILABLE_RETRY_SECONDS: u64 = 1;
 
-/// What went wrong, and what to do about it. Never holds a payload.
+/// An error response. Its detail says what went wrong and what to do about it, and never holds a payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     status: StatusCode,
     detail: String,
-    /// Seconds after which it may be tried again.
+    /// Value of `Retry-After`, in seconds.
     retry_after: Option<u64>,
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
-    r#type: &'static str,
-    title: &'static str,
-    status: u16,
-    detail: &'a str,
-}
-
 impl Problem {
-    /// A problem of that status.
+    /// Creates a problem. A 503 asks the client to try again after a second.
     #[must_use]
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        let retry_after = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(TRY_AGAIN_SECONDS);
+        let retry_after = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(UNAVAILABLE_RETRY_SECONDS);
         Self { status, detail: detail.into(), retry_after }
     }
 
-    /// 429: too much of something, until some time has passed.
+    /// Creates a 429 problem: a limit is reached. `retry_after` is the delay after which a retry may succeed, or `None`
+    /// if time alone doesn't help.
     #[must_use]
     pub fn too_many(detail: impl Into<String>, retry_after: Option<Duration>) -> Self {
-        // Rounded up: a second early is one refusal more.
+        // Rounded up, because a retry that is too early is refused again.
         let retry_after = retry_after.map(|wait| wait.as_secs().saturating_add(1));
         Self { retry_after, ..Self::new(StatusCode::TOO_MANY_REQUESTS, detail) }
     }
 
-    /// 400.
+    /// Creates a 400 problem.
     #[must_use]
     pub fn bad_request(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 }
 
+/// Creates a 400 problem about one member of a body. `error` continues the sentence that starts with its name.
+pub(super) fn invalid_field(name: &str, error: &impl Display) -> Problem {
+    Problem::bad_request(format!("'{name}' {error}"))
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let title = self.status.canonical_reason().unwrap_or("Error");
-        let body = Body { r#type: "about:blank", title, status: self.status.as_u16(), detail: &self.detail };
+        let body = ProblemView {
+            kind: "about:blank".to_owned(),
+            title: self.status.canonical_reason().unwrap_or("Error").to_owned(),
+            status: self.status.as_u16(),
+            detail: self.detail,
+        };
         let body = serde_json::to_vec(&body).unwrap_or_default();
         let mut response = (self.status, body).into_response();
         let headers = response.headers_mut();
@@ -88,22 +90,23 @@ impl From<BodyError> for Problem {
 
 impl From<PublishError> for Problem {
     fn from(error: PublishError) -> Self {
+        let detail = error.to_string();
         match error {
             PublishError::Refused(refusal) => Self::bad_request(format!("'url': {refusal}")),
+            PublishError::TooFast { retry_after, .. } => Self::too_many(
+                format!(
+                    "{detail}; try again after the Retry-After delay, or ask the provider for a higher limit"
+                ),
+                Some(retry_after),
+            ),
+            PublishError::TooManyQueued { .. } | PublishError::TooManyBytesQueued { .. } => Self::too_many(
+                format!(
+                    "{detail}; try again when some are delivered, or ask the provider for a higher limit"
+                ),
+                Some(Duration::ZERO),
+            ),
+            PublishError::TooLargeForEnvelope => Self::new(StatusCode::PAYLOAD_TOO_LARGE, detail),
             PublishError::Legacy(error @ LegacyError::TooLarge { .. }) => {
-                Self::new(StatusCode::PAYLOAD_TOO_LARGE, error.to_string())
-            }
-            error @ (PublishError::TooFast { .. }
-            | PublishError::TooManyQueued { .. }
-            | PublishError::TooManyBytesQueued) => {
-                let wait = if let PublishError::TooFast { retry_after, .. } = error {
-                    Some(retry_after)
-                } else {
-                    None
-                };
-                Self::too_many(error.to_string(), wait.or(Some(Duration::ZERO)))
-            }
-            error @ PublishError::TooLargeForEnvelope => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, error.to_string())
             }
             PublishError::Queue(error) => error.into(),
@@ -112,11 +115,9 @@ impl From<PublishError> for Problem {
             | PublishError::Seal(_)
             | PublishError::Key(_)
             | PublishError::Write(_) => {
-                tracing::error!(error = %format!("{:#}", anyhow::Error::from(error)), "publish failed");
-                Self::new(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    "the event couldn't be sealed; see the server's log",
-                )
+                tracing::error!(error = %format!("{:#}", anyhow::Error::from(error)), "publishing failed");
+                let detail = "the event couldn't be sealed; the operator finds the cause in the server's log";
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
             }
         }
     }
@@ -128,17 +129,19 @@ impl From<QueueError> for Problem {
         match error {
             QueueError::TooLarge => Self::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
-                format!("{detail}; see --max-queue-size and --max-queue-bytes"),
+                format!("{detail}; the operator can raise --max-queue-size and --max-queue-bytes"),
             ),
-            QueueError::Full | QueueError::Closed => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("{detail}; try again"))
-            }
+            QueueError::Full | QueueError::Closed => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("{detail}; try again after the Retry-After delay"),
+            ),
             QueueError::Unavailable(..) => {
-                tracing::error!(error = %format!("{:#}", anyhow::Error::from(error)), "queue");
+                tracing::error!(error = %format!("{:#}", anyhow::Error::from(error)), "queue unavailable");
                 Self::new(
                     StatusCode::SERVICE_UNAVAILABLE,
                     format!(
-                        "{detail}; try again, with the same Idempotency-Key where there is one, and see the server's log"
+                        "{detail}; try again after the Retry-After delay, with the same Idempotency-Key if the request \
+                         has one; the operator finds the cause in the server's log"
                     ),
                 )
             }
@@ -155,30 +158,32 @@ impl From<RegistryError> for Problem {
             RegistryError::Conflict(_) => Self::new(StatusCode::CONFLICT, detail),
             RegistryError::Limit { .. } => Self::too_many(detail, None),
             RegistryError::Store(_) | RegistryError::Stopped => {
-                tracing::error!(error = %format!("{:#}", anyhow::Error::from(error)), "registry");
+                log_registry(error);
                 Self::new(
                     StatusCode::SERVICE_UNAVAILABLE,
-                    "the change can't be written down, and wasn't made; see the server's log",
+                    "the change couldn't be stored and wasn't made; try again, and look for the cause in the server's log",
                 )
             }
             RegistryError::Unsure(_) | RegistryError::Behind(_) => {
-                tracing::error!(error = %format!("{:#}", anyhow::Error::from(error)), "registry");
+                log_registry(error);
                 Self::new(
                     StatusCode::SERVICE_UNAVAILABLE,
-                    format!("{detail}; try again, and see the server's log"),
+                    format!("{detail}; try again, and look for the cause in the server's log"),
                 )
             }
             RegistryError::Random(_) | RegistryError::Key(_) => {
-                tracing::error!(error = %format!("{:#}", anyhow::Error::from(error)), "registry");
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the change wasn't made; see the server's log")
+                log_registry(error);
+                Self::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "the change wasn't made; look for the cause in the server's log",
+                )
             }
         }
     }
 }
 
-/// 400, about one member of a body.
-pub(super) fn field(name: &str, error: &impl Display) -> Problem {
-    Problem::bad_request(format!("'{name}' {error}"))
+fn log_registry(error: RegistryError) {
+    tracing::error!(error = %format!("{:#}", anyhow::Error::from(error)), "registry error");
 }
 
 #[cfg(test)]
@@ -186,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_queue_that_can_not_be_reached_says_when_to_come_back_and_nothing_of_its_inside() {
+    fn an_unreachable_queue_asks_for_a_retry_and_hides_its_address() {
         let inner = std::io::Error::other("redis://:secret@10.0.0.7 refused");
         let unavailable = || {
             QueueError::Unavailable(

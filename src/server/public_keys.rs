@@ -1,4 +1,4 @@
-//! `/tenants/{tenant}/public-keys`: what a tenant's events are sealed to.
+//! `/tenants/{tenant}/public-keys`: the keys that a tenant's events are encrypted with.
 
 use std::sync::Arc;
 
@@ -6,11 +6,10 @@ use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
 
-use super::Server;
-use super::answer;
 use super::auth::Caller;
-use super::extract::{InBody, InPath};
-use super::problem::{Problem, field};
+use super::extract::{JsonBody, PathParams};
+use super::problem::{Problem, invalid_field};
+use super::{Server, response};
 use crate::api::{self, NewPublicKey, PublicKeyView};
 use crate::common::crypto::keys::PublicKey;
 
@@ -18,64 +17,66 @@ use crate::common::crypto::keys::PublicKey;
 #[utoipa::path(
     get, path = "/tenants/{tenant}/public-keys", tag = "public keys",
     operation_id = "list_public_keys", security(("api_key" = [])),
-    params(("tenant" = String, Path, description = "Its id or name; `me` for the caller's own")),
-    responses((status = 200, description = "All of them, on one page", body = api::Page<PublicKeyView>))
+    params(("tenant" = String, Path, description = "Id or name of the tenant; `me` for the tenant of the API key")),
+    responses((status = 200, description = "All public keys of the tenant, on one page", body = api::Page<PublicKeyView>))
 )]
 pub(super) async fn list(
     State(server): State<Arc<Server>>,
     caller: Caller,
-    InPath(tenant): InPath<String>,
+    PathParams(tenant): PathParams<String>,
 ) -> Result<Response, Problem> {
     let keys = server.registry.public_keys(caller.tenant(&server, &tenant)?.id);
     let data = keys.iter().map(|key| PublicKeyView::from(&**key)).collect();
-    Ok(answer::json(StatusCode::OK, &api::Page { data, next_cursor: None }))
+    Ok(response::json(StatusCode::OK, &api::Page { data, next_cursor: None }))
 }
 
-/// Adds a public key: new events are sealed to it at once, and the one before it is retiring
+/// Adds a public key and makes it active
+///
+/// New events are encrypted with it at once. The key that was active is retiring: queued messages may still need it.
 #[utoipa::path(
     post, path = "/tenants/{tenant}/public-keys", tag = "public keys",
     operation_id = "add_public_key", security(("api_key" = [])),
-    params(("tenant" = String, Path, description = "Its id or name; `me` for the caller's own")),
+    params(("tenant" = String, Path, description = "Id or name of the tenant; `me` for the tenant of the API key")),
     request_body = NewPublicKey,
     responses(
-        (status = 201, description = "It is added, and active", body = PublicKeyView),
-        (status = 200, description = "The tenant had it before; it is active", body = PublicKeyView),
+        (status = 201, description = "The added key, now active", body = PublicKeyView),
+        (status = 200, description = "The tenant already had this key; it is active", body = PublicKeyView),
     )
 )]
 pub(super) async fn add(
     State(server): State<Arc<Server>>,
     caller: Caller,
-    InPath(tenant): InPath<String>,
-    InBody(new): InBody<NewPublicKey>,
+    PathParams(tenant): PathParams<String>,
+    JsonBody(new): JsonBody<NewPublicKey>,
 ) -> Result<Response, Problem> {
     let tenant = caller.tenant(&server, &tenant)?.id;
-    let key = PublicKey::parse(&new.public_key).map_err(|error| field("public_key", &error))?;
+    let key = PublicKey::parse(&new.public_key).map_err(|error| invalid_field("public_key", &error))?;
     let (key, is_new) = server.registry.add_public_key(tenant, key).await?;
     tracing::info!(%tenant, kid = %key.kid, "public key is active");
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
-    Ok(answer::json(status, &PublicKeyView::from(&*key)))
+    Ok(response::json(status, &PublicKeyView::from(&*key)))
 }
 
-/// Retires a public key that another has taken the place of
+/// Retires a public key that a newer one has replaced
 ///
-/// It stays listed as retired. Nothing new is sealed to it; what was may still be queued or dead-lettered, so the
-/// customer keeps the private half until that has come.
+/// No event is encrypted with a retired key. It stays in the list. Messages that were encrypted with it may still be
+/// queued or dead-lettered, so the customer needs the private key until they are delivered.
 #[utoipa::path(
     post, path = "/tenants/{tenant}/public-keys/{kid}/retire", tag = "public keys",
     operation_id = "retire_public_key", security(("api_key" = [])),
     params(
-        ("tenant" = String, Path, description = "Its id or name; `me` for the caller's own"),
-        ("kid" = String, Path, description = "The key's id", pattern = "^[A-Za-z0-9_-]{43}$"),
+        ("tenant" = String, Path, description = "Id or name of the tenant; `me` for the tenant of the API key"),
+        ("kid" = String, Path, description = "Id of the public key", pattern = "^[A-Za-z0-9_-]{43}$"),
     ),
-    responses((status = 200, description = "It is retired", body = PublicKeyView))
+    responses((status = 200, description = "The retired key", body = PublicKeyView))
 )]
 pub(super) async fn retire(
     State(server): State<Arc<Server>>,
     caller: Caller,
-    InPath((tenant, kid)): InPath<(String, String)>,
+    PathParams((tenant, kid)): PathParams<(String, String)>,
 ) -> Result<Response, Problem> {
     let tenant = caller.tenant(&server, &tenant)?.id;
     let key = server.registry.retire_public_key(tenant, kid).await?;
     tracing::info!(%tenant, kid = %key.kid, "public key is retired");
-    Ok(answer::json(StatusCode::OK, &PublicKeyView::from(&*key)))
+    Ok(response::json(StatusCode::OK, &PublicKeyView::from(&*key)))
 }

@@ -1,4 +1,4 @@
-//! `/tenants`: the provider's list of whom it delivers to.
+//! `/tenants`: the tenants that the provider delivers to.
 
 use std::sync::Arc;
 
@@ -6,11 +6,11 @@ use axum::extract::State;
 use axum::response::Response;
 use http::{HeaderMap, StatusCode};
 
-use super::Server;
-use super::answer::{self, PageQuery};
 use super::auth::Caller;
-use super::extract::{InBody, InPath, InQuery};
-use super::problem::{Problem, field};
+use super::extract::{JsonBody, PathParams, QueryParams};
+use super::page::{self, PageQuery};
+use super::problem::{Problem, invalid_field};
+use super::{Server, response};
 use crate::api::{self, DeletedTenant, NewTenant, TenantUpdate, TenantView, UsageView};
 use crate::common::id::TenantId;
 use crate::common::job::Target;
@@ -23,56 +23,56 @@ use crate::registry::tenant::Tenant;
 #[utoipa::path(
     get, path = "/tenants", tag = "tenants",
     operation_id = "list_tenants", security(("api_key" = [])), params(PageQuery),
-    responses((status = 200, description = "A page of them", body = api::Page<TenantView>))
+    responses((status = 200, description = "A page of tenants", body = api::Page<TenantView>))
 )]
 pub(super) async fn list(
     State(server): State<Arc<Server>>,
     caller: Caller,
-    InQuery(query): InQuery<PageQuery>,
+    QueryParams(query): QueryParams<PageQuery>,
 ) -> Result<Response, Problem> {
     caller.require_provider()?;
     let (after, limit) = query.read(TenantId::PREFIX)?;
     let page = server.registry.tenants(after, limit);
     let views = views(&server, &page.items).await?;
     let page = registry::Page { items: views, more: page.more };
-    Ok(answer::page(&page, |tenant| tenant.id, TenantView::clone))
+    Ok(page::response(&page, |tenant| tenant.id, TenantView::clone))
 }
 
-/// Makes a tenant
+/// Creates a tenant
 #[utoipa::path(
     post, path = "/tenants", tag = "tenants",
     operation_id = "create_tenant", security(("api_key" = [])), request_body = NewTenant,
-    responses((status = 201, description = "It is made", body = TenantView,
-        headers(("etag" = String, description = "Its version"), ("location" = String, description = "Its path"))))
+    responses((status = 201, description = "The new tenant", body = TenantView,
+        headers(("etag" = String, description = "Version of the tenant"), ("location" = String, description = "Path of the tenant"))))
 )]
 pub(super) async fn create(
     State(server): State<Arc<Server>>,
     caller: Caller,
-    InBody(new): InBody<NewTenant>,
+    JsonBody(new): JsonBody<NewTenant>,
 ) -> Result<Response, Problem> {
     caller.require_provider()?;
-    let name = Name::of_tenant(&new.name).map_err(|error| field("name", &error))?;
+    let name = Name::of_tenant(&new.name).map_err(|error| invalid_field("name", &error))?;
     let tenant = server.registry.create_tenant(name, new.limits.unwrap_or_default()).await?;
     tracing::info!(tenant = %tenant.id, "tenant created");
     let path = format!("/tenants/{}", tenant.id);
-    Ok(answer::at(shown(&server, StatusCode::CREATED, tenant).await?, &path))
+    Ok(response::with_location(tenant_response(&server, StatusCode::CREATED, tenant).await?, &path))
 }
 
 /// Shows a tenant
 #[utoipa::path(
     get, path = "/tenants/{tenant}", tag = "tenants",
     operation_id = "show_tenant", security(("api_key" = [])),
-    params(("tenant" = String, Path, description = "Its id or name; `me` for the caller's own")),
-    responses((status = 200, description = "It", body = TenantView,
-        headers(("etag" = String, description = "Its version"))))
+    params(("tenant" = String, Path, description = "Id or name of the tenant; `me` for the tenant of the API key")),
+    responses((status = 200, description = "The tenant", body = TenantView,
+        headers(("etag" = String, description = "Version of the tenant"))))
 )]
 pub(super) async fn show(
     State(server): State<Arc<Server>>,
     caller: Caller,
-    InPath(tenant): InPath<String>,
+    PathParams(tenant): PathParams<String>,
 ) -> Result<Response, Problem> {
     let tenant = caller.tenant(&server, &tenant)?;
-    shown(&server, StatusCode::OK, tenant).await
+    tenant_response(&server, StatusCode::OK, tenant).await
 }
 
 /// Changes a tenant's name or limits
@@ -80,82 +80,86 @@ pub(super) async fn show(
     patch, path = "/tenants/{tenant}", tag = "tenants",
     operation_id = "update_tenant", security(("api_key" = [])),
     params(
-        ("tenant" = String, Path, description = "Its id or name"),
-        ("if-match" = Option<String>, Header, description = "The ETag that it must still have", nullable = false,
-            pattern = "^\"v[0-9]{1,19}\"$"),
+        ("tenant" = String, Path, description = "Id or name of the tenant"),
+        ("if-match" = Option<String>, Header, description = "Change the tenant only if it still has this ETag",
+            nullable = false, pattern = "^\"v[0-9]{1,19}\"$"),
     ),
     request_body = TenantUpdate,
-    responses((status = 200, description = "It, changed", body = TenantView,
-        headers(("etag" = String, description = "Its version"))))
+    responses((status = 200, description = "The changed tenant", body = TenantView,
+        headers(("etag" = String, description = "Version of the tenant"))))
 )]
 pub(super) async fn update(
     State(server): State<Arc<Server>>,
     caller: Caller,
-    InPath(tenant): InPath<String>,
+    PathParams(tenant): PathParams<String>,
     headers: HeaderMap,
-    InBody(update): InBody<TenantUpdate>,
+    JsonBody(update): JsonBody<TenantUpdate>,
 ) -> Result<Response, Problem> {
     caller.require_provider()?;
     let tenant = caller.tenant(&server, &tenant)?;
     let name = update.name.as_deref().map(Name::of_tenant).transpose();
-    let name = name.map_err(|error| field("name", &error))?;
-    let expected = answer::expected_version(&headers);
+    let name = name.map_err(|error| invalid_field("name", &error))?;
+    let expected = response::expected_version(&headers);
     let tenant = server.registry.update_tenant(tenant.id, expected, name, update.limits).await?;
     tracing::info!(tenant = %tenant.id, "tenant changed");
-    shown(&server, StatusCode::OK, tenant).await
+    tenant_response(&server, StatusCode::OK, tenant).await
 }
 
-/// Deletes a tenant with its keys and endpoints; its queued jobs are dropped, and counted in the answer
+/// Deletes a tenant with its keys and endpoints, and drops its queued messages
 #[utoipa::path(
     delete, path = "/tenants/{tenant}", tag = "tenants",
     operation_id = "delete_tenant", security(("api_key" = [])),
     params(
-        ("tenant" = String, Path, description = "Its id or name"),
-        ("if-match" = Option<String>, Header, description = "The ETag that it must still have", nullable = false,
-            pattern = "^\"v[0-9]{1,19}\"$"),
+        ("tenant" = String, Path, description = "Id or name of the tenant"),
+        ("if-match" = Option<String>, Header, description = "Delete the tenant only if it still has this ETag",
+            nullable = false, pattern = "^\"v[0-9]{1,19}\"$"),
     ),
-    responses((status = 200, description = "It is gone", body = DeletedTenant))
+    responses((status = 200, description = "The tenant is deleted", body = DeletedTenant))
 )]
 pub(super) async fn delete(
     State(server): State<Arc<Server>>,
     caller: Caller,
-    InPath(tenant): InPath<String>,
+    PathParams(tenant): PathParams<String>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     caller.require_provider()?;
     let id = caller.tenant(&server, &tenant)?.id;
-    let expected = answer::expected_version(&headers);
-    let dropped_jobs = answer::to_its_end(async move {
+    let expected = response::expected_version(&headers);
+    let dropped_jobs = response::run_to_end(async move {
         let endpoints = server.registry.delete_tenant(id, expected).await?;
-        // From here on what is queued for it is dropped when its turn comes.
+        // From here on, the dispatcher drops each of the tenant's jobs when it claims it. Releasing them makes them due.
         let queued = server.queue.tenant_usage(&[id.to_string()]).await.unwrap_or_default();
         let lanes: Vec<_> =
             endpoints.into_iter().map(|endpoint| Target::Endpoint(id, endpoint).lane()).collect();
         if let Err(error) = server.queue.release(&lanes).await {
-            tracing::warn!(tenant = %id, %error, "its jobs are dropped later, when they are due");
+            tracing::warn!(tenant = %id, %error, "couldn't release the tenant's jobs; each is dropped when it is due");
         }
         Ok(queued.first().map_or(0, |queued| queued.jobs))
     })
     .await?;
     tracing::info!(tenant = %id, dropped_jobs, "tenant deleted");
-    Ok(answer::json(StatusCode::OK, &DeletedTenant { id, dropped_jobs }))
+    Ok(response::json(StatusCode::OK, &DeletedTenant { id, dropped_jobs }))
 }
 
-async fn shown(server: &Server, status: StatusCode, tenant: Arc<Tenant>) -> Result<Response, Problem> {
+async fn tenant_response(
+    server: &Server,
+    status: StatusCode,
+    tenant: Arc<Tenant>,
+) -> Result<Response, Problem> {
     let version = tenant.version;
     let views = views(server, &[tenant]).await?;
-    let view = views.first().ok_or_else(|| answer::no_such("tenant"))?;
-    Ok(answer::versioned(status, version, view))
+    let view = views.first().ok_or_else(|| response::no_such("tenant"))?;
+    Ok(response::versioned(status, version, view))
 }
 
-/// Tenants with their limits and what they have of them.
+/// Returns tenants with their limits and usage.
 async fn views(server: &Server, tenants: &[Arc<Tenant>]) -> Result<Vec<TenantView>, Problem> {
     let ids: Vec<String> = tenants.iter().map(|tenant| tenant.id.to_string()).collect();
-    let queued = server.queue.tenant_usage(&ids).await?;
-    let view = |(tenant, queued): (&Arc<Tenant>, TenantUsage)| {
-        let queued_jobs = queued.jobs;
+    let usages = server.queue.tenant_usage(&ids).await?;
+    let view = |(tenant, usage): (&Arc<Tenant>, TenantUsage)| {
+        let queued_jobs = usage.jobs;
         let endpoints = server.registry.endpoint_count(tenant.id);
         TenantView::new(tenant, server.registry.limits(tenant), UsageView { queued_jobs, endpoints })
     };
-    Ok(tenants.iter().zip(queued).map(view).collect())
+    Ok(tenants.iter().zip(usages).map(view).collect())
 }

@@ -8,13 +8,12 @@ use clap::{Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::{Connection, TenantArg};
-use crate::api::{CreatedEndpoint, EndpointUpdate, EndpointView, NewEndpoint};
+use crate::api::{CreatedEndpoint, EndpointUpdate, EndpointView, NewEndpoint, Published};
 use crate::commands::flags::envelope::EnvelopeFlag;
 use crate::commands::output::{fields, table};
 use crate::common::id::EndpointId;
 use crate::common::job::ContentType;
 use crate::exit::UsageError;
-use crate::publish::Published;
 use crate::registry::endpoint::{DisabledReason, EnvelopeKind};
 
 #[derive(Debug, Subcommand)]
