@@ -219,7 +219,7 @@ fn what_there_is_no_room_for_stays_dead() {
         "what it may have in the queue"
     );
     let full = replay();
-    assert_eq!((full.status, full.problem().contains("jobs in the queue")), (429, true), "{full:?}");
+    assert_eq!((full.status, full.problem().contains("queued jobs")), (429, true), "{full:?}");
     let of_all = || api.post("/dead-letters/replay", json!({"all": true}));
     let first = of_all().json();
     assert_eq!(

@@ -212,7 +212,7 @@ fn a_tenant_with_a_full_queue_gets_429_and_no_other_is_touched() {
     let full = tenant.api.publish("x", json!(1));
     assert_eq!(full.status, 429);
     assert!(
-        full.problem().contains("jobs in the queue") && full.headers.contains_key("retry-after"),
+        full.problem().contains("queued jobs") && full.headers.contains_key("retry-after"),
         "{full:?}"
     );
     assert_eq!(other.api.published("x", json!(1)).len(), 1);
@@ -234,7 +234,7 @@ fn a_tenant_that_publishes_too_fast_gets_429_and_no_other_is_touched() {
     let (api, tenant, other) = limited(&server, json!({"publishes_per_second": 2}));
     let many: Vec<Answer> = (0..30).map(|n| tenant.api.publish("x", json!(n))).collect();
     let refused = many.iter().find(|answer| answer.status == 429).expect("faster than two a second");
-    assert!(refused.problem().contains("2 events a second"), "{refused:?}");
+    assert!(refused.problem().contains("2 published events per second"), "{refused:?}");
     assert_eq!(refused.headers["retry-after"], "1");
     assert!(many[..2].iter().all(|answer| answer.status == 202));
     (0..30).for_each(|n| drop(other.api.published("x", json!(n))));
