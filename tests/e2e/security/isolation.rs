@@ -211,10 +211,7 @@ fn a_tenant_with_a_full_queue_gets_429_and_no_other_is_touched() {
     (0..3).for_each(|n| drop(tenant.api.published("x", json!(n))));
     let full = tenant.api.publish("x", json!(1));
     assert_eq!(full.status, 429);
-    assert!(
-        full.problem().contains("queued jobs") && full.headers.contains_key("retry-after"),
-        "{full:?}"
-    );
+    assert!(full.problem().contains("queued jobs") && full.headers.contains_key("retry-after"), "{full:?}");
     assert_eq!(other.api.published("x", json!(1)).len(), 1);
     let to_all = api.publish("x", json!(1)).json();
     assert_eq!(to_all["messages"][0]["tenant"], *other.id);
