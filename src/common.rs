@@ -1,6 +1,6 @@
-//! What every step shares: cryptography, jobs, the retry policy, HTTP plumbing, shutdown and telemetry.
+//! Modules that all others share: cryptography, jobs, retries, HTTP, clients of Redis and Kafka, logs and metrics.
 //!
-//! Nothing here depends on a module above it.
+//! Nothing in here depends on a module outside of it.
 
 pub mod attempt;
 pub mod clock;

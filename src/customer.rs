@@ -1,4 +1,4 @@
-//! The customer's side: verifies, decrypts, prints or forwards, and fails on purpose where asked.
+//! The customer's server: verifies deliveries, decrypts them, and prints or forwards the events. It can fail on purpose.
 
 mod receiver;
 mod seen;
@@ -17,31 +17,30 @@ use rand::RngExt as _;
 use crate::common::crypto::signature::Signer;
 use crate::deliver::WEBHOOK_ID;
 pub use receiver::ReceiverConfig;
-use receiver::{Opened, Received, Receiver, Rejection};
-
+use receiver::{OpenedEvent, Received, Receiver, Rejection};
 use sink::{Forwarder, Printer};
 
-/// What a customer does with what it receives.
+/// Settings of a customer's server.
 #[derive(Debug)]
 pub struct CustomerConfig {
-    /// What deliveries are checked against.
+    /// Checks of deliveries.
     pub receiver: ReceiverConfig,
-    /// The path that deliveries come to.
+    /// Path of the webhook.
     pub path: String,
-    /// How it fails on purpose.
+    /// Failures on purpose.
     pub faults: Faults,
-    /// Where opened messages go, with what signs them there; to stdout otherwise.
+    /// URL that decrypted events are forwarded to, with a signer. `None` prints them to stdout.
     pub forward: Option<(Uri, Option<Signer>)>,
 }
 
-/// Failures on purpose, to see how a provider takes them.
+/// Failures on purpose, to test how a provider handles them.
 #[derive(Debug, Clone, Copy)]
 pub struct Faults {
-    /// The share of deliveries that fail, 0 to 1.
+    /// Share of deliveries that fail, 0 to 1.
     pub rate: f64,
-    /// What those are answered.
+    /// HTTP status of a failure.
     pub status: StatusCode,
-    /// How long every delivery is kept waiting.
+    /// Delay of every response.
     pub delay: Duration,
 }
 
@@ -56,7 +55,7 @@ enum Sink {
     Forward(Box<Forwarder>),
 }
 
-/// The routes of a customer.
+/// Returns the routes of a customer's server.
 pub fn router(config: CustomerConfig) -> Router {
     let sink = match config.forward {
         Some((url, signer)) => Sink::Forward(Box::new(Forwarder::new(url, signer))),
@@ -77,11 +76,12 @@ async fn webhook(State(customer): State<Arc<Customer>>, request: Request<Body>) 
     if customer.faults.rate > 0.0 && rand::rng().random_bool(customer.faults.rate) {
         return (customer.faults.status, "failed on purpose (--fail-rate)\n".into());
     }
-    customer.handle(&parts.headers, body).await
+    customer.receive(&parts.headers, body).await
 }
 
 impl Customer {
-    async fn handle(&self, headers: &HeaderMap, body: Body) -> (StatusCode, String) {
+    /// Receives one delivery. Returns the status and the text of the response.
+    async fn receive(&self, headers: &HeaderMap, body: Body) -> (StatusCode, String) {
         let handled = match self.receiver.receive(headers, body).await {
             Ok(Received::Event(opened)) => self.pass_on(opened).await,
             Ok(Received::Duplicate) => Ok(StatusCode::OK),
@@ -91,21 +91,22 @@ impl Customer {
         match handled {
             Ok(status) if status.is_success() => {
                 tracing::debug!(message_id, "handled");
-                // 200 whichever 2xx an application gave: a 204 may not carry this text.
+                // Always 200, because the application's status may be 204, which can't carry this text.
                 (StatusCode::OK, "handled\n".into())
             }
             Ok(status) => {
-                tracing::warn!(message_id, %status, "the application refused it (--forward)");
+                tracing::warn!(message_id, %status, "the application refused the event (--forward)");
                 (status, "refused by the application\n".into())
             }
             Err(rejection) => {
-                tracing::warn!(message_id, error = %rejection, "not handled");
+                tracing::warn!(message_id, error = %rejection, "rejected");
                 (rejection.status(), format!("{rejection}\n"))
             }
         }
     }
 
-    async fn pass_on(&self, opened: Opened) -> Result<StatusCode, Rejection> {
+    /// Prints or forwards an event. Returns the status of the application, or 200 for stdout.
+    async fn pass_on(&self, opened: OpenedEvent) -> Result<StatusCode, Rejection> {
         let status = match &self.sink {
             Sink::Forward(forwarder) => forwarder.forward(&opened).await?,
             Sink::Print(printer) => {
@@ -114,7 +115,7 @@ impl Customer {
             }
         };
         if status.is_success() {
-            opened.handled();
+            opened.mark_handled();
         }
         Ok(status)
     }

@@ -1,4 +1,4 @@
-//! One attempt: egress guard, signature, POST, outcome.
+//! One delivery attempt: signs the job, sends it past the egress guard, and returns the outcome.
 
 mod connect;
 pub mod egress;
@@ -25,52 +25,54 @@ pub use connect::{ExtraRoots, ExtraRootsError};
 use connect::{GuardedDial, refusal_in};
 use egress::EgressGuard;
 
-/// The header with the message id (Standard Webhooks).
+/// Header with the message id (Standard Webhooks).
 pub const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
-/// The header with the attempt's time in Unix seconds (Standard Webhooks).
+/// Header with the time of the attempt in Unix seconds (Standard Webhooks).
 pub const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
-/// The header with the signatures (Standard Webhooks).
+/// Header with the signatures (Standard Webhooks).
 pub const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
-/// The header with the trace (W3C Trace Context).
+/// Header with the trace (W3C Trace Context).
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// A response longer than this is a failure, and no more of it is read.
-pub const MOST_RESPONSE: usize = 64 * 1024;
+/// Maximum bytes of a response. A longer one is a failure, and its rest isn't read.
+pub const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 
-/// How long an unused connection to a customer is kept.
-const IDLE: Duration = Duration::from_secs(60);
-/// How often an HTTP/2 connection in use is asked whether it lives, and how long the answer may take.
-const PING_AFTER: Duration = Duration::from_secs(10);
-const PING_TIME: Duration = Duration::from_secs(5);
+/// Time after which an unused connection to an endpoint is closed.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Interval of the pings on an HTTP/2 connection in use.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// Time limit for the response to a ping.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the rest of a refusal is read so that its connection can be used again.
-const REST_TIME: Duration = Duration::from_secs(1);
+/// Time limit for reading the body of a failed response. A body that is read to its end leaves the connection
+/// reusable.
+const FAILED_BODY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What attempts are made with.
+/// Settings of a [`Deliverer`].
 #[derive(Debug, Clone)]
 pub struct DeliverConfig {
-    /// Connect, headers and body together.
+    /// Time limit of an attempt: connecting, headers and body together.
     pub time_limit: Duration,
-    /// Which addresses may be called.
+    /// Rules for the addresses that may be called.
     pub guard: EgressGuard,
-    /// Roots of trust beyond Mozilla's.
+    /// Roots of trust beside Mozilla's.
     pub extra_roots: ExtraRoots,
-    /// Unused connections that are kept per host and port.
+    /// Maximum unused connections kept per host and port.
     pub idle_connections: usize,
 }
 
-/// Where an attempt goes, and what it carries beside the sealed event.
+/// Destination of an attempt, with its headers and signing secrets.
 #[derive(Debug)]
 pub struct Destination<'a> {
-    /// Where.
+    /// URL of the endpoint.
     pub url: &'a EndpointUrl,
-    /// Headers of the endpoint's own.
+    /// Headers that the endpoint's settings add.
     pub headers: &'a [(HeaderName, HeaderValue)],
-    /// What the attempt is signed with: where there are none, it isn't.
+    /// Secrets that sign the attempt. If there are none, it isn't signed.
     pub secrets: Vec<&'a Secret>,
 }
 
-/// Makes attempts.
+/// HTTP client that makes attempts.
 pub struct Deliverer {
     client: Client<HttpsConnector<GuardedDial>, Full<Bytes>>,
     time_limit: Duration,
@@ -78,24 +80,26 @@ pub struct Deliverer {
 }
 
 impl Deliverer {
-    /// A deliverer whose outcomes are timed by `clock`.
+    /// Makes a deliverer. `clock` gives the times of the outcomes.
     #[must_use]
     pub fn new(config: DeliverConfig, clock: Clock) -> Self {
         let roots = (*config.extra_roots.0).clone();
         let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
+            .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(config.idle_connections)
-            .http1_max_buf_size(MOST_RESPONSE)
-            // Without it a connection that died silently would be handed out again and again.
-            .http2_keep_alive_interval(PING_AFTER)
-            .http2_keep_alive_timeout(PING_TIME)
+            .http1_max_buf_size(MAX_RESPONSE_BYTES)
+            // Without pings, a connection that died silently would be reused again and again.
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .http2_keep_alive_timeout(PING_TIMEOUT)
             .build(connect::connector(&config.guard, roots, config.time_limit));
         Self { client, time_limit: config.time_limit, clock }
     }
 
-    /// Makes one attempt to deliver `job` to `destination`. Dropping the future breaks the attempt off.
+    /// Makes one attempt to deliver `job` to `destination`.
+    ///
+    /// Dropping the future breaks off the attempt. The endpoint may have received the request.
     pub async fn attempt(&self, job: &Job, destination: &Destination<'_>) -> Outcome {
         let exchange = self.exchange(request(job, destination));
         let result = match tokio::time::timeout(self.time_limit, exchange).await {
@@ -113,8 +117,8 @@ impl Deliverer {
             return Ok(status.as_u16());
         }
         let failure = Failure::Status { status: status.as_u16(), retry_after: retry_after(&response) };
-        // The status has said what there is to know, whatever becomes of the rest.
-        drop(tokio::time::timeout(REST_TIME, read_to_end(response.into_body())).await);
+        // The status alone decides the outcome, so failures of the body are ignored.
+        drop(tokio::time::timeout(FAILED_BODY_TIMEOUT, read_to_end(response.into_body())).await);
         Err(failure)
     }
 }
@@ -124,7 +128,7 @@ fn request(job: &Job, destination: &Destination<'_>) -> Request<Full<Bytes>> {
     *request.method_mut() = Method::POST;
     *request.uri_mut() = destination.url.uri().clone();
     let headers = request.headers_mut();
-    // First, so that none of them takes the place of ours.
+    // The endpoint's headers come first, so that they can't replace the headers below.
     headers.extend(destination.headers.iter().cloned());
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(job.content_type.as_str()));
     headers.insert(USER_AGENT, HeaderValue::from_static(plumbing::USER_AGENT));
@@ -140,34 +144,35 @@ fn request(job: &Job, destination: &Destination<'_>) -> Request<Full<Bytes>> {
     request
 }
 
-/// Seconds since 1970 by the system's clock, which receivers compare with theirs.
+/// Returns the seconds since 1970 by the system's clock, because receivers compare them with their own clock.
 fn unix_seconds() -> i64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 fn insert(headers: &mut HeaderMap, name: HeaderName, value: String) {
-    // Ids, numbers and base64: always a valid header value.
+    // Ids, numbers and base64 are always valid header values.
     if let Ok(value) = HeaderValue::try_from(value) {
         headers.insert(name, value);
     }
 }
 
-/// Reads a response to its end and keeps none of it.
+/// Reads a response to its end and discards it.
 async fn read_to_end(mut body: Incoming) -> Result<(), Failure> {
     let mut read = 0_usize;
     while let Some(frame) = body.frame().await {
         let frame =
             frame.map_err(|error| Failure::Broken(format!("response broke off: {}", root_cause(&error))))?;
         read = read.saturating_add(frame.data_ref().map_or(0, Bytes::len));
-        if read > MOST_RESPONSE {
-            return Err(Failure::ResponseTooLarge(MOST_RESPONSE));
+        if read > MAX_RESPONSE_BYTES {
+            return Err(Failure::ResponseTooLarge(MAX_RESPONSE_BYTES));
         }
     }
     Ok(())
 }
 
-/// RFC 9110, section 10.2.3: seconds, or a date.
+/// Returns the delay of the `Retry-After` header of a 429 or 503, given in seconds or as a date (RFC 9110, section
+/// 10.2.3).
 fn retry_after(response: &Response<Incoming>) -> Option<Duration> {
     if !matches!(response.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
         return None;
@@ -191,7 +196,7 @@ fn failure_of(error: &Error) -> Failure {
     if error.is_connect() { Failure::Connect(cause) } else { Failure::Broken(cause) }
 }
 
-/// Whether this machine, and not the customer, is the reason: no descriptors, memory, buffers or ports are left.
+/// Whether this machine caused the error: file descriptors, memory, buffers or ports are exhausted.
 fn is_local(error: &io::Error) -> bool {
     const ENFILE: i32 = 23;
     const EMFILE: i32 = 24;

@@ -1,4 +1,4 @@
-//! One attempt, as it is kept to be shown.
+//! The record of one attempt, which is kept with its message.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -6,42 +6,42 @@ use utoipa::ToSchema;
 
 use super::retry::{Failure, Outcome};
 
-/// Attempts of one message that are kept: the latest.
+/// Maximum number of attempts kept per message. The oldest are removed first.
 pub const KEPT_ATTEMPTS: usize = 10;
 
-/// What came of one attempt.
+/// Record of one attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Attempt {
-    /// When it began
+    /// Start of the attempt
     #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
-    /// How long it took, in milliseconds
+    /// Duration in milliseconds
     pub latency_ms: u64,
-    /// The HTTP status, where the customer answered
+    /// HTTP status, if the endpoint answered
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// Why it failed, where it did
+    /// Reason of the failure, if the attempt failed
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
 impl Attempt {
-    /// The attempt that began at `at` and ended with `outcome`.
+    /// Makes the record of an attempt that started at `at` and ended with `outcome`.
     #[must_use]
     pub fn new(at: Timestamp, outcome: &Outcome) -> Self {
         let latency_ms = u64::try_from(outcome.at.duration_since(at).as_millis()).unwrap_or_default();
         let (status, error) = match &outcome.result {
             Ok(status) => (Some(*status), None),
             Err(failure @ Failure::Status { status, .. }) => (Some(*status), Some(failure.to_string())),
-            // What this machine lacks is nothing to tell customers.
-            Err(Failure::Local(_)) => (None, Some("it couldn't be sent".to_owned())),
+            // Customers see this record, so it keeps the state of this machine to itself.
+            Err(Failure::Local(_)) => (None, Some("the request couldn't be sent".to_owned())),
             Err(failure) => (None, Some(failure.to_string())),
         };
         Self { at, latency_ms, status, error }
     }
 }
 
-/// Adds an attempt to those of a message, and lets go of the oldest where there are too many.
+/// Adds an attempt to those of a message. Removes the oldest if there are more than [`KEPT_ATTEMPTS`].
 pub fn keep(attempts: &mut Vec<Attempt>, attempt: Attempt) {
     let too_many = attempts.len().saturating_add(1).saturating_sub(KEPT_ATTEMPTS);
     attempts.drain(..too_many.min(attempts.len()));
@@ -56,7 +56,7 @@ mod tests {
     use crate::common::clock::after;
 
     #[test]
-    fn the_latest_are_kept() {
+    fn the_latest_attempts_are_kept() {
         let at = |second| after(Timestamp::UNIX_EPOCH, Duration::from_secs(second));
         let mut attempts = Vec::new();
         for second in 0..12 {
@@ -68,12 +68,12 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_tells_nothing_of_this_machine() {
+    fn a_local_failure_shows_no_details_of_this_machine() {
         let failed = |failure| {
             Attempt::new(Timestamp::UNIX_EPOCH, &Outcome { at: Timestamp::UNIX_EPOCH, result: Err(failure) })
         };
         let local = failed(Failure::Local("too many open files".into()));
-        assert_eq!((local.status, local.error.as_deref()), (None, Some("it couldn't be sent")));
+        assert_eq!((local.status, local.error.as_deref()), (None, Some("the request couldn't be sent")));
         let refused = failed(Failure::Status { status: 500, retry_after: None });
         assert_eq!((refused.status, refused.error.as_deref()), (Some(500), Some("answered 500")));
     }

@@ -1,12 +1,14 @@
-//! The clock that due times are kept by.
+//! The clock for due times.
 
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-/// Wall-clock time that only goes forward: read once, then advanced by the monotonic clock, so that a step of
-/// the system's clock neither hurries nor delays a retry. Under tokio's paused time it pauses as well.
+/// Wall-clock time that only moves forward.
+///
+/// The system's clock is read once, and the monotonic clock advances it from there. If the system's clock is set
+/// meanwhile, retries are neither early nor late. The clock follows tokio's paused time in tests.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     start: Timestamp,
@@ -14,19 +16,19 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A clock that starts from the system's.
+    /// Starts a clock at the system's time.
     #[must_use]
     pub fn start() -> Self {
         Self { start: Timestamp::now(), started: Instant::now() }
     }
 
-    /// The time now.
+    /// Returns the current time.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         after(self.start, self.started.elapsed())
     }
 
-    /// The instant at which it will be `time`, for tokio's timers; now where that has passed.
+    /// Returns the instant of `time` for tokio's timers. A time in the past gives the current instant.
     #[must_use]
     pub fn instant_at(&self, time: Timestamp) -> Instant {
         let ahead = Duration::try_from(time.duration_since(self.now())).unwrap_or_default();
@@ -34,7 +36,7 @@ impl Clock {
     }
 }
 
-/// `time` plus `delay`, at most the end of time as jiff has it (the year 9999).
+/// Returns `time` plus `delay`, at most jiff's latest timestamp (the year 9999).
 #[must_use]
 pub fn after(time: Timestamp, delay: Duration) -> Timestamp {
     let delay = SignedDuration::try_from(delay).unwrap_or(SignedDuration::MAX);

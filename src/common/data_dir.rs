@@ -1,13 +1,13 @@
-//! The folder that holds what outlives the process.
+//! The data dir: the folder for everything that outlives the process.
 //!
 //! ```text
-//! lock              held by the server that uses the folder
+//! lock              locked by the process that uses the folder
 //! consumer-N/       the folder of one `whk consume-kafka`, with a lock of its own
-//! registry.db       tenants, keys, endpoints (SQLite; registry/sqlite.rs), unless they are in Redis
-//! queue.db          jobs, dead letters, attempts (SQLite; queue/disk/store.rs), where the queue is on disk
-//! queue.reserve     room that is let go of when the disk is full
-//! secret.key        what the secrets of the registry are sealed with, unless --secret-key-file names another
-//! provider_key.txt  the API key that the first start made; of servers that share a registry one has it
+//! registry.db       tenants, keys, endpoints (SQLite; registry/sqlite.rs), unless Redis or Kafka keeps them
+//! queue.db          jobs, dead letters, attempts (SQLite; queue/disk), with --queue disk
+//! queue.reserve     reserved space, freed when the disk is full
+//! secret.key        key that encrypts the secrets of the registry, unless --secret-key-file names another
+//! provider_key.txt  the provider's first API key, written by the first start; one of the servers of a shared registry has it
 //! ```
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
@@ -21,50 +21,50 @@ use crate::common::crypto::api_key::{ApiKey, KeyHash};
 use crate::common::crypto::vault::{Vault, VaultError, VaultKeyError};
 use crate::common::secret_file::{SECRET_MODE, write_new, write_over};
 
-/// The folder for its owner alone.
+/// Mode of the folder: only its owner may use it.
 const DIR_MODE: u32 = 0o700;
 
 /// Maximum number of consumers that share one data dir.
 const MAX_CONSUMERS: u32 = 1_000;
 
-/// Why the folder can't be used.
+/// Failure to use the data dir.
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
-    /// It can't be made, read or written.
+    /// The folder or a file in it can't be created, read or written.
     #[error("{doing} {path}; --data-dir names another folder")]
     Io {
-        /// What was being done.
+        /// Failed action.
         doing: &'static str,
-        /// To which path.
+        /// Path of the folder or file.
         path: PathBuf,
-        /// What the operating system said.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// Another server uses it.
+    /// Another process uses the folder.
     #[error("{0} is in use by another whk; stop it, or give this one another --data-dir")]
     InUse(PathBuf),
     /// The secret key can't be read.
     #[error("read secret key {path}; --secret-key-file names another")]
     ReadKey {
-        /// As it was named.
+        /// Path of the key.
         path: PathBuf,
-        /// What the operating system said.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// The secret key isn't one.
+    /// The secret key is malformed.
     #[error("secret key {path}")]
     Key {
-        /// As it was named.
+        /// Path of the key.
         path: PathBuf,
-        /// What one looks like.
+        /// Description of a well-formed key.
         source: VaultKeyError,
     },
-    /// A new secret key couldn't be made.
-    #[error("make a secret key")]
+    /// A new secret key couldn't be generated.
+    #[error("generate a secret key")]
     MakeKey(#[from] VaultError),
 }
 
-/// The folder, held until it is dropped.
+/// A data dir, locked until it is dropped.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
@@ -72,22 +72,22 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// The provider's API key in the folder `path`.
+    /// Returns the path of the provider's API key in the folder `path`.
     #[must_use]
     pub fn provider_key_in(path: &Path) -> PathBuf {
         path.join("provider_key.txt")
     }
 
-    /// Makes the folder where it is missing, and takes it.
+    /// Locks the folder, and creates it if it is missing.
     ///
     /// # Errors
-    /// It can't be made or written, or another server uses it.
+    /// The folder can't be created or written, or another process uses it.
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
         let failed = |doing| move |source| DataDirError::Io { doing, path: path.to_owned(), source };
-        DirBuilder::new().recursive(true).mode(DIR_MODE).create(path).map_err(failed("make folder"))?;
-        let mode = path.metadata().map_err(failed("look at folder"))?.permissions().mode();
+        DirBuilder::new().recursive(true).mode(DIR_MODE).create(path).map_err(failed("create folder"))?;
+        let mode = path.metadata().map_err(failed("read the mode of folder"))?.permissions().mode();
         if mode & 0o077 != 0 {
-            tracing::warn!(folder = %path.display(), "others may look into the data dir; `chmod 700` it");
+            tracing::warn!(folder = %path.display(), "other users can read the data dir; `chmod 700` it");
         }
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).write(true).mode(SECRET_MODE);
@@ -122,40 +122,42 @@ impl DataDir {
         path.join("secret.key")
     }
 
-    /// The registry's database.
+    /// Returns the path of the registry's database, and creates an empty file if it is missing.
     ///
     /// # Errors
-    /// The file can't be made.
+    /// The file can't be created.
     pub fn registry(&self) -> Result<PathBuf, DataDirError> {
         self.database("registry.db")
     }
 
-    /// The queue's database.
+    /// Returns the path of the queue's database, and creates an empty file if it is missing.
     ///
     /// # Errors
-    /// The file can't be made.
+    /// The file can't be created.
     pub fn queue(&self) -> Result<PathBuf, DataDirError> {
         self.database("queue.db")
     }
 
-    /// A database for its owner alone: SQLite gives its log the same mode.
+    /// Creates the file of a database that only its owner can read. SQLite gives its write-ahead log the same mode.
     fn database(&self, name: &str) -> Result<PathBuf, DataDirError> {
         let path = self.path.join(name);
         let mut options = OpenOptions::new();
-        let made = options.create(true).truncate(false).write(true).mode(SECRET_MODE).open(&path);
-        made.map_err(|source| DataDirError::Io { doing: "write", path: path.clone(), source })?;
+        let created = options.create(true).truncate(false).write(true).mode(SECRET_MODE).open(&path);
+        created.map_err(|source| DataDirError::Io { doing: "write", path: path.clone(), source })?;
         Ok(path)
     }
 
-    /// The vault whose key is in `named`, or in the folder: there it is made where it is missing and `may_make`.
+    /// Opens the vault whose key is in the file `named`, or in the folder if that is `None`.
+    ///
+    /// A missing key in the folder is generated if `may_generate` is true.
     ///
     /// # Errors
-    /// The key can't be read, isn't one, or is missing.
-    pub fn vault(&self, named: Option<&Path>, may_make: bool) -> Result<Vault, DataDirError> {
+    /// The key can't be read, is malformed, or is missing.
+    pub fn vault(&self, named: Option<&Path>, may_generate: bool) -> Result<Vault, DataDirError> {
         let own = Self::secret_key_in(&self.path);
         let path = named.unwrap_or(&own);
         let text = match std::fs::read_to_string(path).map(Zeroizing::new) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() && may_make => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() && may_generate => {
                 let key = Vault::generate_key()?;
                 let write = write_new(path, SECRET_MODE, &key);
                 write.map_err(|source| DataDirError::Io { doing: "write", path: path.to_owned(), source })?;
@@ -166,17 +168,17 @@ impl DataDir {
         Vault::parse(&text).map_err(|source| DataDirError::Key { path: path.to_owned(), source })
     }
 
-    /// The vault whose key is in that file, which may be in a folder that another process uses.
+    /// Opens the vault whose key is in the file `path`. The file may be in a folder that another process uses.
     ///
     /// # Errors
-    /// The key can't be read, or isn't one.
+    /// The key can't be read or is malformed.
     pub fn vault_at(path: &Path) -> Result<Vault, DataDirError> {
         let text = std::fs::read_to_string(path).map(Zeroizing::new);
         let text = text.map_err(|source| DataDirError::ReadKey { path: path.to_owned(), source })?;
         Vault::parse(&text).map_err(|source| DataDirError::Key { path: path.to_owned(), source })
     }
 
-    /// The hash of the provider's key that is written down, if one is.
+    /// Returns the hash of the provider's API key in the folder. `None` if there is no such file.
     ///
     /// # Errors
     /// The file can't be read.
@@ -189,7 +191,7 @@ impl DataDir {
         }
     }
 
-    /// Writes the provider's key down, 0600, and says where.
+    /// Writes the provider's API key to a file that only its owner can read. Returns the path.
     ///
     /// # Errors
     /// The file can't be written.
@@ -200,7 +202,7 @@ impl DataDir {
         Ok(path)
     }
 
-    /// Removes the provider's key, which never came into force.
+    /// Removes the file with the provider's API key, because that key was never registered.
     ///
     /// # Errors
     /// The file can't be removed.

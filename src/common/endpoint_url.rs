@@ -1,4 +1,4 @@
-//! The URL of an endpoint, checked once and then known to be usable.
+//! URLs of endpoints, checked when they are parsed.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,39 +6,40 @@ use std::net::IpAddr;
 use http::Uri;
 use url::{Host, Url};
 
-/// Longer URLs are refused: every job carries one.
-const MOST_BYTES: usize = 2_048;
+/// Maximum length in bytes. Every job of direct mode carries its URL, so the length is bounded.
+const MAX_BYTES: usize = 2_048;
 
-/// A URL that a delivery can be sent to: `http` or `https`, with a host, without credentials, normalised as
-/// browsers do (WHATWG), so that `http://2130706433/` is `http://127.0.0.1/`. `Debug` shows its origin alone,
-/// since paths and queries hold tokens.
+/// URL that a delivery can be sent to: `http` or `https`, with a host and without credentials.
+///
+/// It is normalised as browsers do (WHATWG), so that `http://2130706433/` becomes `http://127.0.0.1/`. `Debug` and
+/// `Display` show the origin only, because paths and queries may hold tokens.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct EndpointUrl(Uri);
 
-/// Why a URL can't be an endpoint's.
+/// Refusal of a URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointUrlError {
-    /// It isn't an absolute URL.
+    /// The text isn't an absolute URL.
     #[error("must be an absolute URL such as https://example.com/webhook")]
     Invalid,
-    /// It is of another scheme.
+    /// The scheme is neither `http` nor `https`.
     #[error("must be an http or https URL")]
     Scheme,
-    /// It has a user name or a password.
+    /// The URL holds a user name or a password.
     #[error("must not hold credentials; whk signs its deliveries instead")]
     Credentials,
-    /// It is longer than 2,048 bytes, as it was given or normalised.
-    #[error("must be at most {MOST_BYTES} bytes")]
+    /// The URL is longer than 2,048 bytes before or after it is normalised.
+    #[error("must be at most {MAX_BYTES} bytes")]
     TooLong,
 }
 
 impl EndpointUrl {
-    /// Parses, checks and normalises.
+    /// Parses, checks and normalises a URL.
     ///
     /// # Errors
-    /// It isn't an absolute http(s) URL, holds credentials, or is too long.
+    /// The text isn't an absolute `http` or `https` URL, holds credentials, or is too long.
     pub fn parse(text: &str) -> Result<Self, EndpointUrlError> {
-        if text.len() > MOST_BYTES {
+        if text.len() > MAX_BYTES {
             return Err(EndpointUrlError::TooLong);
         }
         let mut url = Url::parse(text).map_err(|_| EndpointUrlError::Invalid)?;
@@ -49,33 +50,33 @@ impl EndpointUrl {
             return Err(EndpointUrlError::Credentials);
         }
         url.set_fragment(None);
-        // Normalised, one character may have become nine.
-        if url.as_str().len() > MOST_BYTES {
+        // Percent-encoding turns one character into up to nine bytes.
+        if url.as_str().len() > MAX_BYTES {
             return Err(EndpointUrlError::TooLong);
         }
         Uri::try_from(String::from(url)).map(Self).map_err(|_| EndpointUrlError::Invalid)
     }
 
-    /// The URL for hyper. Cloning it copies no text.
+    /// Returns the URL for hyper. A clone of it shares the text.
     #[must_use]
     pub fn uri(&self) -> &Uri {
         &self.0
     }
 
-    /// Whether it is `https`.
+    /// Whether the scheme is `https`.
     #[must_use]
     pub fn is_https(&self) -> bool {
         self.0.scheme_str() == Some("https")
     }
 
-    /// The host where it is an address and not a name.
+    /// Returns the host if it is an IP address. `None` for a name.
     #[must_use]
     pub fn literal_address(&self) -> Option<IpAddr> {
         literal_address(&self.0)
     }
 }
 
-/// The host of `uri` where it is an address and not a name, in any spelling that resolvers take.
+/// Returns the host of `uri` if it is an IP address, in any spelling that resolvers accept. `None` for a name.
 #[must_use]
 pub fn literal_address(uri: &Uri) -> Option<IpAddr> {
     match Host::parse(uri.host()?).ok()? {
@@ -103,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn other_schemes_credentials_and_fragments() {
+    fn bad_urls_are_refused_and_fragments_removed() {
         use EndpointUrlError::{Credentials, Invalid, Scheme, TooLong};
         let refused = |url: &str| EndpointUrl::parse(url).unwrap_err();
         assert_eq!(refused("ftp://example.com/"), Scheme);
@@ -115,7 +116,7 @@ mod tests {
         assert_eq!(refused(""), Invalid);
         assert_eq!(refused("http://[::1/"), Invalid);
         assert_eq!(refused("http://exa mple.com/"), Invalid);
-        assert_eq!(refused(&format!("http://example.com/{}", "a".repeat(MOST_BYTES))), TooLong);
+        assert_eq!(refused(&format!("http://example.com/{}", "a".repeat(MAX_BYTES))), TooLong);
         assert_eq!(refused(&format!("http://example.com/{}", "é".repeat(900))), TooLong);
         assert_eq!(
             EndpointUrl::parse("https://example.com/a?b=1#c").unwrap().uri(),
@@ -124,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn every_spelling_of_an_address_is_seen() {
+    fn every_spelling_of_an_address_is_recognised() {
         for spelling in
             ["127.0.0.1", "2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1", "127.1", "１２７.0.0.1"]
         {
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn shown_without_what_may_be_a_token() {
+    fn only_the_origin_is_shown() {
         let url = EndpointUrl::parse("https://hooks.example.com:8443/T000/secret?token=secret").unwrap();
         assert_eq!(format!("{url} {url:?}"), "https://hooks.example.com:8443 https://hooks.example.com:8443");
     }

@@ -1,24 +1,24 @@
-//! Event types, such as `invoice.paid`, and the filters by which endpoints choose them.
+//! Event types such as `invoice.paid`, and the filters by which endpoints choose them.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// Longer types are refused: the index holds every one that is subscribed to.
+/// Maximum length of a type in bytes. The registry's index holds every type that has a subscriber.
 pub const MOST_BYTES: usize = 256;
 
-/// An event type: dot-separated names of ASCII letters, digits and `_ - : /`, told apart by case.
+/// Event type: names of ASCII letters, digits and `_ - : /`, separated by dots. Case matters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EventType(Arc<str>);
 
-/// The text isn't an event type, or not a filter.
+/// Refusal of an event type or a filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EventTypeError {
-    /// Not a type.
+    /// The text isn't an event type.
     #[error(
         "must be names of ASCII letters, digits and _ - : / separated by dots, such as invoice.paid, of at most {MOST_BYTES} bytes"
     )]
     Type,
-    /// Not a filter.
+    /// The text isn't a filter.
     #[error(
         "must be an event type such as invoice.paid, a group of them such as invoice.*, or * for all, of at most {MOST_BYTES} bytes"
     )]
@@ -26,21 +26,21 @@ pub enum EventTypeError {
 }
 
 impl EventType {
-    /// Parses a type.
+    /// Parses an event type.
     ///
     /// # Errors
-    /// It is empty, too long, has an empty name between dots, or another character.
+    /// The text is empty or too long, has an empty name, or holds another character.
     pub fn parse(text: &str) -> Result<Self, EventTypeError> {
         if is_type(text) { Ok(Self(text.into())) } else { Err(EventTypeError::Type) }
     }
 
-    /// Its text.
+    /// Returns the text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The groups it is in, innermost first: `a.b` and `a` for `a.b.c`.
+    /// Returns the groups that the type belongs to, innermost first: `a.b` and `a` for `a.b.c`.
     pub fn groups(&self) -> impl Iterator<Item = &str> {
         std::iter::successors(self.0.rsplit_once('.'), |(rest, _)| rest.rsplit_once('.'))
             .map(|(group, _)| group)
@@ -53,14 +53,15 @@ impl fmt::Display for EventType {
     }
 }
 
-/// Which event types an endpoint wants.
+/// Filter for event types.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum EventFilter {
-    /// `*`: all.
+    /// `*`: all types.
     All,
-    /// `invoice.*`: every type that begins with `invoice.`, however many names follow, and not `invoice` itself.
+    /// `invoice.*`: all types that begin with `invoice.`, with any number of further names. `invoice` itself doesn't
+    /// match.
     Group(Arc<str>),
-    /// One type.
+    /// A single type.
     Type(EventType),
 }
 
@@ -68,7 +69,7 @@ impl EventFilter {
     /// Parses a filter.
     ///
     /// # Errors
-    /// It is neither a type, nor a group, nor `*`.
+    /// The text is neither a type, nor a group, nor `*`.
     pub fn parse(text: &str) -> Result<Self, EventTypeError> {
         if text == "*" {
             return Ok(Self::All);
@@ -92,8 +93,8 @@ impl fmt::Display for EventFilter {
 }
 
 fn is_type(text: &str) -> bool {
-    let of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"_-:/".contains(&byte);
-    text.len() <= MOST_BYTES && text.split('.').all(|name| !name.is_empty() && name.bytes().all(of_name))
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-:/".contains(&byte);
+    text.len() <= MOST_BYTES && text.split('.').all(|name| !name.is_empty() && name.bytes().all(is_allowed))
 }
 
 #[cfg(test)]
@@ -103,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn odd_spellings_are_refused() {
+    fn malformed_types_and_filters_are_refused() {
         for odd in [
             "",
             ".",
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_is_in_each_group_that_it_begins_with() {
+    fn a_type_belongs_to_each_group_that_it_begins_with() {
         let groups = |text| EventType::parse(text).unwrap().groups().map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(groups("com.example.invoice.paid"), ["com.example.invoice", "com.example", "com"]);
         assert_eq!(groups("invoice"), [""; 0]);
@@ -140,12 +141,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn filters_are_written_as_they_are_read(text in r"\*|[a-zA-Z0-9_:/-]{1,8}(\.[a-z]{1,5}){0,3}(\.\*)?") {
+        fn parsed_filters_display_as_the_same_text(text in r"\*|[a-zA-Z0-9_:/-]{1,8}(\.[a-z]{1,5}){0,3}(\.\*)?") {
             prop_assert_eq!(EventFilter::parse(&text).unwrap().to_string(), text);
         }
 
         #[test]
-        fn nothing_makes_the_parsers_panic(text in "\\PC{0,300}") {
+        fn the_parsers_never_panic(text in "\\PC{0,300}") {
             drop((EventType::parse(&text), EventFilter::parse(&text)));
         }
     }

@@ -1,4 +1,4 @@
-//! HTTP plumbing that servers and clients share: an accept loop with limits, bounded bodies, a client.
+//! HTTP for servers and clients: an accept loop with limits, bodies of bounded size, and a client.
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,16 +24,17 @@ use tokio_util::task::TaskTracker;
 
 use super::task;
 
-/// What `whk` calls itself in requests.
+/// `User-Agent` of all requests.
 pub const USER_AGENT: &str = concat!("whk/", env!("CARGO_PKG_VERSION"));
 
-/// Bytes of a request's headers that are kept for a connection.
+/// Maximum bytes of the headers of a request, per connection.
 const HEADER_BYTES: usize = 64 * 1024;
 
-/// How long to wait after `accept` failed for want of file descriptors or memory, which only others can free.
+/// Delay after `accept` failed because file descriptors or memory are exhausted. Only other connections or processes
+/// can free them.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A TCP listener couldn't be opened.
+/// The server can't listen on the address.
 #[derive(Debug, thiserror::Error)]
 #[error("listen on {address}; choose another with {flag}")]
 pub struct BindError {
@@ -42,25 +43,25 @@ pub struct BindError {
     source: io::Error,
 }
 
-/// Listens on `hostname` and `port`; port 0 takes a free one. `flag` is named where the port can't be had.
+/// Listens on `hostname` and `port`. Port 0 picks a free port. The error names `flag`, which sets the port.
 ///
 /// # Errors
-/// The name isn't known, or the port is taken or not permitted.
+/// The name is unknown, or the port is taken or not permitted.
 pub async fn bind(hostname: &str, port: u16, flag: &'static str) -> Result<TcpListener, BindError> {
     let listening = TcpListener::bind((hostname, port)).await;
     listening.map_err(|source| BindError { address: format!("{hostname}:{port}"), flag, source })
 }
 
-/// What a server allows its clients.
+/// Limits of a server.
 #[derive(Debug, Clone, Copy)]
 pub struct ServeLimits {
-    /// Connections at once: further ones wait in the listener's backlog.
+    /// Maximum open connections. Further ones wait in the listener's backlog.
     pub connections: usize,
-    /// How long a connection may be silent before a request, and take to send its headers or to read an answer.
+    /// Maximum time without progress: before a request, for its headers, and until the client reads the response.
     pub idle: Duration,
 }
 
-/// Serves `router` over HTTP/1.1 until `drain` is cancelled, then lets requests in flight finish.
+/// Serves `router` over HTTP/1.1 until `drain` is cancelled. Then finishes the requests in flight and returns.
 pub async fn serve(listener: TcpListener, router: Router, limits: ServeLimits, drain: CancellationToken) {
     let permits = Arc::new(Semaphore::new(limits.connections));
     let connections = TaskTracker::new();
@@ -77,6 +78,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: ServeLimits, d
     connections.wait().await;
 }
 
+/// Accepts the next connection when a permit is free. `None` if the semaphore is closed.
 async fn accept(
     listener: &TcpListener,
     permits: &Arc<Semaphore>,
@@ -85,7 +87,7 @@ async fn accept(
     loop {
         match listener.accept().await {
             Ok((stream, _)) => return Some((stream, permit)),
-            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) if affects_one_connection(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, "accept failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -94,16 +96,17 @@ async fn accept(
     }
 }
 
-fn is_of_one_connection(error: &io::Error) -> bool {
+/// Whether `accept` failed because of a single connection, so that the next one may succeed at once.
+fn affects_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
 async fn serve_connection(stream: TcpStream, router: Router, idle: Duration, drain: CancellationToken) {
     let socket = SockRef::from(&stream);
-    // Without it, small answers wait for the peer's delayed ACK.
+    // Without TCP_NODELAY, small responses wait for the peer's delayed ACK.
     drop(socket.set_tcp_nodelay(true));
-    // A peer that doesn't read its answer, or has vanished, holds a connection no longer than this.
+    // Ends the connection of a peer that has vanished or doesn't read the response.
     drop(socket.set_tcp_user_timeout(Some(idle)));
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(idle).max_buf_size(HEADER_BYTES);
@@ -121,24 +124,24 @@ async fn serve_connection(stream: TcpStream, router: Router, idle: Duration, dra
     }
 }
 
-/// Why a body wasn't read to its end.
+/// Failure to read a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
-    /// It is longer than is read.
+    /// The body is longer than the limit in bytes.
     #[error("body over {0} bytes")]
     TooLarge(usize),
-    /// It didn't end within the time.
+    /// The body wasn't complete within the time limit.
     #[error("body not complete within {} s", .0.as_secs())]
     TimedOut(Duration),
-    /// The connection broke within it.
+    /// The connection broke before the end of the body.
     #[error("body broke off")]
     Broken,
 }
 
-/// Reads a body whole: at most `limit` bytes within `time`. A body that came in one piece isn't copied.
+/// Reads a whole body of at most `limit` bytes within `time`. A body that arrives in one frame isn't copied.
 ///
 /// # Errors
-/// It is too long, too slow, or breaks off.
+/// The body is too long or too slow, or the connection breaks.
 pub async fn read_body<B>(body: B, limit: usize, time: Duration) -> Result<Bytes, BodyError>
 where
     B: Body<Data = Bytes>,
@@ -155,10 +158,11 @@ where
     }
 }
 
-/// A client for servers that the user names, `http` or `https`; deliveries use [`crate::deliver`] instead.
+/// Client for servers that the operator names, over `http` or `https`. Without an egress guard, so it isn't for
+/// deliveries.
 pub type PlainClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
-/// Makes a client that keeps up to `idle` connections open.
+/// Makes a client that keeps up to `idle` unused connections open per host.
 #[must_use]
 pub fn plain_client(idle: usize) -> PlainClient {
     let mut tcp = HttpConnector::new();
@@ -173,7 +177,7 @@ pub fn plain_client(idle: usize) -> PlainClient {
         .build(connector)
 }
 
-/// TLS with Mozilla's roots and those in `extra`.
+/// Returns a TLS configuration that trusts Mozilla's roots and those in `extra`.
 #[must_use]
 pub fn tls_config(mut extra: RootCertStore) -> rustls::ClientConfig {
     extra.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
@@ -181,9 +185,9 @@ pub fn tls_config(mut extra: RootCertStore) -> rustls::ClientConfig {
     rustls::ClientConfig::builder().with_root_certificates(extra).with_no_client_auth()
 }
 
-/// Says which cryptography TLS is made with, for those who build a configuration of their own.
+/// Installs ring as the cryptography of TLS. Libraries that build their own TLS configuration use it as well.
 pub(super) fn install_crypto_provider() {
-    // Refused where one is installed already, which is as good.
+    // Fails only if a provider is installed already, which is just as good.
     drop(rustls::crypto::ring::default_provider().install_default());
 }
 
@@ -201,7 +205,7 @@ pub fn connect_failure(error: &hyper_util::client::legacy::Error) -> Option<Stri
     })
 }
 
-/// The innermost source of an error: what the operating system, TLS or HTTP said.
+/// Returns the innermost source of an error: that of the operating system, TLS or HTTP.
 #[must_use]
 pub fn root_cause<'e>(error: &'e (dyn std::error::Error + 'static)) -> &'e (dyn std::error::Error + 'static) {
     let mut cause = error;
@@ -211,7 +215,7 @@ pub fn root_cause<'e>(error: &'e (dyn std::error::Error + 'static)) -> &'e (dyn 
     cause
 }
 
-/// The address a listener got, for messages and for tests that bind port 0.
+/// Returns the address of a listener, for messages and for tests that bind port 0.
 #[must_use]
 pub fn address_of(listener: &TcpListener) -> SocketAddr {
     listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)))

@@ -1,4 +1,4 @@
-//! The names of things: a prefix that says what it is, and 32 hexadecimal digits.
+//! Ids: a prefix that names the kind, and 32 hexadecimal digits.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-/// The text isn't an id of that kind.
+/// The text isn't an id of the expected kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be `{0}` and 32 lower-case hexadecimal digits")]
 pub struct IdError(&'static str);
@@ -20,33 +20,34 @@ macro_rules! prefixed_id {
         pub struct $name(Uuid);
 
         impl $name {
-            /// What its text begins with.
+            /// Prefix of the text form.
             pub const PREFIX: &'static str = $prefix;
-            /// Before all others.
+            /// Smallest id.
             pub const MIN: Self = Self(Uuid::nil());
-            /// After all others.
+            /// Largest id.
             pub const MAX: Self = Self(Uuid::max());
 
-            /// A new id: a UUID version 7 (RFC 9562, section 5.7), so ids sort by the time they were made.
-            #[expect(clippy::new_without_default, reason = "every call gives another id")]
+            /// Makes a new id from a UUID version 7 (RFC 9562, section 5.7). Such ids sort by the time of creation.
+            #[expect(clippy::new_without_default, reason = "every call returns a different id")]
             #[must_use]
             pub fn new() -> Self {
                 Self(Uuid::now_v7())
             }
 
-            /// Its 16 bytes, which sort as the ids do.
+            /// Returns the 16 bytes of the id. They sort in the same order as the ids.
             #[must_use]
             pub fn to_bytes(self) -> [u8; 16] {
                 self.0.into_bytes()
             }
 
-            /// The id of these 16 bytes.
+            /// Makes the id of 16 bytes.
             #[must_use]
             pub fn from_bytes(bytes: [u8; 16]) -> Self {
                 Self(Uuid::from_bytes(bytes))
             }
 
-            /// The id that `parts` always give: a UUID version 8 (RFC 9562, section 5.8) of their SHA-256.
+            /// Derives an id from `parts`. The same parts always give the same id: a UUID version 8 (RFC 9562, section
+            /// 5.8) of their SHA-256.
             #[must_use]
             pub fn derived(parts: &[&[u8]]) -> Self {
                 Self(derive($prefix, parts))
@@ -89,34 +90,34 @@ macro_rules! prefixed_id {
 }
 
 prefixed_id!(
-    /// A job: what a customer dedupes by.
+    /// Id of a job, by which a customer recognises duplicates.
     MessageId, "msg_"
 );
 prefixed_id!(
-    /// A published event.
+    /// Id of a published event.
     EventId, "evt_"
 );
 prefixed_id!(
-    /// A tenant.
+    /// Id of a tenant.
     TenantId, "ten_"
 );
 prefixed_id!(
-    /// An endpoint.
+    /// Id of an endpoint.
     EndpointId, "ep_"
 );
 prefixed_id!(
-    /// An API key, by which it is revoked: not the key itself.
+    /// Id of an API key, by which it is revoked. It isn't the key itself.
     ApiKeyId, "key_"
 );
 
 fn derive(prefix: &str, parts: &[&[u8]]) -> Uuid {
     let hash = digest(&[&[prefix.as_bytes()], parts].concat());
     let mut bytes = [0; 16];
-    bytes.iter_mut().zip(hash).for_each(|(byte, of_hash)| *byte = of_hash);
+    bytes.iter_mut().zip(hash).for_each(|(byte, hashed)| *byte = hashed);
     Uuid::new_v8(bytes)
 }
 
-/// The SHA-256 of `parts`, each after its length, which keeps ("ab", "c") and ("a", "bc") apart.
+/// Returns the SHA-256 of `parts`. Each part is hashed after its length, so that ("ab", "c") and ("a", "bc") differ.
 #[must_use]
 pub fn digest(parts: &[&[u8]]) -> [u8; 32] {
     let mut hash = Sha256::new();
@@ -149,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_read_as_they_are_written_and_no_other_way() {
+    fn ids_are_parsed_in_their_text_form_only() {
         let id = EndpointId::new();
         assert_eq!(id.to_string().parse(), Ok(id));
         let text = id.to_string();
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn derived_ids_are_the_same_for_the_same_parts_alone() {
+    fn derived_ids_are_equal_only_for_equal_parts() {
         let of = |parts: &[&[u8]]| MessageId::derived(parts);
         assert_eq!(of(&[b"key", b"ep_1"]), of(&[b"key", b"ep_1"]));
         assert_ne!(of(&[b"key", b"ep_1"]), of(&[b"key", b"ep_2"]));

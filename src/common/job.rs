@@ -1,4 +1,4 @@
-//! Events on their way: what is sealed, and the job that carries it.
+//! Jobs: sealed events on their way to endpoints.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,33 +14,34 @@ use utoipa::ToSchema;
 use super::endpoint_url::EndpointUrl;
 use super::id::{EndpointId, EventId, MessageId, TenantId};
 
-/// What is sealed: the plaintext of every message of one event to one tenant.
+/// Plaintext of a message, before it is sealed. All messages of one event to one tenant have the same plaintext.
 #[derive(Serialize)]
 pub struct Message<'a> {
-    /// The event's id. A message's own is in its `webhook-id` header.
+    /// Id of the event. The id of the message is in its `webhook-id` header.
     pub id: EventId,
-    /// The event type, such as `invoice.paid`.
+    /// Event type, such as `invoice.paid`.
     #[serde(rename = "type")]
     pub kind: &'a str,
-    /// When the event was published, RFC 3339.
+    /// Time of publishing, as RFC 3339.
     pub timestamp: Timestamp,
-    /// What was published, byte for byte.
+    /// Published payload, byte for byte.
     pub data: &'a RawValue,
 }
 
-/// What order, fairness and throttling are kept by: one endpoint, or in direct mode one URL. `Debug` hides its
-/// name, since a URL may hold a token.
+/// Unit of order, fairness and throttling: one endpoint, or in direct mode one URL.
+///
+/// `Debug` hides the name, because a URL may hold a token.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Lane(Arc<str>);
 
 impl Lane {
-    /// The lane of that name.
+    /// Makes the lane called `name`.
     #[must_use]
     pub fn new(name: &str) -> Self {
         Self(name.into())
     }
 
-    /// Its name, which may be a secret.
+    /// Returns the name, which may be a secret.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.0
@@ -53,20 +54,20 @@ impl fmt::Debug for Lane {
     }
 }
 
-/// How a sealed body is labelled when it is sent.
+/// Content type of a delivery.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum ContentType {
-    /// What it is
+    /// The registered type of a JWE in JSON
     #[default]
     #[serde(rename = "application/jose+json")]
     Jose,
-    /// For receivers whose framework parses no other
+    /// Plain JSON, for receivers whose framework parses no other type
     #[serde(rename = "application/json")]
     Json,
 }
 
 impl ContentType {
-    /// The header's value.
+    /// Returns the value of the header.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -75,24 +76,24 @@ impl ContentType {
         }
     }
 
-    /// The label with that name.
+    /// Returns the content type called `name`, or `None` if it is another one.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::Jose, Self::Json].into_iter().find(|label| label.as_str() == name)
+        [Self::Jose, Self::Json].into_iter().find(|content_type| content_type.as_str() == name)
     }
 }
 
-/// Where a job goes.
+/// Target of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// Direct mode: to the URL that the event named.
+    /// Direct mode: the URL that the event named.
     Url(EndpointUrl),
-    /// To a tenant's endpoint, as it is when the attempt is made.
+    /// An endpoint of a tenant, with its settings at the time of the attempt.
     Endpoint(TenantId, EndpointId),
 }
 
 impl Target {
-    /// What its jobs are ordered and throttled by.
+    /// Returns the lane of the target's jobs.
     #[must_use]
     pub fn lane(&self) -> Lane {
         match self {
@@ -111,8 +112,7 @@ impl fmt::Display for Target {
     }
 }
 
-/// The trace that a message belongs to (W3C Trace Context): it rides in the job, so that publish and every
-/// attempt are one trace.
+/// Trace of a message (W3C Trace Context). The job carries it, so that publishing and every attempt are one trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceContext {
     trace_id: u128,
@@ -120,20 +120,20 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
-    /// A new trace, sampled.
+    /// Starts a new trace, which is sampled.
     #[must_use]
     pub fn new() -> Self {
         Self { trace_id: rand::rng().random_range(1..=u128::MAX), sampled: true }
     }
 
-    /// The trace of a `traceparent` header of version 00; `None` where it isn't one.
+    /// Parses a `traceparent` header of version 00. `None` if it is malformed.
     #[must_use]
     pub fn parse(header: &str) -> Option<Self> {
         let lower_hex = |text: &str| text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
         let mut parts = header.split('-');
         let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-        let shaped = version == "00" && trace.len() == 32 && span.len() == 16 && flags.len() == 2;
-        if !shaped || parts.next().is_some() || ![trace, span, flags].into_iter().all(lower_hex) {
+        let is_well_formed = version == "00" && trace.len() == 32 && span.len() == 16 && flags.len() == 2;
+        if !is_well_formed || parts.next().is_some() || ![trace, span, flags].into_iter().all(lower_hex) {
             return None;
         }
         let trace_id = u128::from_str_radix(trace, 16).ok().filter(|id| *id != 0)?;
@@ -142,7 +142,7 @@ impl TraceContext {
         Some(Self { trace_id, sampled })
     }
 
-    /// The `traceparent` header of one attempt, with a span id of its own.
+    /// Returns the `traceparent` header of one attempt, with a new span id.
     #[must_use]
     pub fn attempt_header(&self) -> String {
         let span_id = rand::rng().random_range(1..=u64::MAX);
@@ -169,7 +169,7 @@ impl<'de> Deserialize<'de> for TraceContext {
             let trace_id = u128::from_str_radix(trace, 16).ok()?;
             Some(Self { trace_id, sampled: flags == "01" })
         });
-        parsed.ok_or_else(|| D::Error::custom("isn't a trace"))
+        parsed.ok_or_else(|| D::Error::custom("not a trace"))
     }
 }
 
@@ -179,26 +179,26 @@ impl Default for TraceContext {
     }
 }
 
-/// One sealed event on its way to one endpoint. `Debug` leaves the body out.
+/// One sealed event on its way to one endpoint. `Debug` omits the body.
 #[derive(Clone)]
 pub struct Job {
-    /// The same on every attempt.
+    /// Message id, the same on every attempt.
     pub id: MessageId,
-    /// The id of the tenant it belongs to; in direct mode the publisher's `target`.
+    /// Id of the tenant; in direct mode the publisher's `target`.
     pub tenant: Arc<str>,
-    /// What it is ordered and throttled by.
+    /// Lane of the job.
     pub lane: Lane,
-    /// Whether it waits for those before it in its lane.
+    /// Whether the job waits for the jobs before it in its lane.
     pub ordered: bool,
-    /// Where it goes.
+    /// Target of the job.
     pub target: Target,
-    /// How the body is labelled.
+    /// Content type of the body.
     pub content_type: ContentType,
-    /// The sealed event: an envelope.
+    /// Sealed event: an envelope.
     pub body: Bytes,
-    /// When it was published.
+    /// Time of publishing.
     pub published_at: Timestamp,
-    /// The trace it belongs to.
+    /// Trace of the message.
     pub trace: TraceContext,
 }
 
@@ -218,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_trace_goes_on_with_another_span() {
+    fn each_attempt_continues_the_trace_with_a_new_span() {
         let header = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         let trace = TraceContext::parse(header).unwrap();
         let attempt = trace.attempt_header();
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_traceparent_that_is_not_one_is_passed_over() {
+    fn a_malformed_traceparent_is_ignored() {
         for header in [
             "",
             "00",

@@ -1,4 +1,4 @@
-//! Reading JSON as its schema has it, where serde alone would take more or less.
+//! Deserializers that follow the API's JSON schema, where serde alone accepts too much or too little.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -7,7 +7,9 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
-/// Tells a member that is null from one that isn't there: `null` isn't taken where a `T` isn't.
+/// Deserializes a member that is present. `null` is refused unless `T` accepts it.
+///
+/// Used with `#[serde(default)]`, it tells a member that is `null` from one that is missing.
 pub fn present<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     T: Deserialize<'de>,
@@ -16,7 +18,7 @@ where
     T::deserialize(deserializer).map(Some)
 }
 
-/// The same for an object.
+/// Deserializes a member that is present and an object.
 pub fn present_object<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     T: Deserialize<'de>,
@@ -25,7 +27,7 @@ where
     Object::deserialize(deserializer).map(|Object(object)| Some(object))
 }
 
-/// A whole number, also where it is written as `5.0`, or null.
+/// Deserializes a whole number or `null`. A number may be written with a fraction of zero, such as `5.0`.
 pub fn whole<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     T: TryFrom<u32>,
@@ -42,7 +44,7 @@ where
     whole.map(Some).ok_or_else(|| D::Error::custom("not a whole number in its range"))
 }
 
-/// The same, told from one that isn't there.
+/// Deserializes a whole number or `null` of a member that is present. The outer `Option` is `None` for a missing one.
 pub fn present_whole_or_null<'de, T, D>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
 where
     T: TryFrom<u32>,
@@ -51,18 +53,18 @@ where
     whole(deserializer).map(Some)
 }
 
-/// The same where null isn't taken.
+/// Deserializes a whole number of a member that is present. `null` is refused.
 pub fn present_whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
     whole(deserializer)?.ok_or_else(|| D::Error::custom("null")).map(Some)
 }
 
-/// An object, where serde would take an array of its members as well.
+/// A JSON object. Serde alone would also accept an array of the members' values.
 pub struct Object<T>(pub T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OfObject<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for OfObject<T> {
+        struct ObjectVisitor<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
             type Value = Object<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -73,6 +75,6 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
                 T::deserialize(MapAccessDeserializer::new(map)).map(Object)
             }
         }
-        deserializer.deserialize_map(OfObject(PhantomData))
+        deserializer.deserialize_map(ObjectVisitor(PhantomData))
     }
 }

@@ -1,4 +1,4 @@
-//! Counters of one process, written as OpenMetrics text.
+//! Metrics of one process, rendered as OpenMetrics text.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -11,36 +11,37 @@ use prometheus_client::registry::Registry;
 use crate::common::retry::Verdict;
 use crate::common::task;
 
-/// Upper bounds in seconds: from a local customer's half millisecond to the time limit of 30 s.
-const SECONDS: [f64; 12] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0];
+/// Upper bounds of the histograms' buckets in seconds: from half a millisecond, which a local endpoint takes, to the
+/// default time limit of 30 s.
+const BUCKETS: [f64; 12] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0];
 
-/// What is counted.
+/// Counters, gauges and histograms.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// Jobs that were queued and answered 202.
+    /// Jobs that were queued and answered with 202.
     pub published: Counter,
-    /// Attempts, whatever came of them.
+    /// Delivery attempts, successful or not.
     pub attempts: Counter,
-    /// Jobs that a customer has.
+    /// Jobs that an endpoint took.
     pub delivered: Counter,
-    /// Attempts that failed and are tried again.
+    /// Verdicts that schedule a retry.
     pub retried: Counter,
     /// Jobs that were dead-lettered.
     dead: Counter,
-    /// The same by cause.
+    /// Jobs that were dead-lettered, by cause.
     dead_by_cause: Family<CauseLabels, Counter>,
-    /// Dead letters that were queued again.
+    /// Dead letters that were replayed.
     pub replayed: Counter,
-    /// Dead letters that were deleted, when asked for or for their age.
+    /// Dead letters that were deleted, on request or because of their age.
     pub purged: Counter,
-    /// Jobs whose endpoint or tenant was deleted.
+    /// Jobs that were deleted, because their endpoint or tenant was deleted.
     pub dropped: Counter,
-    /// Seconds that attempts took.
+    /// Duration of attempts in seconds.
     pub attempt_seconds: Histogram,
-    /// Seconds from publish to a successful end of delivery.
+    /// Seconds from publishing to the end of a successful attempt.
     pub delivery_seconds: Histogram,
-    /// Jobs in the queue by state.
+    /// Jobs in the queue, by state.
     depth: Family<DepthLabels, Gauge>,
 }
 
@@ -55,7 +56,7 @@ struct CauseLabels {
 }
 
 impl Metrics {
-    /// Counters at zero.
+    /// Makes metrics that start at zero.
     #[must_use]
     pub fn new() -> Self {
         let mut metrics = Self {
@@ -69,40 +70,56 @@ impl Metrics {
             replayed: Counter::default(),
             purged: Counter::default(),
             dropped: Counter::default(),
-            attempt_seconds: Histogram::new(SECONDS),
-            delivery_seconds: Histogram::new(SECONDS),
+            attempt_seconds: Histogram::new(BUCKETS),
+            delivery_seconds: Histogram::new(BUCKETS),
             depth: Family::default(),
         };
         let registry = &mut metrics.registry;
-        registry.register("jobs_published", "Jobs queued and answered 202", metrics.published.clone());
-        registry.register("attempts", "Delivery attempts", metrics.attempts.clone());
-        registry.register("jobs_delivered", "Jobs that a customer has", metrics.delivered.clone());
-        registry.register("retries", "Failed attempts that are tried again", metrics.retried.clone());
-        registry.register("jobs_dead", "Jobs that were dead-lettered", metrics.dead.clone());
+        registry.register("jobs_published", "Jobs queued and answered with 202", metrics.published.clone());
+        registry.register("attempts", "Delivery attempts, successful or not", metrics.attempts.clone());
+        registry.register("jobs_delivered", "Jobs delivered to an endpoint", metrics.delivered.clone());
+        registry.register(
+            "retries",
+            "Retries scheduled after an attempt failed or could not be made",
+            metrics.retried.clone(),
+        );
+        registry.register("jobs_dead", "Jobs dead-lettered", metrics.dead.clone());
         registry.register(
             "jobs_dead_by_cause",
-            "Jobs that were dead-lettered, by cause",
+            "Jobs dead-lettered, by cause",
             metrics.dead_by_cause.clone(),
         );
-        registry.register("jobs_replayed", "Dead letters queued again", metrics.replayed.clone());
+        registry.register("jobs_replayed", "Dead letters replayed", metrics.replayed.clone());
         registry.register(
             "dead_letters_purged",
-            "Dead letters deleted, when asked for or for their age",
+            "Dead letters deleted, on request or because of their age",
             metrics.purged.clone(),
         );
         registry.register(
             "jobs_dropped",
-            "Jobs whose endpoint or tenant was deleted",
+            "Jobs deleted undelivered, because their endpoint or tenant was deleted",
             metrics.dropped.clone(),
         );
-        registry.register("attempt_seconds", "Time an attempt took", metrics.attempt_seconds.clone());
+        registry.register(
+            "attempt_seconds",
+            "Duration of a delivery attempt in seconds",
+            metrics.attempt_seconds.clone(),
+        );
         registry.register(
             "delivery_seconds",
-            "Time from publish to delivery",
+            "Seconds from publishing an event to its successful delivery",
             metrics.delivery_seconds.clone(),
         );
-        registry.register("queue_jobs", "Jobs in the queue by state", metrics.depth.clone());
-        registry.register("task_panics", "Panics inside the server, by task", task::panic_counters());
+        registry.register(
+            "queue_jobs",
+            "Jobs in the queue, by state: ready, delayed, leased or dead",
+            metrics.depth.clone(),
+        );
+        registry.register(
+            "task_panics",
+            "Tasks of the server that panicked, by task; each one is a bug",
+            task::panic_counters(),
+        );
         metrics
     }
 
@@ -126,7 +143,7 @@ impl Metrics {
         self.depth.get_or_create(&DepthLabels { state }).set(i64::try_from(jobs).unwrap_or(i64::MAX));
     }
 
-    /// All of it as OpenMetrics text.
+    /// Returns all metrics as OpenMetrics text.
     #[must_use]
     pub fn render(&self) -> String {
         let mut text = String::new();

@@ -1,27 +1,27 @@
-//! Files that hold keys and secrets: written whole, and readable by their owner alone.
+//! Files for keys and secrets. They are written whole, and only their owner can read them.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-/// Readable by their owner alone.
+/// File mode of secrets: readable and writable by the owner only.
 pub const SECRET_MODE: u32 = 0o600;
 
-/// Writes a file that mustn't exist yet.
+/// Writes `text` to a new file, and syncs it to the disk.
 ///
 /// # Errors
-/// It exists, or can't be written.
+/// The file exists already, or can't be written.
 pub fn write_new(path: &Path, mode: u32, text: &str) -> io::Result<()> {
     let mut file: File = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
 }
 
-/// Writes a file, replacing an old one in one step.
+/// Writes `text` to a file. An existing file is replaced in one step, by a rename.
 ///
 /// # Errors
-/// It can't be written.
+/// The file can't be written.
 pub fn write_over(path: &Path, mode: u32, text: &str) -> io::Result<()> {
     let mut partial = path.as_os_str().to_owned();
     partial.push(format!(".{}.partial", std::process::id()));

@@ -1,32 +1,32 @@
-//! Shutdown: the first SIGTERM or SIGINT asks for a drain, the second ends at once.
+//! Shutdown: the first SIGTERM or SIGINT starts a drain, the second ends the process at once.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// A signal ended it before it was done.
+/// A signal ended the command before it was done.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted")]
 pub struct Interrupted;
 
-/// The two tokens of a process that stops in order.
+/// The two tokens by which a process stops.
 #[derive(Debug, Clone)]
 pub struct Shutdown {
-    /// Cancelled by the first signal: stop accepting, drain.
+    /// Cancelled by the first signal. The process stops accepting work and drains.
     pub drain: CancellationToken,
-    /// Cancelled by the second: end at once.
+    /// Cancelled by the second signal. The process ends at once.
     pub abort: CancellationToken,
 }
 
 impl Shutdown {
-    /// Tokens that nothing cancels but their owner.
+    /// Makes tokens that only their owner cancels.
     #[must_use]
     pub fn manual() -> Self {
         Self { drain: CancellationToken::new(), abort: CancellationToken::new() }
     }
 
-    /// Tokens that SIGTERM and SIGINT cancel.
+    /// Makes tokens that SIGTERM and SIGINT cancel.
     ///
     /// # Errors
     /// The signal handlers can't be installed.
@@ -37,7 +37,7 @@ impl Shutdown {
         let tokens = shutdown.clone();
         tokio::spawn(async move {
             either(&mut terminate, &mut interrupt).await;
-            tracing::info!("stopping; a second signal ends at once");
+            tracing::info!("stopping; a second signal ends the process at once");
             tokens.drain.cancel();
             either(&mut terminate, &mut interrupt).await;
             tokens.abort.cancel();
@@ -46,6 +46,7 @@ impl Shutdown {
     }
 }
 
+/// Waits for either signal.
 async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
     tokio::select! {
         _ = terminate.recv() => {}

@@ -1,6 +1,6 @@
 //! Supervised tasks: a panic in one is logged and counted.
 //!
-//! Tokio catches a panic at the edge of the task, and nobody learns of it unless the task's handle is awaited.
+//! Tokio catches a panic at the edge of the task. Unless the handle of the task is awaited, the panic goes unnoticed.
 //! A task that is started by [`spawn`], or wrapped in [`supervised`], reports its panic itself: it is logged under the
 //! task's name and counted in the metric `whk_task_panics_total`.
 

@@ -1,4 +1,4 @@
-//! Logs: for people on a terminal, JSON lines otherwise, always on stderr.
+//! Logging to stderr: text on a terminal, JSON lines otherwise.
 
 use std::io::{self, IsTerminal as _};
 
@@ -7,27 +7,29 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::task;
 
-/// How log lines look.
+/// Format of the log lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum LogFormat {
     /// Text on a terminal, JSON otherwise.
     #[default]
     Auto,
-    /// A line for people.
+    /// Text.
     Text,
-    /// A JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// `--log` isn't understood.
+/// The directives of `--log` can't be parsed.
 #[derive(Debug, thiserror::Error)]
 #[error("--log {0:?} isn't a level or a list of directives")]
 pub struct LogFilterError(String);
 
-/// Starts logging for this process.
+/// Starts logging in this process, and logs panics from now on.
+///
+/// `directives` is a level, or a list such as `info,whk::deliver=debug`.
 ///
 /// # Errors
-/// `--log` isn't understood.
+/// The directives can't be parsed.
 pub fn init(directives: &str, format: LogFormat) -> Result<(), LogFilterError> {
     let filter = EnvFilter::try_new(directives).map_err(|_| LogFilterError(directives.to_owned()))?;
     let json = match format {
@@ -41,7 +43,7 @@ pub fn init(directives: &str, format: LogFormat) -> Result<(), LogFilterError> {
     } else {
         builder.with_target(false).with_ansi(io::stderr().is_terminal()).finish().try_init()
     };
-    // A second call, as tests in one process make, keeps the first subscriber.
+    // A second call keeps the first subscriber. Tests in one process call this more than once.
     drop(started);
     task::log_panics();
     Ok(())

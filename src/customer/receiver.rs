@@ -1,4 +1,7 @@
-//! The receiver: size, signature and timestamp, seen this id?, key id, unwrap, open; in that order.
+//! The receiver: checks and decrypts deliveries.
+//!
+//! It checks, in this order: the size, the signature and timestamp, whether the id was handled before, the key id, and
+//! the envelope. With a verifier, an unsigned delivery never reaches a private key.
 
 use std::borrow::Cow;
 use std::io::ErrorKind;
@@ -15,72 +18,73 @@ use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
-use super::seen::{InHand, MOST_ID_BYTES, Seen, Sighting};
+use super::seen::{IdGuard, MAX_ID_BYTES, SeenId, SeenIds};
 use crate::common::crypto::envelope::{Envelope, OpenError, Opener};
 use crate::common::crypto::legacy::{self, LegacyError, LegacyMessage};
 use crate::common::crypto::signature::{SignatureError, Verifier};
 use crate::common::http::{BodyError, read_body};
 use crate::deliver::{WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
 
-/// What deliveries are checked against.
+/// Settings of the checks.
 #[derive(Debug)]
 pub struct ReceiverConfig {
-    /// Opens envelopes.
+    /// Opener of envelopes.
     pub opener: Opener,
-    /// Verifies signatures; without one everybody who has the public key is believed.
+    /// Verifier of signatures. Without one, anybody who has the public key can send events.
     pub verifier: Option<Verifier>,
-    /// Bytes of a body.
+    /// Maximum bytes of a body.
     pub max_body: usize,
-    /// How long a body may take to come.
+    /// Time limit for receiving a body.
     pub request_time: Duration,
-    /// Ids that are remembered.
+    /// Number of ids that are remembered.
     pub window: NonZeroUsize,
 }
 
-/// Checks and opens deliveries.
+/// Checks and decrypts deliveries.
 pub(super) struct Receiver {
     opener: Arc<Opener>,
     verifier: Option<Verifier>,
     max_body: usize,
     request_time: Duration,
-    seen: Seen,
-    /// As many RSA operations at once as there are cores. Who waits for one finds the content key that another
-    /// delivery unwrapped meanwhile.
+    seen: SeenIds,
+    /// Permits for RSA operations, one per core. A delivery that waits for a permit may find that another delivery has
+    /// unwrapped the content key meanwhile.
     rsa: Arc<Semaphore>,
 }
 
-/// A delivery that passed every check.
+/// Delivery that passed every check.
 #[derive(Debug)]
 pub(super) enum Received {
-    /// Handled before: answer 2xx, do nothing.
+    /// The id was handled before. The delivery is acknowledged and nothing else happens.
     Duplicate,
-    /// To be handled now.
-    Event(Opened),
+    /// The event is to be handled now.
+    Event(OpenedEvent),
 }
 
-/// Decrypted bytes, shared with the request that forwards them and wiped when both are done.
+/// Decrypted bytes. The request that forwards them shares them, and the last owner wipes them.
 pub(super) type Plaintext = Arc<Zeroizing<Vec<u8>>>;
 
-/// An opened event. `Debug` shows no payload.
-pub(super) struct Opened {
+/// Decrypted event. `Debug` shows no payload.
+pub(super) struct OpenedEvent {
     plaintext: Plaintext,
-    /// The `webhook-id` header, where there is one.
+    /// The `webhook-id` header, if there is one.
     pub(super) id: Option<String>,
-    in_hand: Option<InHand>,
+    guard: Option<IdGuard>,
     is_legacy: bool,
 }
 
-/// What an event says, whichever format it came in. Without `Debug`, which would show the payload.
+/// Members of an event in either format. It has no `Debug`, which would show the payload.
 pub(super) struct Event<'a> {
-    /// What it is deduped by: the `webhook-id` header, or where there is none, what was sealed.
+    /// Id by which duplicates are recognised: the `webhook-id` header, or else the id in the plaintext.
     pub(super) id: Option<Cow<'a, str>>,
-    /// What was sealed: the event's own id, the same at every endpoint.
+    /// Id of the event in the plaintext, the same at every endpoint.
     pub(super) event_id: Option<Cow<'a, str>>,
     pub(super) kind: Option<Cow<'a, str>>,
     pub(super) time: Cow<'a, str>,
     pub(super) data: &'a RawValue,
 }
 
+/// Plaintext of an envelope.
 #[derive(Deserialize)]
 struct Message<'a> {
     #[serde(borrow)]
@@ -93,36 +97,37 @@ struct Message<'a> {
     data: &'a RawValue,
 }
 
-/// Why a delivery is answered with an error.
+/// Reason why a delivery is answered with an error.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Rejection {
     #[error(transparent)]
     Body(#[from] BodyError),
     #[error(transparent)]
     Signature(#[from] SignatureError),
-    #[error("webhook-id is over {MOST_ID_BYTES} bytes")]
+    #[error("webhook-id is over {MAX_ID_BYTES} bytes")]
     Id,
-    #[error("another delivery of this id is being handled")]
-    InHand,
+    #[error("another delivery of this id is in progress")]
+    InProgress,
     #[error(transparent)]
     Envelope(#[from] OpenError),
     #[error("the decrypted message isn't a whk message")]
     Message,
     #[error("stdout can't be written: {0}")]
     Stdout(ErrorKind),
-    #[error("the application can't be reached (--forward): {0}")]
+    #[error("the application (--forward) can't be reached: {0}")]
     Unreachable(String),
-    #[error("the application gave no answer (--forward) within {} s", .0.as_secs())]
+    #[error("the application (--forward) didn't answer within {} s", .0.as_secs())]
     Unanswered(Duration),
 }
 
 impl Rejection {
+    /// Returns the HTTP status of the response.
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Body(BodyError::TooLarge(_)) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Body(BodyError::TimedOut(_)) => StatusCode::REQUEST_TIMEOUT,
             Self::Signature(_) => StatusCode::UNAUTHORIZED,
-            Self::InHand => StatusCode::CONFLICT,
+            Self::InProgress => StatusCode::CONFLICT,
             Self::Stdout(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unreachable(_) => StatusCode::BAD_GATEWAY,
             Self::Unanswered(_) => StatusCode::GATEWAY_TIMEOUT,
@@ -150,30 +155,31 @@ impl Receiver {
             verifier: config.verifier,
             max_body: config.max_body,
             request_time: config.request_time,
-            seen: Seen::new(config.window),
+            seen: SeenIds::new(config.window),
             rsa: Arc::new(Semaphore::new(cores)),
         }
     }
 
+    /// Checks and decrypts a delivery. The id is in progress until the result is dropped.
     pub(super) async fn receive(&self, headers: &HeaderMap, body: Body) -> Result<Received, Rejection> {
         let body = read_body(body, self.max_body, self.request_time).await?;
         let id = text(headers, &WEBHOOK_ID);
         self.verify(headers, id, &body)?;
-        let in_hand = match id {
-            Some(id) if id.len() > MOST_ID_BYTES => return Err(Rejection::Id),
-            Some(id) => match self.seen.sight(id) {
-                Sighting::New(in_hand) => Some(in_hand),
-                Sighting::InHand => return Err(Rejection::InHand),
-                Sighting::Handled => return Ok(Received::Duplicate),
+        let guard = match id {
+            Some(id) if id.len() > MAX_ID_BYTES => return Err(Rejection::Id),
+            Some(id) => match self.seen.look_up(id) {
+                SeenId::New(guard) => Some(guard),
+                SeenId::InProgress => return Err(Rejection::InProgress),
+                SeenId::Handled => return Ok(Received::Duplicate),
             },
             None => None,
         };
         let is_legacy = body.trim_ascii_start().starts_with(b"\"");
         let plaintext = if is_legacy { self.open_legacy(body).await? } else { self.open(&body).await? };
-        Ok(Received::Event(Opened {
+        Ok(Received::Event(OpenedEvent {
             plaintext: Arc::new(plaintext),
             id: id.map(str::to_owned),
-            in_hand,
+            guard,
             is_legacy,
         }))
     }
@@ -203,8 +209,8 @@ impl Receiver {
         self.blocking(move || legacy::open(opener.keys(), &body)).await
     }
 
-    /// Does RSA off the runtime's threads. The permit goes along, since the work goes on when the delivery that
-    /// wanted it is broken off.
+    /// Runs an RSA operation outside of the runtime's threads. The closure keeps the permit, because the operation goes
+    /// on if the delivery is broken off.
     async fn blocking<T, E>(
         &self,
         work: impl FnOnce() -> Result<T, E> + Send + 'static,
@@ -227,8 +233,8 @@ fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
     headers.get(name)?.to_str().ok()
 }
 
-impl Opened {
-    /// Reads the message.
+impl OpenedEvent {
+    /// Parses the plaintext.
     pub(super) fn event(&self) -> Result<Event<'_>, Rejection> {
         if self.is_legacy {
             let message: LegacyMessage<'_> =
@@ -245,21 +251,21 @@ impl Opened {
         Ok(Event { id, event_id, kind: Some(r#type), time: timestamp, data })
     }
 
-    /// The decrypted message as it was sealed.
+    /// Returns the plaintext of the message.
     pub(super) fn plaintext(&self) -> &Plaintext {
         &self.plaintext
     }
 
-    /// From now on its id is known as handled.
-    pub(super) fn handled(mut self) {
-        if let Some(in_hand) = self.in_hand.take() {
-            in_hand.handled();
+    /// Records the id as handled.
+    pub(super) fn mark_handled(mut self) {
+        if let Some(guard) = self.guard.take() {
+            guard.mark_handled();
         }
     }
 }
 
-impl std::fmt::Debug for Opened {
+impl std::fmt::Debug for OpenedEvent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Opened").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("OpenedEvent").field("id", &self.id).finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! Where opened events go: to stdout, a JSON line each, or to a local application.
+//! Sinks of decrypted events: stdout, with one JSON line per event, or a local application.
 
 use std::io::{self, Write as _};
 use std::sync::Arc;
@@ -13,15 +13,15 @@ use serde_json::value::RawValue;
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
-use super::receiver::{Event, Opened, Plaintext, Rejection};
+use super::receiver::{Event, OpenedEvent, Plaintext, Rejection};
 use crate::common::crypto::signature::Signer;
 use crate::common::http::{PlainClient, plain_client, root_cause};
 use crate::deliver::{WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
 
-/// How long the local application may take: under the provider's 30 s, so that it hears an answer.
-const FORWARD_TIME: Duration = Duration::from_secs(25);
+/// Time limit for the local application. It is below the provider's 30 s, so that the provider gets a response.
+const FORWARD_TIME_LIMIT: Duration = Duration::from_secs(25);
 
-/// An event on stdout.
+/// Line of an event on stdout.
 #[derive(Serialize)]
 struct Line<'a> {
     id: Option<&'a str>,
@@ -31,8 +31,8 @@ struct Line<'a> {
     data: &'a RawValue,
 }
 
-/// Writes lines to stdout, one after the other. A reader that doesn't read holds up one of the runtime's threads,
-/// and every delivery until it does.
+/// Writer of lines to stdout. While the reader of the pipe doesn't read, a write blocks one of the runtime's threads
+/// and all deliveries.
 pub(super) struct Printer(Mutex<io::Stdout>);
 
 impl Printer {
@@ -40,15 +40,15 @@ impl Printer {
         Self(Mutex::new(io::stdout()))
     }
 
-    /// Prints one event; an answer of `Ok` means that stdout has it.
+    /// Prints one event. Returns when stdout has taken it.
     pub(super) async fn print(&self, event: &Event<'_>) -> io::Result<()> {
         let Event { id, event_id, kind, time, data } = event;
         let (id, event_id) = (id.as_deref(), event_id.as_deref());
         let fields = Line { id, event_id, r#type: kind.as_deref(), time, data };
-        // Room for the frame as well: a buffer that grows leaves copies behind.
+        // The capacity covers the members around the data as well, because a buffer that grows leaves unwiped copies.
         let mut line = Zeroizing::new(Vec::with_capacity(data.get().len().saturating_add(1_024)));
         serde_json::to_writer(&mut *line, &fields)?;
-        // Line ends stand only between a payload's tokens (RFC 8259, section 7): without them it is one line.
+        // In JSON, line breaks only occur between tokens (RFC 8259, section 7), so they can be removed.
         line.retain(|byte| !matches!(byte, b'\n' | b'\r'));
         line.push(b'\n');
         let mut out = self.0.lock().await;
@@ -57,16 +57,17 @@ impl Printer {
     }
 }
 
-/// Lends decrypted bytes to a request without a copy.
-struct Wiped(Plaintext);
+/// Decrypted bytes, lent to a request without a copy.
+struct SharedPlaintext(Plaintext);
 
-impl AsRef<[u8]> for Wiped {
+impl AsRef<[u8]> for SharedPlaintext {
     fn as_ref(&self) -> &[u8] {
         &self.0
     }
 }
 
-/// Hands decrypted messages to a local application, signed anew so that it can verify them as usual.
+/// Client that forwards decrypted events to a local application. It signs them anew, so that the application can
+/// verify them as usual.
 pub(super) struct Forwarder {
     client: PlainClient,
     url: Uri,
@@ -78,21 +79,21 @@ impl Forwarder {
         Self { client: plain_client(64), url, signer }
     }
 
-    /// The application's status.
-    pub(super) async fn forward(&self, opened: &Opened) -> Result<StatusCode, Rejection> {
+    /// Forwards an event. Returns the status of the application.
+    pub(super) async fn forward(&self, opened: &OpenedEvent) -> Result<StatusCode, Rejection> {
         let request = self.request(opened)?;
-        match tokio::time::timeout(FORWARD_TIME, self.client.request(request)).await {
+        match tokio::time::timeout(FORWARD_TIME_LIMIT, self.client.request(request)).await {
             Ok(Ok(response)) => Ok(response.status()),
             Ok(Err(error)) => Err(Rejection::Unreachable(root_cause(&error).to_string())),
-            Err(_) => Err(Rejection::Unanswered(FORWARD_TIME)),
+            Err(_) => Err(Rejection::Unanswered(FORWARD_TIME_LIMIT)),
         }
     }
 
-    fn request(&self, opened: &Opened) -> Result<Request<Full<Bytes>>, Rejection> {
+    fn request(&self, opened: &OpenedEvent) -> Result<Request<Full<Bytes>>, Rejection> {
         let event = opened.event()?;
         let id = event.id.as_deref().unwrap_or_default();
         let timestamp = jiff::Timestamp::now().as_second();
-        let body = Bytes::from_owner(Wiped(Arc::clone(opened.plaintext())));
+        let body = Bytes::from_owner(SharedPlaintext(Arc::clone(opened.plaintext())));
         let mut request = Request::new(Full::new(body.clone()));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.url.clone();

@@ -1,4 +1,4 @@
-//! The connector: resolves a name once, vets every address, dials a vetted one, then TLS where asked.
+//! The connector: resolves a name once, checks every address, dials one that passed, and adds TLS for `https`.
 
 use std::future::Future;
 use std::io;
@@ -18,12 +18,13 @@ use super::egress::{EgressGuard, Refusal};
 use crate::common::endpoint_url::literal_address;
 use crate::common::http::tls_config;
 
-/// Addresses of one name that are tried: more than any honest name needs.
-const MOST_ADDRESSES: usize = 16;
+/// Maximum addresses of one name that are tried. Real names have fewer.
+const MAX_ADDRESSES: usize = 16;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A connector for deliveries: HTTP/2 where the customer's TLS offers it, HTTP/1.1 otherwise.
+/// Makes a connector for deliveries. It uses HTTP/2 if the endpoint's TLS offers it, and HTTP/1.1 otherwise. `time`
+/// limits the connecting.
 pub(super) fn connector(
     guard: &EgressGuard,
     roots: RootCertStore,
@@ -36,7 +37,7 @@ pub(super) fn connector(
         .wrap_connector(GuardedDial::new(guard, time))
 }
 
-/// Dials what the guard lets pass.
+/// Dialler of addresses that the egress guard accepts.
 #[derive(Clone)]
 pub(super) struct GuardedDial {
     guard: EgressGuard,
@@ -69,7 +70,7 @@ impl Service<Uri> for GuardedDial {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let https = uri.scheme_str() == Some("https");
-        // The dialler asks no resolver for an address, so it is vetted here.
+        // An IP address reaches no resolver, so it is checked here.
         let vetted = literal_address(&uri).map_or(Ok(()), |address| self.guard.check_address(address, https));
         let dial = if https { &mut self.tls } else { &mut self.plain }.call(uri);
         Box::pin(async move {
@@ -79,7 +80,7 @@ impl Service<Uri> for GuardedDial {
     }
 }
 
-/// Resolves a name and drops every address that may not be called.
+/// Resolver that drops every address that the egress guard refuses.
 #[derive(Clone)]
 pub(super) struct VettedResolver {
     guard: EgressGuard,
@@ -101,7 +102,7 @@ impl Service<Name> for VettedResolver {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
             let mut refusal = None;
             let mut vetted = Vec::new();
-            for address in found.take(MOST_ADDRESSES) {
+            for address in found.take(MAX_ADDRESSES) {
                 match guard.check_address(address.ip(), https) {
                     Ok(()) => vetted.push(address),
                     Err(refused) => refusal = Some(refused),
@@ -116,25 +117,25 @@ impl Service<Name> for VettedResolver {
     }
 }
 
-/// The guard's refusal, where that is what ended a connection attempt.
+/// Returns the egress guard's refusal, if one is among the sources of `error`.
 pub(super) fn refusal_in<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e Refusal> {
     std::iter::successors(Some(error), |error| error.source()).find_map(|error| error.downcast_ref())
 }
 
-/// Roots of trust beyond Mozilla's, from PEM.
+/// Roots of trust beside Mozilla's.
 #[derive(Debug, Clone)]
 pub struct ExtraRoots(pub(super) Arc<RootCertStore>);
 
-/// A file of certificates can't be used.
+/// The certificates can't be used.
 #[derive(Debug, thiserror::Error)]
-#[error("no certificate could be read from the --ca-file")]
+#[error("the --ca-file holds no certificate, or one that isn't a root of trust")]
 pub struct ExtraRootsError;
 
 impl ExtraRoots {
-    /// Parses one or more certificates.
+    /// Parses one or more certificates in PEM.
     ///
     /// # Errors
-    /// `pem` holds none, or one that isn't a root of trust.
+    /// `pem` holds no certificate, or one that isn't a root of trust.
     pub fn from_pem(pem: &[u8]) -> Result<Self, ExtraRootsError> {
         use rustls::pki_types::CertificateDer;
         use rustls::pki_types::pem::PemObject as _;
@@ -147,7 +148,7 @@ impl ExtraRoots {
 }
 
 impl Default for ExtraRoots {
-    /// None.
+    /// Returns no roots.
     fn default() -> Self {
         Self(Arc::new(RootCertStore::empty()))
     }

@@ -1,8 +1,10 @@
-//! The egress guard: which addresses a delivery may reach.
+//! The egress guard: decides which addresses a delivery may reach.
 //!
-//! Endpoint URLs come from tenants, so without it a tenant could have the provider call its own network
-//! (server-side request forgery). Names are resolved once, every address is vetted, and the vetted one dialled.
-//! Source of the ranges: the IANA special-purpose address registries for IPv4 and IPv6.
+//! Tenants choose the URLs of their endpoints. Without the guard, a tenant could make the server call the provider's
+//! own network (server-side request forgery). The connector resolves a name once, checks every address, and dials one
+//! that passed, so that a second resolution can't smuggle in another address.
+//!
+//! The ranges are those of the IANA special-purpose address registries for IPv4 and IPv6.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -11,37 +13,37 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::common::endpoint_url::EndpointUrl;
 
-/// Why an address isn't called. It names the address, never the path or query of a URL.
+/// Refusal of an address. It names the address, but never the path or query of a URL.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The address is in a range that isn't of the public internet.
+    /// The address isn't in the public internet.
     #[error("{0} isn't a public address; allow its network with --allow-net")]
     NotPublic(IpAddr),
-    /// Plain HTTP to a network that wasn't allowed.
+    /// The request uses plain HTTP, and the address is in no allowed network.
     #[error("plain http isn't allowed to {0}; use https, or allow its network with --allow-net")]
     PlainHttp(IpAddr),
-    /// Plain HTTP to a name, and no network is allowed.
+    /// The request uses plain HTTP, and no network is allowed.
     #[error("plain http isn't allowed; use https, or allow a network with --allow-net")]
     PlainHttpAnywhere,
 }
 
-/// The rules: the public internet over https, and the allowed networks over http and https.
+/// Rules for outgoing requests: the public internet over `https`, and allowed networks over `http` and `https`.
 #[derive(Debug, Clone, Default)]
 pub struct EgressGuard {
     allowed: Arc<[IpNet]>,
 }
 
 impl EgressGuard {
-    /// A guard that lets `allowed` networks pass as well.
+    /// Makes a guard that accepts the `allowed` networks beside the public internet.
     #[must_use]
     pub fn new(allowed: Vec<IpNet>) -> Self {
         Self { allowed: allowed.into() }
     }
 
-    /// Checks what can be known of a URL before its name is resolved.
+    /// Checks a URL as far as possible before its name is resolved.
     ///
     /// # Errors
-    /// It is an address that may not be called, or plain http that no network is allowed for.
+    /// The host is an address that may not be called, or the URL is plain `http` and no network is allowed.
     pub fn check_url(&self, url: &EndpointUrl) -> Result<(), Refusal> {
         match url.literal_address() {
             Some(address) => self.check_address(address, url.is_https()),
@@ -50,23 +52,24 @@ impl EgressGuard {
         }
     }
 
-    /// Checks one address that is about to be dialled.
+    /// Checks an address before it is dialled.
     ///
     /// # Errors
-    /// It may not be called, or not without TLS.
+    /// The address may not be called, or only with TLS.
     pub fn check_address(&self, address: IpAddr, https: bool) -> Result<(), Refusal> {
-        let meant = unwrap_translated(address);
-        if self.allowed.iter().any(|net| net.contains(&meant) || net.contains(&address)) {
+        let actual = unwrap_translated(address);
+        if self.allowed.iter().any(|net| net.contains(&actual) || net.contains(&address)) {
             return Ok(());
         }
-        if !is_public(meant) {
+        if !is_public(actual) {
             return Err(Refusal::NotPublic(address));
         }
         if https { Ok(()) } else { Err(Refusal::PlainHttp(address)) }
     }
 }
 
-/// The IPv4 address that an IPv6 one stands for: IPv4-mapped, NAT64 (RFC 6052) or 6to4 (RFC 3056).
+/// Returns the IPv4 address that an IPv6 address stands for: IPv4-mapped, NAT64 (RFC 6052) or 6to4 (RFC 3056). Returns
+/// other addresses unchanged.
 fn unwrap_translated(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else { return address };
     if let Some(mapped) = v6.to_ipv4_mapped() {
@@ -87,7 +90,7 @@ fn unwrap_translated(address: IpAddr) -> IpAddr {
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => !RESERVED_V4.iter().any(|net| net.contains(&v4)),
-        // All of the global unicast space that is given out is in 2000::/3.
+        // All assigned global unicast addresses are in 2000::/3.
         IpAddr::V6(v6) => {
             Ipv6Net::new_assert(Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3).contains(&v6)
                 && !RESERVED_V6.iter().any(|net| net.contains(&v6))
@@ -103,7 +106,7 @@ const fn v6(a: u16, b: u16, prefix: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, 0, 0, 0, 0, 0, 0), prefix)
 }
 
-/// IPv4 that is private, special, or a cloud's metadata service.
+/// IPv4 ranges that are private, special, or a cloud's metadata service.
 const RESERVED_V4: [Ipv4Net; 16] = [
     v4(0, 0, 0, 0, 8),        // this network
     v4(10, 0, 0, 0, 8),       // private
@@ -123,7 +126,7 @@ const RESERVED_V4: [Ipv4Net; 16] = [
     v4(240, 0, 0, 0, 4),      // reserved, and broadcast
 ];
 
-/// What inside 2000::/3 isn't public.
+/// Ranges inside 2000::/3 that aren't public.
 const RESERVED_V6: [Ipv6Net; 3] = [
     v6(0x2001, 0, 23),      // IETF protocol assignments, Teredo among them
     v6(0x2001, 0x0db8, 32), // documentation
@@ -139,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_public_is_refused_in_every_spelling() {
+    fn addresses_that_are_not_public_are_refused_in_every_spelling() {
         let guard = EgressGuard::default();
         for host in [
             "0.0.0.0",
@@ -183,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_public_internet_is_called_with_tls_only() {
+    fn the_public_internet_is_accepted_with_tls_only() {
         let guard = EgressGuard::default();
         for host in ["1.1.1.1", "[2606:4700::1111]", "[64:ff9b::1.1.1.1]", "[2002:101:101::1]", "example.com"]
         {
@@ -193,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn an_allowed_network_is_called_either_way_and_no_other_opens() {
+    fn an_allowed_network_is_accepted_with_and_without_tls_and_no_other_is() {
         let guard = EgressGuard::new(vec!["127.0.0.0/8".parse().unwrap()]);
         assert_eq!(check(&guard, "http://127.0.0.1:9000/"), Ok(()));
         assert_eq!(check(&guard, "https://[::ffff:127.0.0.1]/"), Ok(()));

@@ -165,7 +165,7 @@ fn no_payload_is_logged() {
     );
     deliver(&customer, "msg_2", &seal_with("keys/public_key.pem", "tiger"));
     customer.line();
-    customer.wait_for_log("not handled");
+    customer.wait_for_log("rejected");
     assert!(!customer.log().contains("tiger"));
     let secret = base64::engine::general_purpose::STANDARD.encode("tiger");
     assert!(!customer.log().contains(&secret));
