@@ -22,7 +22,7 @@ const HINT_CHARS: usize = 4;
 pub enum KeyKind {
     /// The provider, who publishes events and manages tenants.
     Provider,
-    /// One tenant, who manages its own keys and endpoints.
+    /// A tenant, who manages its own keys and endpoints.
     Tenant,
 }
 

@@ -170,7 +170,7 @@ pub fn sign<'s>(
 /// The reason why a delivery can't be verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
-    /// One of the three headers is missing or isn't text.
+    /// A required header is missing or isn't text.
     #[error("webhook-id, webhook-timestamp and webhook-signature are needed")]
     Missing,
     /// The timestamp isn't in Unix seconds.

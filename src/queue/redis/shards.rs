@@ -33,7 +33,7 @@ impl Totals {
     }
 }
 
-/// One part of the queue. All its keys are in one hash slot.
+/// A part of the queue whose keys are all in one hash slot.
 pub(super) struct Shard {
     pub(super) index: usize,
     /// Prefix of its keys.
@@ -41,7 +41,7 @@ pub(super) struct Shard {
     state: Mutex<ShardState>,
 }
 
-/// What this process knows of a shard.
+/// State of a shard, as far as this process knows it.
 struct ShardState {
     /// Whether a job may be claimable, so that the shard has to be polled.
     needs_poll: bool,

@@ -1,4 +1,4 @@
-//! Against a real server: the promises of every queue, and what is Redis' own.
+//! Tests against a real server: the conformance suite, and behaviour that only Redis has.
 
 mod cluster;
 mod own_server;
@@ -13,7 +13,7 @@ use crate::common::test_services;
 use crate::queue::conformance::{Harness, conformance};
 use crate::queue::{Queue, QueueConfig};
 
-/// The server that `scripts/services.sh start redis` started, with a prefix that nobody else has.
+/// Returns the configuration of the server that `scripts/services.sh start redis` started, with a unique prefix.
 fn redis() -> RedisConfig {
     let url = test_services::redis_url();
     RedisConfig::parse(&url, &format!("test:{}", uuid::Uuid::now_v7().simple())).unwrap()
@@ -31,6 +31,7 @@ async fn open(redis: &RedisConfig, config: QueueConfig) -> Arc<dyn Queue> {
     Arc::new(RedisQueue::open(redis, config, clock()).await.unwrap())
 }
 
+/// Harness of the conformance suite.
 struct Redis {
     redis: RedisConfig,
     config: QueueConfig,

@@ -1,4 +1,4 @@
-//! A Redis Cluster of three nodes.
+//! Tests with a Redis Cluster of three nodes.
 
 use std::process::Command;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::queue::QueueConfig;
 use crate::queue::conformance::{claim, done, job, within};
 
 #[tokio::test]
-async fn a_cluster_has_sixteen_shards_that_work() {
+async fn a_cluster_delivers_from_all_of_its_shards() {
     let mut nodes = Vec::new();
     for _ in 0..3 {
         let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"];
@@ -25,7 +25,7 @@ async fn a_cluster_has_sixteen_shards_that_work() {
         .unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stdout));
     within(async {
-        while !nodes.iter().all(|node| node.say(&["CLUSTER", "INFO"]).contains("cluster_state:ok")) {
+        while !nodes.iter().all(|node| node.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok")) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     })
@@ -53,13 +53,13 @@ async fn a_cluster_has_sixteen_shards_that_work() {
     pushed.sort_unstable();
     assert_eq!(seen, pushed);
     assert_eq!(queue.depth().await.unwrap().unsettled(), 0);
-    // Wake-ups cross nodes: the claim waits while another server pushes.
+    // A push of another server wakes up a waiting claim, whichever node has the shard.
     let other = open(&redis, config()).await;
     let waiting = tokio::spawn(async move { claim(&queue, 1).await });
     tokio::time::sleep(Duration::from_millis(50)).await;
     let woken = job("woken");
     other.push(vec![woken.clone()]).await.unwrap();
     assert_eq!(within(waiting).await.unwrap()[0].job.id, woken.id);
-    let by_node = nodes.iter().filter(|node| node.say(&["DBSIZE"]) != "0").count();
-    assert_eq!(by_node, 3, "every node has a part");
+    let by_node = nodes.iter().filter(|node| node.cli(&["DBSIZE"]) != "0").count();
+    assert_eq!(by_node, 3, "every node has keys");
 }

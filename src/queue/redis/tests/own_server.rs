@@ -1,4 +1,4 @@
-//! A redis-server of a test's own: to be killed, paused, filled up, or made a cluster of.
+//! A `redis-server` for one test, which may kill, pause or fill it, or join it to a cluster.
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::common::redis::{RedisConfig, RedisConnection};
 
+/// A `redis-server` process. It is killed on drop.
 pub(super) struct OwnServer {
     pub(super) port: u16,
     options: Vec<String>,
@@ -14,7 +15,7 @@ pub(super) struct OwnServer {
 }
 
 impl OwnServer {
-    /// Starts a server with those options. Panics where `redis-server` isn't installed.
+    /// Starts a server with `options`. Panics if `redis-server` isn't installed.
     pub(super) async fn start(options: &[&str]) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let options = options.iter().map(|&option| option.to_owned()).collect();
@@ -23,7 +24,7 @@ impl OwnServer {
         server
     }
 
-    /// Starts it, with what it kept, and waits until it answers.
+    /// Starts the process with the data of its predecessor, and waits until it answers.
     pub(super) async fn run(&mut self) {
         let child = Command::new("redis-server")
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
@@ -34,13 +35,13 @@ impl OwnServer {
             .expect("redis-server starts; `scripts/services.sh start redis` installs it");
         self.child = Some(child);
         let answers =
-            async || matches!(self.say(&["PING"]).as_str(), "PONG" | "NOAUTH Authentication required.");
+            async || matches!(self.cli(&["PING"]).as_str(), "PONG" | "NOAUTH Authentication required.");
         while !answers().await {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    /// `kill -9`.
+    /// Kills the process (SIGKILL).
     pub(super) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
@@ -48,10 +49,10 @@ impl OwnServer {
         }
     }
 
-    /// What redis-cli prints.
-    pub(super) fn say(&self, words: &[&str]) -> String {
+    /// Runs `redis-cli` with `args` and returns its output.
+    pub(super) fn cli(&self, args: &[&str]) -> String {
         let output =
-            Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(words).output().unwrap();
+            Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(args).output().unwrap();
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 

@@ -1,4 +1,4 @@
-//! What servers that share a Redis do together, and what they ride out.
+//! Tests of servers that share a Redis, and of failures of Redis.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -13,7 +13,7 @@ use crate::queue::dead::DeadFilter;
 use crate::queue::{Lease, Queue, QueueConfig, QueueError};
 
 #[tokio::test]
-async fn two_servers_share_the_work_and_keep_order() {
+async fn two_servers_share_the_jobs_and_keep_order() {
     let redis = redis();
     let config = QueueConfig { ordered: true, max_jobs: 1_000, ..config() };
     let servers = [open(&redis, config.clone()).await, open(&redis, config).await];
@@ -50,6 +50,7 @@ async fn two_servers_share_the_work_and_keep_order() {
     assert_eq!(served.lock().unwrap().len(), 2);
 }
 
+/// Waits until the queue has no unsettled jobs.
 async fn empty(queue: &Arc<dyn Queue>) {
     while queue.depth().await.unwrap().unsettled() > 0 {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -57,7 +58,7 @@ async fn empty(queue: &Arc<dyn Queue>) {
 }
 
 #[tokio::test]
-async fn a_push_wakes_a_claim_of_another_server() {
+async fn a_push_wakes_up_a_claim_of_another_server() {
     let redis = redis();
     let (one, other) = (open(&redis, config()).await, open(&redis, config()).await);
     let waiting = tokio::spawn(async move { claim_one(&other).await });
@@ -68,19 +69,19 @@ async fn a_push_wakes_a_claim_of_another_server() {
 }
 
 #[tokio::test]
-async fn a_server_takes_over_what_another_left() {
+async fn a_server_takes_over_the_leases_of_a_dead_one() {
     let redis = redis();
     let config = QueueConfig { lease: Duration::from_millis(300), ..config() };
-    let (dies, goes_on) = (open(&redis, config.clone()).await, open(&redis, config).await);
-    dies.push(vec![job("a")]).await.unwrap();
-    let left = claim_one(&dies).await;
-    drop(dies);
-    let lease = claim_one(&goes_on).await;
-    assert_eq!((lease.job.id, lease.attempt), (left.job.id, 2));
+    let (dead, alive) = (open(&redis, config.clone()).await, open(&redis, config).await);
+    dead.push(vec![job("a")]).await.unwrap();
+    let lost = claim_one(&dead).await;
+    drop(dead);
+    let lease = claim_one(&alive).await;
+    assert_eq!((lease.job.id, lease.attempt), (lost.job.id, 2));
 }
 
 #[tokio::test]
-async fn flushed_scripts_are_sent_again() {
+async fn flushed_scripts_are_loaded_again() {
     let redis = redis();
     let queue = open(&redis, config()).await;
     let connection = RedisConnection::open(&redis).await.unwrap();
@@ -97,7 +98,7 @@ async fn flushed_scripts_are_sent_again() {
 }
 
 #[tokio::test]
-async fn what_was_acknowledged_outlives_a_killed_server() {
+async fn acknowledged_jobs_survive_a_kill_of_redis() {
     let options = ["--appendonly", "yes", "--appendfsync", "always"];
     let mut server = OwnServer::start(&options).await;
     let queue = open(&server.config(), config()).await;
@@ -140,17 +141,17 @@ async fn what_was_acknowledged_outlives_a_killed_server() {
     assert_eq!(
         queue.depth().await.unwrap().unsettled(),
         0,
-        "and the lease from before is settled by its token"
+        "the lease made before the kill is settled by its token"
     );
 }
 
 #[tokio::test]
-async fn a_full_redis_refuses_pushes_and_delivers() {
+async fn a_full_redis_refuses_pushes_but_still_delivers() {
     let server = OwnServer::start(&["--maxmemory-policy", "noeviction"]).await;
     let queue = open(&server.config(), QueueConfig { max_bytes: 1 << 30, ..config() }).await;
     let large = || crate::common::job::Job { body: vec![0; 100_000].into(), ..job("a") };
     queue.push(vec![large(), large()]).await.unwrap();
-    server.say(&["CONFIG", "SET", "maxmemory", "1mb"]);
+    server.cli(&["CONFIG", "SET", "maxmemory", "1mb"]);
     let refused = queue.push(vec![large()]).await;
     assert!(
         matches!(refused, Err(QueueError::Unavailable("Redis has no memory left (maxmemory)", _))),
@@ -161,24 +162,24 @@ async fn a_full_redis_refuses_pushes_and_delivers() {
     let lease = claim_one(&queue).await;
     done(&queue, lease).await;
     assert_eq!(queue.purge(&DeadFilter::default(), 10).await.unwrap(), 1);
-    server.say(&["CONFIG", "SET", "maxmemory", "0"]);
+    server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
     queue.push(vec![large()]).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_redis_that_pauses_is_given_up_and_found_again() {
+async fn a_paused_redis_times_out_and_is_used_again() {
     let server = OwnServer::start(&[]).await;
     let queue = open(&server.config(), config()).await;
-    // Redis knows the scripts by then, so what it is asked while it pauses is done afterwards.
+    // This loads the scripts. A call that Redis receives during the pause is then executed after it.
     queue.push(vec![job("a")]).await.unwrap();
     let lease = claim_one(&queue).await;
     done(&queue, lease).await;
-    server.say(&["CLIENT", "PAUSE", "4500", "ALL"]);
+    server.cli(&["CLIENT", "PAUSE", "4500", "ALL"]);
     let (paused, pushed) = (tokio::time::Instant::now(), job("a"));
     let refused = queue.push(vec![pushed.clone()]).await;
     assert!(matches!(refused, Err(QueueError::Unavailable(..))), "{refused:?}");
     assert!(paused.elapsed() < Duration::from_millis(4_400), "{:?}", paused.elapsed());
-    // It was done after all, and wakes a claim though the publisher gave it up.
+    // The push was executed after the pause and wakes up the claim, although the publisher stopped waiting.
     let lease = within(async {
         loop {
             match queue.claim(1).await {
@@ -194,14 +195,14 @@ async fn a_redis_that_pauses_is_given_up_and_found_again() {
 }
 
 #[tokio::test]
-async fn passwords_databases_and_prefixes_keep_apart() {
+async fn passwords_databases_and_prefixes_separate_queues() {
     let server = OwnServer::start(&["--requirepass", "s3cret"]).await;
     let of = |rest: &str, prefix| {
         RedisConfig::parse(&format!("redis://{rest}127.0.0.1:{}/2", server.port), prefix).unwrap()
     };
     let refused = super::RedisQueue::open(&of(":wr0ng@", "test"), config(), clock()).await.err().unwrap();
-    let told = format!("{refused} {refused:?}");
-    assert!(told.contains("127.0.0.1") && !told.contains("wr0ng"), "{told}");
+    let message = format!("{refused} {refused:?}");
+    assert!(message.contains("127.0.0.1") && !message.contains("wr0ng"), "{message}");
     let one = open(&of(":s3cret@", "test"), config()).await;
     let other_prefix = open(&of(":s3cret@", "other"), config()).await;
     let url = format!("redis://:s3cret@127.0.0.1:{}/3", server.port);
@@ -220,40 +221,40 @@ async fn large_bodies_come_a_few_at_a_time() {
     let lanes = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
     queue.push(lanes.map(large).to_vec()).await.unwrap();
     let first = claim(&queue, 12).await;
-    assert_eq!(first.len(), 8, "8 MiB");
-    assert_eq!(claim(&queue, 12).await.len(), 4, "the rest without being woken");
+    assert_eq!(first.len(), 8, "an answer holds 8 MiB");
+    assert_eq!(claim(&queue, 12).await.len(), 4, "the rest follows without a wake-up");
 }
 
 #[tokio::test]
-async fn damaged_jobs_are_set_aside() {
+async fn damaged_jobs_are_dead_lettered() {
     let server = OwnServer::start(&[]).await;
     let queue = open(&server.config(), config()).await;
-    let (bodiless, unreadable, gone, fine) = (job("a"), job("b"), job("c"), job("d"));
-    let jobs = [&bodiless, &unreadable, &gone, &fine].map(Clone::clone);
+    let (without_body, unreadable, missing, intact) = (job("a"), job("b"), job("c"), job("d"));
+    let jobs = [&without_body, &unreadable, &missing, &intact].map(Clone::clone);
     queue.push(jobs.to_vec()).await.unwrap();
     let key = |job: &crate::common::job::Job| format!("{{test:0}}:job:{}", job.id);
-    server.say(&["HDEL", &key(&bodiless), "body"]);
-    server.say(&["HSET", &key(&unreadable), "record", "{"]);
-    server.say(&["DEL", &key(&gone)]);
+    server.cli(&["HDEL", &key(&without_body), "body"]);
+    server.cli(&["HSET", &key(&unreadable), "record", "{"]);
+    server.cli(&["DEL", &key(&missing)]);
     let lease = claim_one(&queue).await;
-    assert_eq!(lease.job.id, fine.id);
+    assert_eq!(lease.job.id, intact.id);
     done(&queue, lease).await;
     let damaged = DeadFilter { causes: vec![CauseKind::Damaged], ..DeadFilter::default() };
     let letters = queue.dead_letters(&damaged, None, 10).await.unwrap().letters;
     let mut ids: Vec<_> = letters.iter().map(|letter| letter.id).collect();
     ids.sort_unstable();
-    assert_eq!(ids, [bodiless.id, unreadable.id]);
-    assert!(queue.dead_letter(bodiless.id).await.unwrap().unwrap().body.is_none());
+    assert_eq!(ids, [without_body.id, unreadable.id]);
+    assert!(queue.dead_letter(without_body.id).await.unwrap().unwrap().body.is_none());
     assert_eq!(queue.purge(&damaged, 10).await.unwrap(), 2);
 }
 
 #[tokio::test]
-async fn another_layout_is_left_alone() {
+async fn a_newer_layout_is_refused_and_any_number_of_shards_is_used() {
     let server = OwnServer::start(&[]).await;
-    server.say(&["SET", "{test}:layout", "2 1"]);
+    server.cli(&["SET", "{test}:layout", "2 1"]);
     let refused = super::RedisQueue::open(&server.config(), config(), clock()).await.err().unwrap();
     assert!(refused.to_string().contains("--redis-prefix"), "{refused}");
-    server.say(&["SET", "{test}:layout", "1 4"]);
+    server.cli(&["SET", "{test}:layout", "1 4"]);
     let queue = open(&server.config(), config()).await;
     let jobs: Vec<_> = (0..40).map(|number| job(&format!("lane{number}"))).collect();
     queue.push(jobs).await.unwrap();
@@ -269,7 +270,7 @@ async fn another_layout_is_left_alone() {
 }
 
 #[tokio::test]
-async fn tls_is_checked_against_the_certificates_that_are_named() {
+async fn tls_certificates_are_verified_against_the_given_roots() {
     let folder = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
@@ -281,7 +282,7 @@ async fn tls_is_checked_against_the_certificates_that_are_named() {
     let options = [&options[..], &["--tls-key-file", key]].concat();
     let _server = OwnServer::start(&options).await;
     let unchecked = RedisConfig::parse(&format!("rediss://localhost:{port}"), "test").unwrap();
-    assert!(super::RedisQueue::open(&unchecked, config(), clock()).await.is_err(), "nobody vouches for it");
+    assert!(super::RedisQueue::open(&unchecked, config(), clock()).await.is_err(), "the certificate has no trusted issuer");
     let checked = unchecked.with_roots(made.cert.pem().into_bytes()).unwrap();
     let (one, other) = (open(&checked, config()).await, open(&checked, config()).await);
     let waiting = tokio::spawn(async move { claim_one(&other).await });
