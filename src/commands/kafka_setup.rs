@@ -14,7 +14,7 @@ use super::flags::kafka::KafkaArgs;
 use super::flags::value::duration;
 use crate::commands::output::{self, OutputFormat, table};
 use crate::common::kafka::Topics;
-use crate::common::kafka::admin::{Admin, FoundTopic, Partition, Patience, WantedTopic};
+use crate::common::kafka::admin::{Admin, Deadline, FoundTopic, Partition, WantedTopic};
 use crate::exit::UsageError;
 
 /// Make the topics in Kafka, or say that they are there; nothing that is there is changed
@@ -102,16 +102,16 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let progress = spinner();
     progress.set_message(format!("looking for topics at {config}"));
     let found = describe(&admin, &wanted).await?;
-    let setup = Setup { admin, wanted, progress, patience: Patience::new(args.wait) };
+    let setup = Setup { admin, wanted, progress, deadline: Deadline::new(args.wait) };
     let report = if args.recreate && found.iter().any(Option::is_some) {
         let is_sure = args.yes || setup.progress.suspend(|| confirm(&question(&config.topics)))?;
         if !is_sure {
             anyhow::bail!("nothing is deleted");
         }
         // What can't be made must not be found out once the old ones are gone.
-        setup.admin.rehearse(&setup.wanted).await?;
+        setup.admin.validate(&setup.wanted).await?;
         // Whoever was asked may have thought about it.
-        Setup { patience: Patience::new(args.wait), ..setup }.recreate(&found).await?
+        Setup { deadline: Deadline::new(args.wait), ..setup }.recreate(&found).await?
     } else {
         setup.create(&found).await?
     };
@@ -157,7 +157,7 @@ struct Setup {
     admin: Admin,
     wanted: [WantedTopic; 4],
     progress: ProgressBar,
-    patience: Patience,
+    deadline: Deadline,
 }
 
 impl Setup {
@@ -188,7 +188,7 @@ impl Setup {
         let old: Vec<&str> = there().map(|(wanted, _)| wanted.name.as_str()).collect();
         self.progress.set_message("deleting topics");
         self.admin.delete(&old).await?;
-        self.admin.wait_until_gone(&old, self.patience).await?;
+        self.admin.wait_until_gone(&old, self.deadline).await?;
         self.progress.set_message("making topics");
         let mut missing = self.wanted.to_vec();
         // A broker may still know those that others have forgotten.
@@ -198,7 +198,7 @@ impl Setup {
             if missing.is_empty() {
                 break;
             }
-            self.patience.pause(|| format!("deleting topic {}", there.join(", "))).await?;
+            self.deadline.pause(|| format!("deleting topic {}", there.join(", "))).await?;
         }
         self.report(|topic| match old.contains(&topic) {
             true => Outcome::Recreated,
@@ -211,7 +211,7 @@ impl Setup {
     async fn report(&self, outcome: impl Fn(&str) -> Outcome) -> anyhow::Result<Report> {
         self.progress.set_message("waiting for a leader of each partition");
         let names: Vec<&str> = self.wanted.iter().map(|topic| topic.name.as_str()).collect();
-        self.admin.wait_until_ready(&names, self.patience).await?;
+        self.admin.wait_until_ready(&names, self.deadline).await?;
         let found = describe(&self.admin, &self.wanted).await?;
         // Another may have made them meanwhile.
         refuse("the topics are there, and won't do", &plan(&self.wanted, &found).problems)?;

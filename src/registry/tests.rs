@@ -66,14 +66,14 @@ impl Home {
 
     /// As `whk kafka-setup` does.
     pub(super) async fn make_topic(&self) {
-        use crate::common::kafka::admin::{Admin, Patience, WantedTopic};
+        use crate::common::kafka::admin::{Admin, Deadline, WantedTopic};
         let RegistryPlace::Kafka(config) = &self.place else { panic!("it isn't in Kafka") };
         let topic = &config.topics.registry;
         let admin = Admin::open(config).unwrap();
         let settings = vec![("cleanup.policy", "compact".to_owned())];
         let wanted = WantedTopic { name: topic.clone(), partitions: 1, replication: 1, settings };
         admin.create(&[wanted]).await.unwrap();
-        admin.wait_until_ready(&[topic.as_str()], Patience::new(Duration::from_secs(30))).await.unwrap();
+        admin.wait_until_ready(&[topic.as_str()], Deadline::new(Duration::from_secs(30))).await.unwrap();
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -1,4 +1,8 @@
-//! Topics: what there is, making them, and deleting them. No wait is longer than `--kafka-timeout`.
+//! Administration of topics: finds, creates and deletes them. No request takes longer than `--kafka-timeout`.
+
+mod deadline;
+mod error;
+mod topic;
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,166 +13,26 @@ use rdkafka::admin::{
 };
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use tokio::time::Instant;
 
+pub use self::deadline::Deadline;
+pub use self::error::AdminError;
+pub use self::topic::{FoundTopic, Partition, WantedTopic};
 use super::retriable::{is_retriable_code, retry_until};
-use super::{KafkaConfig, KafkaContext, hear, is_not_permitted, without_value};
+use super::{KafkaConfig, KafkaContext, log_errors};
 
-/// Between two looks at whether Kafka is done: it takes some tenths of a second.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Maximum bytes of the name of a topic.
+const MAX_NAME: usize = 249;
 
-/// The longest name of a topic that Kafka takes, in bytes.
-const MOST_NAME: usize = 249;
+/// Suffix of the name of a topic that is only validated, never created.
+const VALIDATED: &str = ".rehearsed";
 
-/// What the name of a topic ends in that isn't made.
-const REHEARSED: &str = ".rehearsed";
-
-/// Kafka didn't do what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum AdminError {
-    /// It can't be reached, or didn't answer in time.
-    #[error("{doing}: Kafka at {brokers} can't be reached; see --kafka-brokers and --kafka-timeout")]
-    Unreachable {
-        /// What was being done.
-        doing: &'static str,
-        /// Where it should be.
-        brokers: String,
-        /// What librdkafka said.
-        source: KafkaError,
-    },
-    /// It refused to do something with a topic.
-    #[error("{doing} {topic}: {}", advice(*.code))]
-    Refused {
-        /// What was being done.
-        doing: &'static str,
-        /// With which topic.
-        topic: String,
-        /// What Kafka said.
-        code: RDKafkaErrorCode,
-    },
-    /// It did what it was asked, and isn't done with it.
-    #[error("{what} isn't done after {waited:?}; see --wait, and run it again")]
-    NotReady {
-        /// What.
-        what: String,
-        /// How long that was waited for.
-        waited: Duration,
-    },
-    /// librdkafka doesn't take what it is configured with.
-    #[error("connect to Kafka; see the --kafka flags")]
-    Client(#[source] KafkaError),
-}
-
-impl AdminError {
-    fn of_settings(error: KafkaError) -> Self {
-        Self::Client(without_value(error))
-    }
-
-    /// Whether this user of Kafka may not do it.
-    #[must_use]
-    pub fn is_not_permitted(&self) -> bool {
-        matches!(self, Self::Refused { code, .. } if is_not_permitted(*code))
-    }
-}
-
-fn advice(code: RDKafkaErrorCode) -> String {
-    match code {
-        RDKafkaErrorCode::InvalidReplicationFactor => {
-            "there are fewer brokers than replicas were asked for; see --replication".to_owned()
-        }
-        RDKafkaErrorCode::TopicDeletionDisabled => {
-            "the brokers don't allow it; see delete.topic.enable of theirs".to_owned()
-        }
-        code if is_not_permitted(code) => {
-            "this user of Kafka isn't permitted to; see --kafka-username".to_owned()
-        }
-        code => format!("Kafka says {code}"),
-    }
-}
-
-/// One of a topic's partitions.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Partition {
-    /// Its number.
-    pub partition: i32,
-    /// The broker that takes its records; none where there is none at the moment.
-    pub leader: Option<i32>,
-    /// The brokers that are to have it.
-    pub replicas: Vec<i32>,
-    /// Those of them that have all of it.
-    pub in_sync: Vec<i32>,
-}
-
-/// What a topic is like.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FoundTopic {
-    /// In the order of their numbers.
-    pub partitions: Vec<Partition>,
-    /// Its settings by name, those that were looked for; empty until they can be read.
-    pub settings: Vec<(String, String)>,
-}
-
-impl FoundTopic {
-    /// One of its settings.
-    #[must_use]
-    pub fn setting(&self, name: &str) -> Option<&str> {
-        self.settings.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
-    }
-
-    /// Brokers that are to have each partition.
-    #[must_use]
-    pub fn replication(&self) -> usize {
-        self.partitions.iter().map(|partition| partition.replicas.len()).min().unwrap_or_default()
-    }
-}
-
-/// A topic to make.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WantedTopic {
-    /// What it is called.
-    pub name: String,
-    /// How many it has.
-    pub partitions: i32,
-    /// Brokers that are to have each partition.
-    pub replication: i32,
-    /// Its settings.
-    pub settings: Vec<(&'static str, String)>,
-}
-
-/// How long Kafka is waited for.
-#[derive(Debug, Clone, Copy)]
-pub struct Patience {
-    most: Duration,
-    since: Instant,
-}
-
-impl Patience {
-    /// From now on.
-    #[must_use]
-    pub fn new(most: Duration) -> Self {
-        Self { most, since: Instant::now() }
-    }
-
-    /// Waits a moment before the next look, unless time is over for `what`.
-    ///
-    /// # Errors
-    /// It is.
-    pub async fn pause(&self, what: impl FnOnce() -> String) -> Result<(), AdminError> {
-        if self.since.elapsed() >= self.most {
-            return Err(AdminError::NotReady { what: what(), waited: self.most });
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-        Ok(())
-    }
-}
-
-/// Asks Kafka about topics and changes them.
+/// Client that reads and changes topics.
 pub struct Admin {
     brokers: String,
     timeout: Duration,
     admin: AdminClient<KafkaContext>,
-    /// The admin's own questions would have the brokers make a topic that isn't there.
-    looking: Arc<BaseConsumer<KafkaContext>>,
+    /// Client that reads metadata. If `admin` asked for a missing topic, the brokers would create it.
+    metadata: Arc<BaseConsumer<KafkaContext>>,
 }
 
 impl fmt::Debug for Admin {
@@ -178,32 +42,35 @@ impl fmt::Debug for Admin {
 }
 
 impl Admin {
-    /// Connects when it is first asked.
+    /// Creates a client. It connects at its first request.
     ///
     /// # Errors
-    /// librdkafka doesn't take the configuration.
+    /// librdkafka refuses the configuration.
     pub fn open(config: &KafkaConfig) -> Result<Self, AdminError> {
         let context = KafkaContext::default();
-        let admin = config.client().create_with_context(context.clone()).map_err(AdminError::of_settings)?;
-        let looking = config
+        let admin = config.client().create_with_context(context.clone()).map_err(AdminError::client)?;
+        let metadata = config
             .client()
             .set("allow.auto.create.topics", "false")
             .create_with_context(context)
-            .map_err(AdminError::of_settings)?;
-        Ok(Self { brokers: config.to_string(), timeout: config.timeout, admin, looking: Arc::new(looking) })
+            .map_err(AdminError::client)?;
+        Ok(Self { brokers: config.to_string(), timeout: config.timeout, admin, metadata: Arc::new(metadata) })
     }
 
-    /// A topic's partitions; none where there is no such topic.
+    /// Returns the partitions of a topic, or `None` if the topic doesn't exist.
+    ///
+    /// The list is empty right after the topic's creation.
     ///
     /// # Errors
-    /// Kafka can't be reached, or refuses.
+    /// Kafka can't be reached, or refuses the request.
     pub async fn partitions(&self, topic: &str) -> Result<Option<Vec<Partition>>, AdminError> {
         let doing = "look for topic";
-        let (looking, name, timeout) = (Arc::clone(&self.looking), topic.to_owned(), self.timeout);
-        let asking = tokio::task::spawn_blocking(move || {
-            retry_until(timeout, |left| partitions_of(&looking, &name, left)).inspect_err(|_| hear(&looking))
+        let (client, name, timeout) = (Arc::clone(&self.metadata), topic.to_owned(), self.timeout);
+        let request = tokio::task::spawn_blocking(move || {
+            retry_until(timeout, |left| partitions_of(&client, &name, left))
+                .inspect_err(|_| log_errors(&client))
         });
-        match asking.await.unwrap_or(Err(KafkaError::Canceled)) {
+        match request.await.unwrap_or(Err(KafkaError::Canceled)) {
             Ok(Ok(partitions)) => Ok(Some(partitions)),
             Ok(Err(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) => Ok(None),
             Ok(Err(code)) => Err(AdminError::Refused { doing, topic: topic.to_owned(), code }),
@@ -211,10 +78,10 @@ impl Admin {
         }
     }
 
-    /// What a topic is like, with the `settings` of those names; none where there is no such topic.
+    /// Returns a topic with the named `settings`, or `None` if the topic doesn't exist.
     ///
     /// # Errors
-    /// Kafka can't be reached, or refuses.
+    /// Kafka can't be reached, or refuses the request.
     pub async fn describe(&self, topic: &str, settings: &[&str]) -> Result<Option<FoundTopic>, AdminError> {
         let doing = "read the settings of topic";
         let Some(partitions) = self.partitions(topic).await? else { return Ok(None) };
@@ -224,7 +91,7 @@ impl Admin {
         let mut found = FoundTopic { partitions, settings: Vec::new() };
         for answer in answers {
             match answer {
-                Ok(resource) => found.settings = picked(&resource, settings),
+                Ok(resource) => found.settings = selected(&resource, settings),
                 Err(RDKafkaErrorCode::UnknownTopicOrPartition) => return Ok(None),
                 Err(code) => return Err(AdminError::Refused { doing, topic: topic.to_owned(), code }),
             }
@@ -232,32 +99,33 @@ impl Admin {
         Ok(Some(found))
     }
 
-    /// Makes topics; says which of them are there already. Where it fails, some may have been made.
+    /// Creates topics, and returns the names of those that exist already.
     ///
     /// # Errors
-    /// Kafka can't be reached, or refuses.
+    /// Kafka can't be reached, or refuses the request. Some of the topics may have been created.
     pub async fn create(&self, topics: &[WantedTopic]) -> Result<Vec<String>, AdminError> {
-        self.make("make topic", topics, &self.options()).await
+        self.create_with("create topic", topics, &self.options()).await
     }
 
-    /// Asks whether topics like these could be made beside those that are there. None is.
+    /// Checks that topics like these could be created, without creating any.
     ///
     /// # Errors
-    /// They couldn't, or Kafka can't be reached.
-    pub async fn rehearse(&self, topics: &[WantedTopic]) -> Result<(), AdminError> {
+    /// Kafka would refuse a topic, or can't be reached.
+    pub async fn validate(&self, topics: &[WantedTopic]) -> Result<(), AdminError> {
         let options = self.options().validate_only(true);
         for topic in topics {
-            // One that is there says so, and nothing else. Rights may be for names that begin like this one.
+            // For an existing topic Kafka would check nothing else, so another name is needed. It starts with the topic's
+            // name, because permissions may be granted to a prefix.
             let mut name = topic.name.clone();
-            name.truncate(MOST_NAME.saturating_sub(REHEARSED.len()));
-            name.push_str(REHEARSED);
+            name.truncate(MAX_NAME.saturating_sub(VALIDATED.len()));
+            name.push_str(VALIDATED);
             let like_it = WantedTopic { name, ..topic.clone() };
-            self.make("make a topic like", std::slice::from_ref(&like_it), &options).await?;
+            self.create_with("create a topic like", std::slice::from_ref(&like_it), &options).await?;
         }
         Ok(())
     }
 
-    async fn make(
+    async fn create_with(
         &self,
         doing: &'static str,
         topics: &[WantedTopic],
@@ -274,51 +142,53 @@ impl Admin {
             .collect();
         let answers = self.admin.create_topics(&wanted, options).await;
         let answers = answers.map_err(|source| self.unreachable(doing, source))?;
-        spared(doing, answers, RDKafkaErrorCode::TopicAlreadyExists)
+        skipped(doing, answers, RDKafkaErrorCode::TopicAlreadyExists)
     }
 
-    /// Begins to delete topics, and all that is in them; says which of them weren't there.
+    /// Starts to delete topics with all of their records, and returns the names of those that didn't exist.
     ///
     /// # Errors
-    /// Kafka can't be reached, or refuses.
+    /// Kafka can't be reached, or refuses the request.
     pub async fn delete(&self, topics: &[&str]) -> Result<Vec<String>, AdminError> {
         let doing = "delete topic";
         let answers = self.admin.delete_topics(topics, &self.options()).await;
         let answers = answers.map_err(|source| self.unreachable(doing, source))?;
-        spared(doing, answers, RDKafkaErrorCode::UnknownTopicOrPartition)
+        skipped(doing, answers, RDKafkaErrorCode::UnknownTopicOrPartition)
     }
 
-    /// Waits until none of `topics` is there any more.
+    /// Waits until none of `topics` exists.
     ///
     /// # Errors
-    /// Kafka can't be reached, or isn't done by then.
-    pub async fn wait_until_gone(&self, topics: &[&str], patience: Patience) -> Result<(), AdminError> {
+    /// Kafka can't be reached, or doesn't complete the deletion before the deadline.
+    pub async fn wait_until_gone(&self, topics: &[&str], deadline: Deadline) -> Result<(), AdminError> {
         for topic in topics {
             while self.partitions(topic).await?.is_some() {
-                patience.pause(|| format!("deleting topic {topic}")).await?;
+                deadline.pause(|| format!("the deletion of topic {topic}")).await?;
             }
         }
         Ok(())
     }
 
-    /// Waits until each of `topics` is there with a leader for each of its partitions.
+    /// Waits until each of `topics` exists with a leader for each of its partitions.
     ///
     /// # Errors
-    /// Kafka can't be reached, or isn't done by then.
-    pub async fn wait_until_ready(&self, topics: &[&str], patience: Patience) -> Result<(), AdminError> {
+    /// Kafka can't be reached, or doesn't complete the creation before the deadline.
+    pub async fn wait_until_ready(&self, topics: &[&str], deadline: Deadline) -> Result<(), AdminError> {
         for topic in topics {
             let is_ready = |partitions: Vec<Partition>| {
                 !partitions.is_empty() && partitions.iter().all(|partition| partition.leader.is_some())
             };
             while !self.partitions(topic).await?.is_some_and(is_ready) {
-                patience.pause(|| format!("making topic {topic}, with a leader for each partition,")).await?;
+                deadline
+                    .pause(|| format!("the creation of topic {topic}, with a leader for each partition,"))
+                    .await?;
             }
         }
         Ok(())
     }
 
     fn options(&self) -> AdminOptions {
-        // The brokers' own part of it a little shorter, so that their answer still comes.
+        // The brokers get a little less time than the request, so that their answer still arrives.
         let at_brokers = self.timeout.mul_f64(0.9);
         AdminOptions::new().request_timeout(Some(self.timeout)).operation_timeout(Some(at_brokers))
     }
@@ -328,13 +198,13 @@ impl Admin {
     }
 }
 
-/// Blocks.
+/// Reads the partitions of a topic. The inner error is Kafka's answer. Blocks.
 fn partitions_of(
-    looking: &BaseConsumer<KafkaContext>,
+    client: &BaseConsumer<KafkaContext>,
     topic: &str,
     timeout: Duration,
 ) -> Result<Result<Vec<Partition>, RDKafkaErrorCode>, KafkaError> {
-    let metadata = looking.fetch_metadata(Some(topic), timeout)?;
+    let metadata = client.fetch_metadata(Some(topic), timeout)?;
     let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else {
         return Ok(Err(RDKafkaErrorCode::UnknownTopicOrPartition));
     };
@@ -361,24 +231,25 @@ fn partitions_of(
     Ok(Ok(partitions))
 }
 
-fn picked(resource: &ConfigResource, settings: &[&str]) -> Vec<(String, String)> {
+/// Returns the named settings that have a value.
+fn selected(resource: &ConfigResource, settings: &[&str]) -> Vec<(String, String)> {
     let wanted = resource.entries.iter().filter(|entry| settings.contains(&entry.name.as_str()));
     wanted.filter_map(|entry| Some((entry.name.clone(), entry.value.clone()?))).collect()
 }
 
-/// The topics that were passed over for the one reason that isn't a failure.
-fn spared(
+/// Returns the topics that Kafka skipped for `reason`, which isn't a failure.
+fn skipped(
     doing: &'static str,
     answers: Vec<TopicResult>,
     reason: RDKafkaErrorCode,
 ) -> Result<Vec<String>, AdminError> {
-    let mut spared = Vec::new();
+    let mut skipped = Vec::new();
     for answer in answers {
         match answer {
             Ok(_) => {}
-            Err((topic, code)) if code == reason => spared.push(topic),
+            Err((topic, code)) if code == reason => skipped.push(topic),
             Err((topic, code)) => return Err(AdminError::Refused { doing, topic, code }),
         }
     }
-    Ok(spared)
+    Ok(skipped)
 }

@@ -1,4 +1,4 @@
-//! Where Kafka is, as the `--kafka-…` flags say it.
+//! Configuration of Kafka, as given by the `--kafka-…` flags.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,46 +6,48 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use zeroize::Zeroizing;
 
-/// The longest name of a topic that Kafka takes, less our longest suffix.
-const MOST_NAME: usize = 249 - ".retry".len();
+/// Maximum bytes of the name of a topic: Kafka's limit minus the longest suffix.
+const MAX_NAME: usize = 249 - ".retry".len();
 
-/// A flag about Kafka can't be used. It repeats no secret.
+/// A `--kafka-…` flag has an unusable value. The error doesn't contain the value, which may be a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KafkaConfigError {
-    /// It isn't a list of brokers.
-    #[error("--kafka-brokers: host:port is needed, or several with commas between them")]
+    /// The list of brokers is malformed.
+    #[error("--kafka-brokers: host:port is needed, or several separated by commas")]
     Brokers,
-    /// A topic can't be called that.
-    #[error("{0}: 1 to {MOST_NAME} of A-Z, a-z, 0-9, `.`, `_` and `-` are needed")]
+    /// The name of a topic is malformed.
+    #[error("{0}: 1 to {MAX_NAME} of A-Z, a-z, 0-9, `.`, `_` and `-` are needed")]
     Topic(&'static str),
-    /// Both topics are the same.
-    #[error("--kafka-registry-topic: it must be another topic than those of --kafka-topic")]
+    /// The registry has the same topic as the events.
+    #[error(
+        "--kafka-registry-topic: the topic is used for events already; pass another one than --kafka-topic"
+    )]
     SameTopic,
 }
 
-/// The topics by name.
+/// Names of the topics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topics {
-    /// Jobs, as they are published.
+    /// Topic of published jobs.
     pub events: String,
-    /// Jobs that wait for longer than a partition should be held up for.
+    /// Topic of delayed jobs that would block their partition for too long.
     pub retry: String,
-    /// Jobs that were given up; compacted.
+    /// Topic of dead letters; compacted.
     pub dead: String,
-    /// Tenants, their keys and endpoints; compacted.
+    /// Topic of tenants, their keys and endpoints; compacted.
     pub registry: String,
 }
 
 impl Topics {
-    /// `events` and the two that are named after it, and `registry`.
+    /// Derives the names of all topics from those of the events and the registry.
     ///
     /// # Errors
-    /// One of them can't be a topic's name.
+    /// A name is malformed, or `registry` is one of the other topics.
     pub fn parse(events: &str, registry: &str) -> Result<Self, KafkaConfigError> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
         let is_name = |name: &str| {
             !name.is_empty()
-                && name.len() <= MOST_NAME
+                && name.len() <= MAX_NAME
                 && !matches!(name, "." | "..")
                 && name.bytes().all(allowed)
         };
@@ -65,34 +67,34 @@ impl Topics {
     }
 }
 
-/// How connections to Kafka are encrypted, and what both sides show.
+/// TLS settings of the connections to Kafka.
 #[derive(Debug, Clone, Default)]
 pub struct Tls {
-    /// Certificates (PEM) that the brokers' own are checked against, instead of the system's.
+    /// Trusted root certificates (PEM). `None` trusts those of the system.
     pub roots: Option<String>,
-    /// What this side shows: its certificates and its private key (PEM).
+    /// Client certificates and their private key (PEM).
     pub own: Option<(String, Secret)>,
 }
 
-/// How Kafka learns who this is.
+/// SASL credentials.
 #[derive(Debug, Clone)]
 pub struct Sasl {
-    /// In which way.
+    /// SASL mechanism.
     pub mechanism: SaslMechanism,
-    /// Who.
+    /// Name of the user.
     pub username: String,
-    /// What proves it.
+    /// Password of the user.
     pub password: Secret,
 }
 
-/// The ways of SASL that are supported.
+/// Supported SASL mechanisms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SaslMechanism {
-    /// Name and password as they are: with TLS alone
+    /// PLAIN: sends name and password as they are, so it needs TLS.
     Plain,
-    /// SCRAM-SHA-256: the password itself isn't sent
+    /// SCRAM-SHA-256: doesn't send the password itself.
     ScramSha256,
-    /// SCRAM-SHA-512: the password itself isn't sent
+    /// SCRAM-SHA-512: doesn't send the password itself.
     ScramSha512,
 }
 
@@ -106,12 +108,12 @@ impl SaslMechanism {
     }
 }
 
-/// Text that `Debug` hides and that is wiped when it goes.
+/// Secret text. `Debug` hides it, and it is wiped from memory on drop.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// Hides `text`.
+    /// Wraps `text`.
     #[must_use]
     pub fn new(text: String) -> Self {
         Self(Zeroizing::new(text))
@@ -124,25 +126,25 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Where Kafka is and how it is talked to.
+/// Configuration of a connection to Kafka.
 #[derive(Debug, Clone)]
 pub struct KafkaConfig {
     brokers: String,
-    /// Of its topics, those that are ours.
+    /// Topics of whk.
     pub topics: Topics,
-    /// Whether connections are encrypted, and how.
+    /// TLS settings. `None` uses unencrypted connections.
     pub tls: Option<Tls>,
-    /// Whether this side says who it is, and how.
+    /// SASL credentials. `None` connects without SASL.
     pub sasl: Option<Sasl>,
-    /// How long one request may take before it is given up.
+    /// Maximum time of a request.
     pub timeout: Duration,
 }
 
 impl KafkaConfig {
-    /// Brokers as `host:port` with commas between them, without TLS and SASL.
+    /// Parses a list of brokers, `host:port` separated by commas. The configuration has neither TLS nor SASL.
     ///
     /// # Errors
-    /// It isn't a list of those.
+    /// The list is malformed.
     pub fn parse(brokers: &str, topics: Topics, timeout: Duration) -> Result<Self, KafkaConfigError> {
         let is_broker = |broker: &str| {
             broker.rsplit_once(':').is_some_and(|(host, port)| {
@@ -158,7 +160,9 @@ impl KafkaConfig {
         Ok(Self { brokers: brokers.join(","), topics, tls: None, sasl: None, timeout })
     }
 
-    /// What every client of librdkafka is configured with. Its `Debug` shows the private key: it isn't for logs.
+    /// Returns the settings that all clients of librdkafka have in common.
+    ///
+    /// `Debug` of the result shows the private key, so it must not be logged.
     #[must_use]
     pub fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
@@ -223,15 +227,15 @@ mod tests {
             let error = KafkaConfig::parse(odd, topics(), Duration::from_secs(1)).unwrap_err();
             assert_eq!(error, KafkaConfigError::Brokers, "{odd}");
         }
-        for odd in ["", ".", "..", "a b", "ä", "a/b", &"a".repeat(MOST_NAME + 1)] {
+        for odd in ["", ".", "..", "a b", "ä", "a/b", &"a".repeat(MAX_NAME + 1)] {
             assert_eq!(Topics::parse(odd, "t"), Err(KafkaConfigError::Topic("--kafka-topic")), "{odd}");
         }
         assert_eq!(Topics::parse("events", "events.dlq"), Err(KafkaConfigError::SameTopic));
-        assert!(Topics::parse(&"a".repeat(MOST_NAME), "t").is_ok());
+        assert!(Topics::parse(&"a".repeat(MAX_NAME), "t").is_ok());
     }
 
     #[test]
-    fn no_secret_is_shown() {
+    fn debug_and_display_hide_secrets() {
         let mut config = KafkaConfig::parse("a:1", topics(), Duration::from_secs(1)).unwrap();
         let password = Secret::new("hunter2".into());
         config.sasl =

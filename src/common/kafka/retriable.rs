@@ -1,4 +1,4 @@
-//! Retriable errors of Kafka, and the retry of a blocking call until a deadline.
+//! Retriable errors of Kafka, and the retry of blocking calls within a deadline.
 
 use std::time::{Duration, Instant};
 

@@ -13,7 +13,7 @@ use super::held::Log;
 use super::offsets::settled_beyond;
 use super::watermarks::{partitions, range};
 use crate::common::kafka::retriable::retry_until;
-use crate::common::kafka::{KafkaConfig, KafkaContext, hear};
+use crate::common::kafka::{KafkaConfig, KafkaContext, log_errors};
 use crate::queue::QueueError;
 
 /// Asks Kafka, without taking part in the group.
@@ -35,7 +35,8 @@ impl Lag {
         ask: impl FnOnce(&BaseConsumer<KafkaContext>) -> KafkaResult<T> + Send + 'static,
     ) -> KafkaResult<T> {
         let consumer = Arc::clone(&self.0);
-        let asked = tokio::task::spawn_blocking(move || ask(&consumer).inspect_err(|_| hear(&consumer)));
+        let asked =
+            tokio::task::spawn_blocking(move || ask(&consumer).inspect_err(|_| log_errors(&consumer)));
         asked.await.unwrap_or(Err(KafkaError::Canceled))
     }
 

@@ -115,7 +115,7 @@ impl Producer {
             written.push(acknowledged(sent).await);
         }
         if written.iter().any(Result::is_ok) {
-            self.0.context.is_back();
+            self.0.context.broker_answered();
         }
         if written.iter().any(Result::is_err) && producer.client().fatal_error().is_some() {
             self.renew();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{GroupConfig, KafkaQueue};
 use crate::common::clock::Clock;
-use crate::common::kafka::admin::{Admin, Patience, WantedTopic};
+use crate::common::kafka::admin::{Admin, Deadline, WantedTopic};
 use crate::common::kafka::{KafkaConfig, Topics};
 use crate::common::test_services;
 use crate::queue::QueueConfig;
@@ -26,7 +26,7 @@ pub(super) async fn kafka(partitions: i32) -> KafkaConfig {
     let topics = [wanted(events, vec![]), wanted(retry, vec![]), wanted(dead, compacted)];
     assert!(admin.create(&topics).await.unwrap().is_empty(), "nobody else has them");
     let names = [events, retry, dead].map(String::as_str);
-    admin.wait_until_ready(&names, Patience::new(Duration::from_secs(20))).await.unwrap();
+    admin.wait_until_ready(&names, Deadline::new(Duration::from_secs(20))).await.unwrap();
     kafka
 }
 

@@ -11,7 +11,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::format::{AssembledChange, ChangeAssembler, LogRecord, META, Meta, VERSION};
 use crate::common::kafka::retriable::{is_retriable_code, retry_until};
-use crate::common::kafka::{KafkaConfig, KafkaContext, hear, without_value};
+use crate::common::kafka::{KafkaConfig, KafkaContext, log_errors, without_value};
 use crate::registry::error::StoreError;
 use crate::registry::record;
 use crate::registry::replica::ServerId;
@@ -69,7 +69,7 @@ impl LogReader {
                 _ => Ok(metadata),
             }
         });
-        let metadata = metadata.inspect_err(|_| hear(&consumer)).map_err(failed)?;
+        let metadata = metadata.inspect_err(|_| log_errors(&consumer)).map_err(failed)?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         match found.map(|found| (found.error().map(RDKafkaErrorCode::from), found)) {
             Some((None, found)) if found.partitions().len() == 1 => {}
@@ -103,7 +103,7 @@ impl LogReader {
         });
         match watermarks {
             Ok(Some((_, end))) => {
-                self.context.is_back();
+                self.context.broker_answered();
                 Ok(end)
             }
             Ok(None) => Err(StoreError::Gone),
@@ -151,7 +151,7 @@ pub(super) fn load(config: &KafkaConfig, server: &ServerId) -> Result<LoadedLog,
     if let Some(change) = assembler.finish() {
         keep(&mut records, &mut at, change);
     }
-    reader.context.is_back();
+    reader.context.broker_answered();
     let meta = records.remove(META).map(|json| {
         let damaged =
             |_| StoreError::Damaged { record: META.into(), reason: "it isn't JSON of whk's".into() };

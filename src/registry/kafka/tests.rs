@@ -6,7 +6,7 @@ use super::*;
 use crate::common::crypto::api_key::{ApiKey, KeyKind};
 use crate::common::crypto::signature::Secret;
 use crate::common::crypto::tests::public_key;
-use crate::common::kafka::admin::{Admin, Patience};
+use crate::common::kafka::admin::{Admin, Deadline};
 use crate::registry::endpoint::{DisabledReason, EndpointPatch};
 use crate::registry::error::RegistryError;
 use crate::registry::limits::LimitOverrides;
@@ -51,7 +51,7 @@ impl Home {
     async fn delete_topic(&self) {
         let (admin, topic) = (Admin::open(self.kafka()).unwrap(), self.kafka().topics.registry.as_str());
         admin.delete(&[topic]).await.unwrap();
-        admin.wait_until_gone(&[topic], Patience::new(PATIENCE)).await.unwrap();
+        admin.wait_until_gone(&[topic], Deadline::new(PATIENCE)).await.unwrap();
     }
 }
 

@@ -132,7 +132,7 @@ impl Reader {
                     if self.failure.take().is_some() {
                         self.shared.refuses(None);
                     }
-                    self.consumer.context().kafka.is_back();
+                    self.consumer.context().kafka.broker_answered();
                     bytes = bytes.saturating_add(self.shared.take_in(&message));
                 }
                 Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => {

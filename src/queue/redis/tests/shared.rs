@@ -282,7 +282,10 @@ async fn tls_certificates_are_verified_against_the_given_roots() {
     let options = [&options[..], &["--tls-key-file", key]].concat();
     let _server = OwnServer::start(&options).await;
     let unchecked = RedisConfig::parse(&format!("rediss://localhost:{port}"), "test").unwrap();
-    assert!(super::RedisQueue::open(&unchecked, config(), clock()).await.is_err(), "the certificate has no trusted issuer");
+    assert!(
+        super::RedisQueue::open(&unchecked, config(), clock()).await.is_err(),
+        "the certificate has no trusted issuer"
+    );
     let checked = unchecked.with_roots(made.cert.pem().into_bytes()).unwrap();
     let (one, other) = (open(&checked, config()).await, open(&checked, config()).await);
     let waiting = tokio::spawn(async move { claim_one(&other).await });
