@@ -1,4 +1,4 @@
-//! The command line: every subcommand, one enum and one match.
+//! The command line: one enum of all subcommands and one match that runs them.
 
 use clap::{Parser, Subcommand};
 
@@ -7,34 +7,39 @@ use crate::commands::{
     consume_kafka, customer, dlq, kafka_setup, keygen, message, publish_server, send, tenant,
 };
 
-/// Deliver webhooks: encrypted with each customer's own key, at least once, in order where asked
+/// Deliver webhooks: encrypted with each customer's own key, at least once, in order if asked
 #[derive(Debug, Parser)]
 #[command(name = "whk", version, propagate_version = true, max_term_width = 110)]
 #[command(after_help = "\
-The steps, in order, servers in terminals of their own:
-  0  whk kafka-setup                             with Kafka alone: its topics
-  1  whk keygen --signing-secret                 the customer's keys, and a secret that both sides share
-  2  whk publish-server --allow-net 127.0.0.0/8  the provider takes events, encrypts, queues and delivers them
+Getting started (run each server in a terminal of its own):
+  0  whk kafka-setup            create the topics; only needed with --queue kafka
+  1  whk keygen --signing-secret
+                                make the customer's keys, and a secret that signs deliveries
+  2  whk publish-server --allow-net 127.0.0.0/8
+                                take events, encrypt them, store them, and deliver them with retries
   3  whk customer --secret-file signing_secret.txt
-                                                 the customer verifies and decrypts them
+                                play the customer: verify deliveries and decrypt them
      whk tenant onboard Acme --public-key public_key.pem --secret-file signing_secret.txt \\
          --url http://127.0.0.1:9000/webhook --events '*'
-                                                 the customer subscribes
-  2b whk consume-kafka                           delivers what --queue kafka took: as many as the load needs
-  4  whk send --subscribers --type invoice.paid  a hundred events to try it all
-  5  whk dlq list                                what was given up; whk dlq replay sends it again")]
+                                subscribe the customer to all events
+  2b whk consume-kafka          deliver jobs from Kafka; only needed with --queue kafka
+  4  whk send --subscribers --type invoice.paid
+                                publish 100 events
+  5  whk dlq list               list messages that couldn't be delivered; `whk dlq replay` queues them again
+
+`whk COMMAND --help` explains each command.")]
 pub struct Cli {
-    /// What to do.
+    /// Subcommand to run.
     #[command(subcommand)]
     pub command: Command,
-    /// How to log.
+    /// Flags about logs.
     #[command(flatten)]
     pub log: LogArgs,
 }
 
-/// The subcommands, one a step.
+/// The subcommands.
 #[derive(Debug, Subcommand)]
-#[expect(missing_docs, reason = "each is described by its arguments, which --help shows")]
+#[expect(missing_docs, reason = "the doc comment of each `Args` is its help text")]
 pub enum Command {
     KafkaSetup(Box<kafka_setup::Args>),
     Keygen(keygen::Args),
@@ -48,10 +53,10 @@ pub enum Command {
 }
 
 impl Command {
-    /// Runs the chosen subcommand.
+    /// Runs the subcommand.
     ///
     /// # Errors
-    /// Whatever the subcommand says; [`crate::exit::code_of`] tells the exit code.
+    /// The subcommand failed. [`crate::exit::code_of`] returns the exit code.
     pub async fn run(self) -> anyhow::Result<()> {
         match self {
             Self::KafkaSetup(args) => kafka_setup::run(*args).await,

@@ -1,4 +1,7 @@
-//! The subcommands, a file each: `Args`, and `run(args)`.
+//! The subcommands, one file each: an `Args` struct with the flags, and `run(args)`.
+//!
+//! [`flags`] holds flags that several commands share, `service` what the two delivering commands have in common, and
+//! `output` prints results.
 
 mod confirm;
 pub mod consume_kafka;

@@ -1,4 +1,4 @@
-//! The exit codes and the one table that maps errors to them (after BSD's `sysexits.h`).
+//! Exit codes, and the table that maps errors to them. The numbers follow BSD's `sysexits.h`.
 
 use std::io::ErrorKind;
 
@@ -19,27 +19,27 @@ use crate::queue::open::OpenQueueError;
 use crate::queue::redis::OpenRedisError;
 use crate::registry::{OpenError, StoreError};
 
-/// The command did what it was asked.
+/// The command succeeded.
 pub const DONE: u8 = 0;
-/// It failed in a way that none of the others tells.
+/// The command failed, and no other code fits.
 pub const FAILED: u8 = 1;
-/// The command line, an environment variable or a key file can't be used.
+/// A flag, an environment variable or a key file can't be used.
 pub const USAGE: u8 = 64;
-/// A file that was named isn't there.
+/// A file named on the command line doesn't exist.
 pub const MISSING_INPUT: u8 = 66;
-/// A server isn't reachable, a port isn't free, or a data dir is in use.
+/// A server can't be reached, a port isn't free, or a data dir is in use.
 pub const UNAVAILABLE: u8 = 69;
-/// The operating system, a server's API key, or Kafka, doesn't permit it.
+/// The operating system, the server or Kafka denied permission.
 pub const NOT_PERMITTED: u8 = 77;
-/// A signal ended it before it was done.
+/// A signal ended the command before it was done.
 pub const INTERRUPTED: u8 = 130;
 
-/// A flag that can't be used as it was given; names the flag.
+/// A flag can't be used as it was given. The text names the flag.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct UsageError(pub String);
 
-/// The exit code of an error: the first of its causes that the table knows.
+/// Returns the exit code of an error: that of the first error in its chain of sources that the table knows.
 #[must_use]
 pub fn code_of(error: &anyhow::Error) -> u8 {
     error.chain().find_map(known).unwrap_or(FAILED)
@@ -49,7 +49,7 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref::<std::io::Error>() {
         return of_io(error.kind());
     }
-    // A source that is boxed is found as its box.
+    // `downcast_ref` finds a boxed source only as its box.
     if let Some(error) =
         cause.downcast_ref::<KeyError>().or(cause.downcast_ref::<Box<KeyError>>().map(Box::as_ref))
     {
@@ -99,13 +99,13 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
 
 fn of_key(error: &KeyError) -> Option<u8> {
     match error {
-        // Text was expected, and of a key's size.
+        // The file isn't text, is too large for a key, or is a folder.
         KeyError::Read { source, .. }
             if matches!(source.kind(), ErrorKind::InvalidData | ErrorKind::IsADirectory) =>
         {
             Some(USAGE)
         }
-        // What it wraps comes next in the chain.
+        // The wrapped error comes next in the chain.
         KeyError::Read { .. } | KeyError::File { .. } => None,
         KeyError::Generate(_) | KeyError::Encode => Some(FAILED),
         _ => Some(USAGE),

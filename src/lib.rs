@@ -1,25 +1,39 @@
-//! `whk` delivers webhooks: encrypted with each customer's own key, at least once, in order where asked.
+//! `whk` delivers webhooks: encrypted with the public key of each customer, at least once, and in order if an endpoint asks
+//! for it.
 //!
 //! # The path of one event
 //!
 //! ```text
-//! POST /publish ─ server ─ publish ─ registry: who subscribes? ─ seal ─ queue.push ──> 202 with the message ids
-//! queue.claim ─ dispatch ─ registry: where is it now? ─ deliver ─ judge ─ queue.settle
+//! POST /publish ── server ── publish ──┬── registry: which endpoints subscribe?
+//!                                      ├── envelope: encrypt once per tenant
+//!                                      └── queue.push ───────────────────────> 202 with the message ids
+//!
+//! queue.claim ── dispatch ──┬── registry: the endpoint's current URL and secrets
+//!                           ├── deliver: egress guard, signature, POST ───────> customer
+//!                           └── retry: verdict ── queue.settle
 //! ```
 //!
-//! 1. [`server`] takes the request: who asks, limits, JSON, errors.
-//! 2. [`publish`] asks the [`registry`] who subscribes, seals the payload once a tenant ([`common::crypto::envelope`])
-//!    and makes it a [`common::job::Job`] an endpoint.
-//! 3. [`queue`] holds them, on disk ([`queue::disk`]), in Redis ([`queue::redis`]), in Kafka ([`queue::kafka`]) or in memory: [`queue::lanes`] says whose
-//!    turn it is, [`queue::throttle`] who is held back.
-//! 4. [`dispatch`] claims one, and asks the registry where its endpoint is now. Only here do queue and network meet.
-//! 5. [`deliver`] makes one attempt: egress guard, signature, POST.
-//! 6. [`common::retry`] judges the outcome: done, retry at a time, dead with a cause; the queue settles it.
-//!    [`retention`] deletes the dead when they are old.
-//! 7. [`customer`] is the other side: verify, decrypt, print or forward.
+//! Read the files in this order to follow an event:
 //!
-//! [`api`] holds the bodies of the HTTP API, which [`client`] speaks for `whk tenant`, `whk dlq` and `whk message`.
-//! [`commands`] holds the subcommands that put these together, [`send`] the load sender.
+//! 1. [`server`] takes the HTTP request. It authenticates the caller, applies the limits and parses the body.
+//! 2. [`publish`] asks the [`registry`] which endpoints subscribe, and encrypts the payload once per tenant
+//!    ([`common::crypto::envelope`]). It makes one [`common::job::Job`] per endpoint.
+//! 3. [`queue`] stores the jobs: on disk ([`queue::disk`]), in memory ([`queue::memory`]), in Redis ([`queue::redis`]) or in
+//!    Kafka ([`queue::kafka`]). [`queue::lanes`] decides which job is next, and [`queue::throttle`] slows down endpoints
+//!    that fail.
+//! 4. [`dispatch`] claims jobs and looks up the current URL and secrets of their endpoints. No other module uses both the
+//!    queue and the network.
+//! 5. [`deliver`] makes one attempt: it checks the address, signs the request and sends it.
+//! 6. [`common::retry`] turns the outcome into a verdict: done, retry at a certain time, or dead with a cause. The queue
+//!    settles the job with it.
+//! 7. [`retention`] deletes dead letters that are old enough.
+//! 8. [`customer`] is the receiving side. It verifies the signature, decrypts the payload, and prints or forwards it.
+//!
+//! # Around it
+//!
+//! - [`cli`] lists the subcommands and [`commands`] implements them. [`exit`] defines the exit codes.
+//! - [`api`] defines the bodies of the HTTP API. [`client`] calls it for `whk tenant`, `whk dlq` and `whk message`.
+//! - [`send`] is the load generator behind `whk send`.
 
 pub mod api;
 pub mod cli;

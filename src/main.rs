@@ -1,4 +1,4 @@
-//! The `whk` binary: parse, log, run, exit code.
+//! The `whk` binary: parses the command line, starts logging, runs the command and returns its exit code.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -8,7 +8,8 @@ use clap::Parser as _;
 use whk::cli::Cli;
 use whk::exit;
 
-/// Many small, short-lived allocations on several threads: a fifth less processor time than with glibc's.
+/// The allocator. `whk` makes many small, short-lived allocations on several threads, and mimalloc takes a fifth less
+/// processor time than glibc's allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -16,7 +17,7 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // --help and --version come here too, and go to stdout.
+            // --help and --version end up here too, and print to stdout.
             drop(error.print());
             return ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::DONE });
         }
@@ -35,7 +36,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
     let result = runtime.block_on(cli.command.run());
-    // Whatever still blocks, such as a name look-up, isn't waited for.
+    // Doesn't wait for blocking calls that are still running, such as name look-ups.
     runtime.shutdown_background();
     result
 }

@@ -1,4 +1,4 @@
-//! Step 2b, `whk consume-kafka`: delivers what `whk publish-server --queue kafka` took; start as many as you like.
+//! Step 2b, `whk consume-kafka`: delivers the jobs that `whk publish-server --queue kafka` wrote to Kafka.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -27,10 +27,10 @@ use crate::common::task;
 use crate::queue::kafka::{GroupConfig, KafkaQueue};
 use crate::registry::{self, Registry, RegistryPlace};
 
-/// Connections to the port for health and metrics, and how long one may be silent.
+/// Limits of the port for health and metrics.
 const HEALTH: ServeLimits = ServeLimits { connections: 64, idle: Duration::from_secs(60) };
 
-/// Deliver what was published to Kafka, as one consumer of a group: start as many as the load needs
+/// Deliver the jobs in Kafka, as one consumer of a group; start as many as the load needs
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -38,59 +38,70 @@ Examples:
   whk consume-kafka --kafka-brokers kafka-1:9092,kafka-2:9092 --instance-id \"$HOSTNAME\" --port 9100
   PARTITIONS_CONCURRENCY=3 SESSION_TIMEOUT=30000 whk consume-kafka
 
-The partitions of --kafka-topic are shared out to all consumers of a --group: more consumers than partitions are idle.
-One that is killed is missed after --session-timeout, and the others go on with its partitions where it stopped.
-Of each partition --window jobs are held. An endpoint that stands still doesn't hold up the others of its partition:
-where it fills the window its jobs wait in --kafka-topic's NAME.retry, as do retries more than a minute away.
+The partitions of --kafka-topic are divided among all consumers of a --group. With more consumers than partitions, some
+are idle. If a consumer is killed, the others take over its partitions after --session-timeout.
 
-The consumer needs the secret key of the servers that keep tenants in Kafka: secret.key in their data dir.
-SIGTERM or SIGINT finishes what is being delivered within --drain-timeout, commits, and leaves the group; a second one
-ends at once.
-Exit status: 0 stopped, 1 it can't go on (Kafka has let go of it, or its topics don't fit each other), 64 usage, 66 a file
-is missing, 69 Kafka or Redis can't be used or the port isn't free, 77 Kafka doesn't permit it, 130 interrupted while
-draining.")]
+A consumer leases at most --window jobs of each partition. An endpoint that hangs doesn't delay the others of its
+partition: when its jobs fill the window they are moved to the topic NAME.retry. Retries more than a minute away wait
+there too.
+
+The consumer needs the secret key of the servers: secret.key in their --data-dir. On the same machine both can use one
+--data-dir; on another machine, copy the file and pass --secret-key-file.
+
+SIGTERM or SIGINT finishes running deliveries within --drain-timeout, commits, and leaves the group; a second signal stops
+at once.
+
+Exit status:
+  0    stopped
+  1    it can't continue: Kafka removed the consumer, or the topics don't fit each other
+  64   a flag, variable or key file can't be used
+  66   a file doesn't exist
+  69   Kafka or Redis can't be used, or the port isn't free
+  77   Kafka denied permission, or --data-dir can't be written
+  130  a second signal came while jobs were being delivered")]
 pub struct Args {
-    /// Name of the consumer group
+    /// Name of the consumer group. Consumers of one group share the jobs
     #[arg(long, default_value = "webhook", value_name = "NAME")]
     group: String,
-    /// Name of this consumer for good, unlike any other's: it gets its partitions back if it returns within
-    /// --session-timeout, without the others noticing
+    /// Permanent name of this consumer, unique in its group. A consumer that restarts under its name within
+    /// --session-timeout gets its partitions back without a rebalance
     #[arg(long, value_name = "NAME")]
     instance_id: Option<String>,
-    /// How long a consumer may be silent before its partitions go to others: a duration, or milliseconds
+    /// Time without a heartbeat after which a consumer counts as dead and its partitions go to others: a duration, or
+    /// milliseconds. Less hands over faster, more survives longer pauses
     #[arg(long, env = "SESSION_TIMEOUT", value_parser = session_timeout, default_value = "10s", value_name = "DURATION")]
     session_timeout: Duration,
-    /// Partitions that are read at a time, in turns; all that the consumer has without it
+    /// Maximum number of partitions read at once; the others take turns. Default: all partitions of the consumer
     #[arg(long, env = "PARTITIONS_CONCURRENCY", value_name = "COUNT")]
     partitions_concurrency: Option<NonZeroUsize>,
-    /// Unsettled jobs of one partition that are held; beyond that it isn't read
+    /// Maximum number of undelivered jobs of one partition in memory; further ones are read later
     #[arg(long, value_parser = count, default_value_t = 10_000, value_name = "JOBS")]
     window: usize,
-    /// Bytes of unsettled jobs that are held, of all partitions
+    /// Maximum bytes of undelivered jobs in memory, over all partitions
     #[arg(long, value_parser = at_least_one, default_value_t = 256 << 20, value_name = "BYTES")]
     window_bytes: usize,
-    /// Keep strict order per endpoint: a failed job holds up those behind it, and no other endpoint's. Without it
-    /// each endpoint's own setting holds
+    /// Deliver to every endpoint in strict order: while a job is retried, later jobs of the same endpoint wait, and other
+    /// endpoints go on. Without this flag each endpoint's own setting decides
     #[arg(long)]
     ordered: bool,
-    /// Sign deliveries of direct mode with the secrets in this file, one `whsec_…` a line
+    /// Sign direct-mode deliveries with the secrets in this file, one `whsec_…` per line
     #[arg(long, value_name = "FILE")]
     signing_secret_file: Option<PathBuf>,
-    /// Where tenants are kept
-    #[arg(long, value_enum, default_value_t, help_heading = "Tenants")]
+    /// Where tenants are stored: the same as the servers' --registry
+    #[arg(long, value_enum, default_value_t, value_name = "WHERE", help_heading = "Tenants")]
     registry: SharedRegistry,
-    /// Folder for the state of consumers. Each takes a folder of its own below it, the first free of consumer-1,
-    /// consumer-2 and so on, so any number of consumers, and a publish-server, can share one --data-dir
+    /// Folder for data of this machine; created if it doesn't exist. Each consumer locks a folder of its own in it, the
+    /// first free one of consumer-1, consumer-2 and so on, so several consumers and a publish-server can share it
     #[arg(long, env = "WHK_DATA_DIR", default_value = DATA_DIR, value_name = "DIR", help_heading = "Tenants")]
     data_dir: PathBuf,
     /// File with the key that the registry's secrets are encrypted with: the same as the servers'. Default: secret.key in
     /// --data-dir
     #[arg(long, env = "WHK_SECRET_KEY_FILE", value_name = "FILE", help_heading = "Tenants")]
     secret_key_file: Option<PathBuf>,
-    /// Port for /healthz, /readyz and /metrics; 0 takes a free one. Without it there is none
+    /// Serve /healthz, /readyz and /metrics on this port; 0 takes a free one. Without it no port is opened
     #[arg(long, value_name = "PORT", help_heading = "Health")]
     port: Option<u16>,
-    /// Name or address that port is on
+    /// Host name or address of --port; 0.0.0.0 for all
     #[arg(long, default_value = "127.0.0.1", value_name = "HOST", help_heading = "Health")]
     hostname: String,
     #[command(flatten)]
@@ -106,19 +117,19 @@ pub struct Args {
 /// The value of `--registry`: the registries that processes on several machines can share.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 enum SharedRegistry {
-    /// In Kafka, in --kafka-registry-topic
+    /// Kafka, in the topic --kafka-registry-topic
     #[default]
     Kafka,
-    /// In Redis, with --redis-url
+    /// Redis, at --redis-url
     Redis,
 }
 
-/// Milliseconds as the scripts give them, or a duration. Kafka itself takes 6 s to 30 min, unless it is set otherwise.
+/// Parses milliseconds, as the Deno scripts give them, or a duration. By default Kafka accepts 6 s to 30 min.
 fn session_timeout(text: &str) -> Result<Duration, String> {
     let timeout = text.trim().parse().map(Duration::from_millis).or_else(|_| duration(text))?;
     match (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&timeout) {
         true => Ok(timeout),
-        false => Err("1s to 1h are needed; Kafka itself takes 6s to 30m unless it is set otherwise".into()),
+        false => Err("expected 1s to 1h; Kafka's own default limits are 6s and 30m".into()),
     }
 }
 
@@ -197,11 +208,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_session_lasts_as_the_scripts_or_we_say_it() {
+    fn a_session_timeout_is_milliseconds_or_a_duration() {
         assert_eq!(session_timeout("30000"), Ok(Duration::from_secs(30)));
         assert_eq!(session_timeout("45s"), Ok(Duration::from_secs(45)));
-        for odd in ["", "0", "500", "2h", "-1s", "soon"] {
-            assert!(session_timeout(odd).is_err(), "{odd}");
+        for invalid in ["", "0", "500", "2h", "-1s", "soon"] {
+            assert!(session_timeout(invalid).is_err(), "{invalid}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Step 3, `whk customer`: receives, verifies, decrypts, prints or forwards.
+//! Step 3, `whk customer`: receives deliveries, verifies and decrypts them, and prints or forwards the events.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -16,80 +16,88 @@ use crate::common::http::{ServeLimits, address_of, bind, serve};
 use crate::common::shutdown::{Interrupted, Shutdown};
 use crate::customer::{CustomerConfig, Faults, ReceiverConfig, router};
 
-/// Receive deliveries: verify, decrypt, print one JSON line an event, or forward to your application
+/// Receive deliveries: verify and decrypt them, then print one JSON line per event or forward it to your application
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  whk customer --secret-file signing_secret.txt                   prints events, one JSON line each
-  whk customer --secret-file s.txt --forward http://localhost:3000/hooks
-                                                                  a sidecar: your application gets plain JSON,
-                                                                  signed with the same secret
-  whk customer --allow-unsigned --fail-rate 0.2 --delay 50ms      plays a flaky customer
+  whk customer --secret-file signing_secret.txt
+      print each event as one JSON line
+  whk customer --secret-file signing_secret.txt --forward http://localhost:3000/hooks
+      run as a sidecar: the application gets plain JSON, signed with the same secret
+  whk customer --allow-unsigned --fail-rate 0.2 --delay 50ms
+      play a customer whose server is slow and fails
 
-Each event: {\"id\":…,\"type\":…,\"time\":…,\"data\":…}. An id that was handled is answered 200 and not printed again.
-Answers: 200 handled, 400 can't be opened, 401 signature, 409 same id in hand, 413 too large, 5xx on purpose or forwarded.")]
+Each line: {\"id\":…,\"type\":…,\"time\":…,\"data\":…}. A message that comes again is answered 200 and not printed again.
+
+Answers:
+  200  handled                                409  the same message is being handled
+  400  can't be decrypted or parsed           413  too large
+  401  the signature is missing or wrong      5xx  failed on purpose, or the application's answer")]
 pub struct Args {
-    /// Private key to decrypt with; repeat it to go on opening what was sealed with a retired key
+    /// File with the private key to decrypt with (PEM). Repeat the flag to still open messages encrypted to a retired key
     #[arg(long, value_name = "FILE", default_value = "private_key.pem")]
     private_key: Vec<PathBuf>,
-    /// Opens encrypted private keys: the first line of this file
+    /// File whose first line is the passphrase of encrypted private keys
     #[arg(long, value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
-    /// Verify signatures with the secrets in this file, one `whsec_…` a line
+    /// File with the signing secrets to verify deliveries with, one `whsec_…` per line
     #[arg(long, value_name = "FILE", required_unless_present = "allow_unsigned")]
     secret_file: Option<PathBuf>,
-    /// Believe deliveries without a signature; whoever has the public key can make them, or send old ones again
+    /// Accept deliveries without checking signatures: anyone with the public key can forge them, and anyone can replay old
+    /// ones. For trials only
     #[arg(long, conflicts_with = "secret_file")]
     allow_unsigned: bool,
-    /// How far webhook-timestamp may be from this machine's clock
+    /// Maximum difference between a delivery's webhook-timestamp and this machine's clock; older and newer ones are
+    /// answered 401
     #[arg(long, value_parser = duration, default_value = "5m", value_name = "DURATION")]
     tolerance: Duration,
     /// Port to listen on; 0 takes a free one
     #[arg(long, default_value_t = 9000)]
     port: u16,
-    /// Name or address to listen on
+    /// Host name or address to listen on; 0.0.0.0 for all
     #[arg(long, default_value = "127.0.0.1", value_name = "HOST")]
     hostname: String,
-    /// Path that deliveries come to
+    /// URL path of deliveries
     #[arg(long, value_parser = path, default_value = "/webhook")]
     path: String,
-    /// Hand decrypted messages to this URL and answer with its status, instead of printing
+    /// Send decrypted events to this URL and answer with its status, instead of printing them
     #[arg(long, value_name = "URL", value_parser = forward_url)]
     forward: Option<Uri>,
-    /// Ids that are remembered to recognise what came before
+    /// Number of message ids to remember, so that a message delivered twice is handled once; the oldest are forgotten first
     #[arg(long, default_value = "100000", value_name = "COUNT")]
     dedupe_window: NonZeroUsize,
-    /// Bytes of a delivery; larger ones are answered 413
+    /// Maximum bytes of a delivery; larger ones are answered 413
     #[arg(long, value_parser = at_least_one, default_value_t = 2 << 20, value_name = "BYTES")]
     max_body: usize,
-    /// Connections at once
+    /// Maximum number of open connections; further ones wait
     #[arg(long, value_parser = count, default_value_t = 1_024, value_name = "COUNT")]
     max_connections: usize,
-    /// How long a connection may be silent before a request, and take to send its headers
+    /// Time a connection may stay idle between requests, or take to send the headers of one
     #[arg(long, value_parser = duration, default_value = "90s", value_name = "DURATION")]
     idle_timeout: Duration,
-    /// How long requests in flight may take after SIGTERM
+    /// Time to finish running requests after SIGTERM
     #[arg(long, value_parser = duration, default_value = "30s", value_name = "DURATION")]
     drain_timeout: Duration,
     #[command(flatten)]
     faults: FaultArgs,
 }
 
+/// The flags that make deliveries fail.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Playing a bad customer")]
+#[command(next_help_heading = "Failures on purpose")]
 struct FaultArgs {
-    /// Share of deliveries that fail on purpose, 0 to 1
+    /// Share of deliveries to fail on purpose, from 0 to 1
     #[arg(long, value_parser = share, default_value_t = 0.0, value_name = "SHARE")]
     fail_rate: f64,
-    /// What those are answered
+    /// HTTP status of failures on purpose, from 300
     #[arg(long, value_parser = status, default_value = "500", value_name = "STATUS")]
     fail_status: StatusCode,
-    /// Wait this long before every answer
+    /// Delay before every answer
     #[arg(long, value_parser = duration, default_value = "0s", value_name = "DURATION")]
     delay: Duration,
 }
 
-/// How long a delivery's body may take to come.
+/// Time a sender may take to send the body of a delivery.
 const REQUEST_TIME: Duration = Duration::from_secs(30);
 
 /// Runs the command until a signal stops it.
@@ -123,7 +131,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         forward: args.forward.map(|url| (url, secrets.map(Signer::new))),
     };
     if args.allow_unsigned {
-        tracing::warn!("signatures aren't checked (--allow-unsigned)");
+        tracing::warn!(
+            "signatures aren't checked, because of --allow-unsigned; pass --secret-file to check them"
+        );
     }
     tracing::info!(address = %address_of(&listener), path = args.path, ?key_ids, "taking deliveries");
     let limits = ServeLimits { connections: args.max_connections, idle: args.idle_timeout };
@@ -132,7 +142,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     shutdown.drain.cancelled().await;
     match shutdown.abort.run_until_cancelled(tokio::time::timeout(args.drain_timeout, serving)).await {
         None => Err(Interrupted.into()),
-        Some(Err(_)) => anyhow::bail!("deliveries were still in flight after --drain-timeout"),
+        Some(Err(_)) => anyhow::bail!(
+            "some deliveries were still being handled when --drain-timeout was over; the sender retries them"
+        ),
         Some(Ok(_)) => Ok(()),
     }
 }
@@ -140,14 +152,14 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 fn share(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
-        _ => Err("a number from 0 to 1 is needed".into()),
+        _ => Err("expected a number from 0 to 1".into()),
     }
 }
 
 fn status(text: &str) -> Result<StatusCode, String> {
     match text.parse::<StatusCode>() {
         Ok(status) if status.as_u16() >= 300 => Ok(status),
-        _ => Err("an HTTP status from 300 to 999 is needed".into()),
+        _ => Err("expected an HTTP status from 300 to 999".into()),
     }
 }
 
@@ -156,7 +168,7 @@ fn path(text: &str) -> Result<String, String> {
     if text.starts_with('/') && text.bytes().all(plain) {
         return Ok(text.into());
     }
-    Err("a path such as /webhook is needed, of letters, digits and / - _ . ~".into())
+    Err("expected a path such as /webhook, of letters, digits and / - _ . ~".into())
 }
 
 fn forward_url(text: &str) -> Result<Uri, String> {

@@ -1,4 +1,4 @@
-//! Step 1, `whk keygen`: a key pair for a tenant.
+//! Step 1, `whk keygen`: makes a key pair for a tenant.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,32 +17,33 @@ use crate::exit::UsageError;
 
 const PUBLIC_MODE: u32 = 0o644;
 
-/// Make an RSA key pair: the customer keeps the private key, the provider gets the public one
+/// Make an RSA key pair: the customer keeps the private key and gives the public key to the provider
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  whk keygen                                       private_key.pem and public_key.pem here
-  whk keygen --out-dir keys --signing-secret       also a secret that both sides sign and verify with
-  whk keygen --passphrase-file pass.txt            the private key encrypted (PKCS#8, PBES2)
+  whk keygen                                   write private_key.pem and public_key.pem to this folder
+  whk keygen --out-dir keys --signing-secret   also make a secret that signs and verifies deliveries
+  whk keygen --passphrase-file pass.txt        encrypt the private key (PKCS#8, PBES2)
 
-Hand public_key.pem to the provider. Keep private_key.pem: who has it can read every event.")]
+Give public_key.pem to the provider. Keep private_key.pem secret: anyone who has it can read every event.
+Exit status: 0 done, 64 a file exists already or a flag can't be used, 66 a file doesn't exist, 77 the folder can't be written.")]
 pub struct Args {
-    /// Size of the key in bits
-    #[arg(long, value_enum, default_value_t)]
+    /// Size of the key; larger keys are slower
+    #[arg(long, value_enum, default_value_t, value_name = "BITS")]
     bits: Bits,
-    /// Folder to write to; it is made where it doesn't exist
+    /// Folder to write to; created if it doesn't exist
     #[arg(long, default_value = ".", value_name = "DIR")]
     out_dir: PathBuf,
-    /// Overwrite existing files; whoever needs the old private key can't open older events any more
+    /// Overwrite existing files. Events encrypted to an overwritten key can't be read any more
     #[arg(long)]
     force: bool,
-    /// Encrypt the private key with the first line of this file
+    /// Encrypt the private key with a passphrase: the first line of this file
     #[arg(long, value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
-    /// Also make signing_secret.txt, which provider and customer share
+    /// Also make signing_secret.txt, which the provider and the customer share
     #[arg(long)]
     signing_secret: bool,
-    /// Form of the result
+    /// Format of the result
     #[arg(long, value_enum, default_value_t)]
     output: OutputFormat,
 }
@@ -68,8 +69,9 @@ impl Bits {
     }
 }
 
+/// The result: paths of the files, and what is known of the key.
 #[derive(Serialize)]
-struct Made {
+struct GeneratedFiles {
     private_key: PathBuf,
     public_key: PathBuf,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -81,9 +83,9 @@ struct Made {
 /// Runs the command.
 ///
 /// # Errors
-/// A file exists and `--force` isn't given, can't be written, or the passphrase file can't be read.
+/// A file exists and `--force` isn't given, a file can't be written, or the passphrase file can't be read.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let made = Made {
+    let made = GeneratedFiles {
         private_key: args.out_dir.join("private_key.pem"),
         public_key: args.out_dir.join("public_key.pem"),
         signing_secret: args.signing_secret.then(|| args.out_dir.join("signing_secret.txt")),
@@ -114,17 +116,17 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         write(path, SECRET_MODE, &Secret::generate()?.reveal())?;
     }
 
-    let made = Made { key_id: key.kid().to_owned(), ..made };
+    let made = GeneratedFiles { key_id: key.kid().to_owned(), ..made };
     Ok(output::print(args.output, &as_text(&made), &made)?)
 }
 
-fn as_text(made: &Made) -> String {
+fn as_text(made: &GeneratedFiles) -> String {
     let mut rows = vec![
-        ("private key", &made.private_key, "keep it"),
+        ("private key", &made.private_key, "keep it secret"),
         ("public key", &made.public_key, "hand it to the provider"),
     ];
     rows.extend(
-        made.signing_secret.as_ref().map(|path| ("signing secret", path, "share it with the provider alone")),
+        made.signing_secret.as_ref().map(|path| ("signing secret", path, "share it with the provider only")),
     );
     let width = rows.iter().map(|(_, path, _)| path.display().to_string().len()).max().unwrap_or_default();
     let mut text = String::new();
@@ -136,13 +138,13 @@ fn as_text(made: &Made) -> String {
 
 fn refuse_existing(path: &Path) -> Result<(), UsageError> {
     if path.symlink_metadata().is_ok() {
-        let advice = "pass --force to overwrite it, or another --out-dir";
+        let advice = "pass --force to overwrite it, or choose another --out-dir";
         return Err(UsageError(format!("{} exists; {advice}", path.display())));
     }
     Ok(())
 }
 
-/// Shown on a terminal only, as indicatif does on its own.
+/// Returns a spinner. indicatif shows it on a terminal only.
 fn spinner(bits: u32) -> ProgressBar {
     let spinner =
         ProgressBar::new_spinner().with_message(format!("looking for two primes of {} bits", bits / 2));

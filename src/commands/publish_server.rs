@@ -44,7 +44,7 @@ const BODY_BUDGET_KIB: usize = 256 * 1024;
 /// Memory for events that are encrypted and not queued yet: 256 MiB.
 const SEALING_BYTES: usize = 256 << 20;
 
-/// Take events at POST /publish, encrypt them with the customer's public key, deliver them with retries
+/// Take events at POST /publish, encrypt them for each customer, and deliver them with retries
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -53,32 +53,41 @@ Examples:
   curl http://localhost:4242/publish -H \"authorization: Bearer $(cat whk-data/provider_key.txt)\" \\
        -H 'content-type: application/json' -d '{\"type\":\"invoice.paid\",\"payload\":{\"amount\":42}}'
 
-Direct mode, as the Deno scripts publish, without tenants or API keys:
+Direct mode publishes like the Deno scripts, without tenants or API keys:
   whk publish-server --public-key public_key.pem --signing-secret-file signing_secret.txt --allow-net 127.0.0.0/8
   curl http://localhost:4242/publish -H 'content-type: application/json' \\
        -d '{\"url\":\"http://localhost:9000/webhook\",\"payload\":{\"hello\":\"world\"}}'
 
-The first start makes the provider's API key and writes it to provider_key.txt in the data dir.
-Deliveries go to public addresses over https. --allow-net opens a network of your own, over http as well.
-SIGTERM or SIGINT stops accepting and finishes what is being delivered within --drain-timeout; a second one ends at
-once. What waits then is delivered after the next start; a queue in memory is emptied first.
-Exit status: 0 stopped with nothing lost, 1 jobs in memory were left, 64 usage, 66 a file is missing, 69 the port isn't
-free, Redis or Kafka can't be used or the data dir is in use, 77 the data dir can't be written, 130 interrupted while draining.")]
+The first start makes an API key for the provider and writes it to provider_key.txt in --data-dir.
+Deliveries go to public addresses over https only. --allow-net allows a private network, and plain http to it.
+
+SIGTERM or SIGINT stops taking events and finishes running deliveries within --drain-timeout; a second signal stops at
+once. Jobs on disk, in Redis or in Kafka are kept for the next start. Jobs in memory are delivered first.
+
+Exit status:
+  0    stopped; no job was lost
+  1    jobs in memory were lost, or a part of the server failed
+  64   a flag, variable or key file can't be used
+  66   a file doesn't exist
+  69   the port isn't free, Redis or Kafka can't be used, or another server uses --data-dir
+  77   --data-dir can't be written
+  130  a second signal came while jobs were being delivered")]
 pub struct Args {
     /// Where jobs wait between publish and delivery
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, value_name = "WHERE")]
     queue: QueueKind,
-    /// Keep strict order per endpoint: a failed job holds up those behind it, and no other endpoint's. Without it
-    /// each endpoint's own setting holds
+    /// Deliver to every endpoint in strict order: while a job is retried, later jobs of the same endpoint wait, and other
+    /// endpoints go on. Without this flag each endpoint's own setting decides
     #[arg(long)]
     ordered: bool,
-    /// Messages that one content key seals; 1 makes a new one for each
+    /// Messages encrypted with one content key before a new key is made; 1 makes a new key for each. More is faster, less
+    /// exposes fewer messages if a key leaks
     #[arg(long, default_value_t = 1_000, value_name = "COUNT")]
     key_reuse: u32,
-    /// Bytes of messages that one content key seals
+    /// Bytes of messages encrypted with one content key before a new key is made
     #[arg(long, default_value_t = 64 << 20, value_name = "BYTES")]
     key_reuse_bytes: u64,
-    /// How long one content key is used
+    /// Time after which a content key is replaced
     #[arg(long, value_parser = duration, default_value = "5m", value_name = "DURATION")]
     key_reuse_age: Duration,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! The flags about deliveries, for every command that delivers.
+//! The flags about deliveries, for the commands that deliver.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,37 +13,43 @@ use crate::deliver::{DeliverConfig, ExtraRoots};
 use crate::exit::UsageError;
 use crate::queue::QueueConfig;
 
-/// A lease outlasts an attempt by this: time enough to settle it.
+/// Time by which a lease outlasts an attempt: enough to settle it.
 const LEASE_MARGIN: Duration = Duration::from_secs(30);
 
+/// The flags about deliveries.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Delivery")]
 pub(crate) struct DeliveryArgs {
-    /// A network that may be called though it isn't public, over http too; repeat it or separate with commas
+    /// Private network that may be called, also over plain http: 10.0.0.0/8 or 127.0.0.0/8, for example. Repeat the flag or
+    /// separate networks with commas. Without it only public addresses are called, over https
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub(crate) allow_net: Vec<IpNet>,
-    /// Certificates (PEM) that are trusted beside the public ones
+    /// File with further root certificates (PEM) to trust, for endpoints whose certificates a private CA signed
     #[arg(long, value_name = "FILE")]
     pub(crate) ca_file: Option<PathBuf>,
-    /// Time limit of one attempt: connect, headers and body together
+    /// Time limit of one attempt: connecting, headers and body together
     #[arg(long, value_parser = duration, default_value = "30s", value_name = "DURATION")]
     pub(crate) delivery_timeout: Duration,
-    /// Attempts at once, over all endpoints
+    /// Maximum number of attempts at once, over all endpoints
     #[arg(long, value_parser = count, default_value_t = 512, value_name = "COUNT")]
     pub(crate) in_flight: usize,
-    /// Attempts at once to one endpoint that does well; at most a fifth of --in-flight
+    /// Maximum number of attempts at once to one healthy endpoint; never more than a fifth of --in-flight
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..), default_value_t = 64, value_name = "COUNT")]
     pub(crate) endpoint_in_flight: u32,
-    /// How long a failing job of an ordered endpoint may hold up those behind it before it is dead-lettered
+    /// Time a failing job of an ordered endpoint may block later jobs; then it is dead-lettered and delivery continues with
+    /// the next one
     #[arg(long, value_parser = duration, default_value = "1h", value_name = "DURATION")]
     pub(crate) max_lane_block: Duration,
-    /// How long to go on delivering after SIGTERM
+    /// Time to finish running deliveries after SIGTERM
     #[arg(long, value_parser = duration, default_value = "30s", value_name = "DURATION")]
     pub(crate) drain_timeout: Duration,
 }
 
 impl DeliveryArgs {
-    /// How attempts are made.
+    /// Returns the configuration of attempts.
+    ///
+    /// # Errors
+    /// `--ca-file` can't be read, or holds no certificates.
     pub(crate) fn config(&self) -> anyhow::Result<DeliverConfig> {
         let extra_roots = match &self.ca_file {
             None => ExtraRoots::default(),
@@ -57,12 +63,12 @@ impl DeliveryArgs {
             time_limit: self.delivery_timeout,
             guard: EgressGuard::new(self.allow_net.clone()),
             extra_roots,
-            // Endpoints of many tenants may share a host.
+            // As many as attempts, because endpoints of many tenants may share a host.
             idle_connections: self.in_flight,
         })
     }
 
-    /// What the queue is told of them.
+    /// Returns the queue's configuration, without limits on what is stored.
     pub(crate) fn queue_config(&self, ordered: bool, retry: &RetryPolicy) -> QueueConfig {
         QueueConfig {
             ordered,

@@ -1,4 +1,4 @@
-//! The flags about Kafka, for every command that talks to it.
+//! The flags about Kafka, for the commands that connect to it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,44 +11,45 @@ use crate::common::kafka::{KafkaConfig, KafkaConfigError, Sasl, SaslMechanism, S
 use crate::exit::UsageError;
 use crate::queue::kafka::{Batching, Compression};
 
-/// The variable that holds the password: never a flag, since arguments can be seen by other users.
+/// The environment variable with the password. It is never a flag, because other users can see the arguments of a process.
 const PASSWORD: &str = "KAFKA_PASSWORD";
 
-/// Where Kafka is, and how to get in.
+/// The flags about the cluster and the login.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Kafka")]
 pub(crate) struct KafkaArgs {
-    /// Brokers to begin with, host:port with commas between them
+    /// Brokers to connect to first, as host:port, separated by commas; the others are found through them
     #[arg(long, env = "KAFKA_BROKERS", default_value = "127.0.0.1:9092", value_name = "BROKERS")]
     kafka_brokers: String,
-    /// Topic for jobs; those that wait for a retry are in NAME.retry, dead letters in NAME.dlq
+    /// Topic of the jobs. Jobs that wait for a retry are in NAME.retry, dead letters in NAME.dlq
     #[arg(long, default_value = "events", value_name = "NAME")]
     kafka_topic: String,
-    /// Topic for tenants, their keys and endpoints
+    /// Topic of the tenants, their keys and endpoints
     #[arg(long, default_value = "whk.tenants", value_name = "NAME")]
     kafka_registry_topic: String,
-    /// How long a request to Kafka may take, over all attempts, before it is given up: publishing is answered 503 then
+    /// Time limit of a request to Kafka, over all its attempts (100ms to 5m); an event that isn't stored by then is answered
+    /// 503
     #[arg(long, value_parser = duration, default_value = "5s", value_name = "DURATION")]
     kafka_timeout: Duration,
-    /// Encrypt connections to the brokers with TLS, and check their certificates against the system's roots
+    /// Connect to the brokers with TLS, and check their certificates against the system's root certificates
     #[arg(long)]
     kafka_tls: bool,
-    /// Certificates (PEM) that the brokers' own are checked against, instead of the system's roots
+    /// File with the root certificates (PEM) to trust for the brokers, instead of the system's
     #[arg(long, value_name = "FILE", requires = "kafka_tls")]
     kafka_ca_file: Option<PathBuf>,
-    /// Certificate (PEM) to show to the brokers
+    /// File with a client certificate (PEM), for brokers that ask for one
     #[arg(long, value_name = "FILE", requires = "kafka_tls", requires = "kafka_key_file")]
     kafka_cert_file: Option<PathBuf>,
-    /// Private key (PEM) of that certificate
+    /// File with the private key (PEM) of --kafka-cert-file
     #[arg(long, value_name = "FILE", requires = "kafka_cert_file")]
     kafka_key_file: Option<PathBuf>,
-    /// Log in to the brokers in this way, with --kafka-username and a password
+    /// Log in to the brokers with this SASL mechanism, --kafka-username and a password
     #[arg(long, value_enum, value_name = "MECHANISM", requires = "kafka_username")]
     kafka_sasl: Option<SaslFlag>,
-    /// Who logs in
+    /// User name to log in with
     #[arg(long, env = "KAFKA_USERNAME", value_name = "NAME")]
     kafka_username: Option<String>,
-    /// File with the password, where KAFKA_PASSWORD isn't set
+    /// File with the password, if the variable KAFKA_PASSWORD isn't set
     #[arg(long, value_name = "FILE", requires = "kafka_sasl")]
     kafka_password_file: Option<PathBuf>,
 }
@@ -77,14 +78,17 @@ impl From<SaslFlag> for SaslMechanism {
 }
 
 impl KafkaArgs {
-    /// What they say together.
+    /// Returns the configuration of the connection.
+    ///
+    /// # Errors
+    /// A flag's value can't be used, or a file can't be read.
     pub(crate) fn config(&self) -> anyhow::Result<KafkaConfig> {
         let usage = |error: KafkaConfigError| UsageError(error.to_string());
         let topics = Topics::parse(&self.kafka_topic, &self.kafka_registry_topic).map_err(usage)?;
-        // Longer would overflow what librdkafka counts in.
+        // librdkafka accepts at most 5 minutes as its `socket.timeout.ms`.
         let range = Duration::from_millis(100)..=Duration::from_secs(300);
         if !range.contains(&self.kafka_timeout) {
-            return Err(UsageError("--kafka-timeout: 100ms to 5m are needed".into()).into());
+            return Err(UsageError("--kafka-timeout: expected 100ms to 5m".into()).into());
         }
         let mut config =
             KafkaConfig::parse(&self.kafka_brokers, topics, self.kafka_timeout).map_err(usage)?;
@@ -112,7 +116,7 @@ impl KafkaArgs {
         let username = self.kafka_username.clone().unwrap_or_default();
         if mechanism == SaslMechanism::Plain && !self.kafka_tls {
             tracing::warn!(
-                "--kafka-sasl plain without --kafka-tls sends the password for anybody on the way to read"
+                "--kafka-sasl plain without --kafka-tls sends the password in clear text; pass --kafka-tls, or use scram-sha-512"
             );
         }
         let from_environment = std::env::var(PASSWORD).ok().filter(|password| !password.is_empty());
@@ -135,27 +139,28 @@ fn read(flag: &str, path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("{flag}: read {}", path.display()))
 }
 
-/// Text that looks like PEM: librdkafka's own complaint would repeat it.
+/// Reads a file, and checks that it looks like PEM. librdkafka would quote the file in its own error.
 fn pem(flag: &str, path: &Path) -> anyhow::Result<String> {
     let text = read(flag, path)?;
     match text.contains("-----BEGIN ") {
         true => Ok(text),
-        false => Err(UsageError(format!("{flag}: {} holds no PEM", path.display())).into()),
+        false => Err(UsageError(format!("{flag}: {} holds no PEM block", path.display())).into()),
     }
 }
 
+/// The flags about Kafka for commands that publish to it.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Kafka")]
 pub(crate) struct KafkaProducerArgs {
     #[command(flatten)]
     cluster: KafkaArgs,
-    /// How records are compressed
+    /// Compression of the records written to Kafka
     #[arg(long, value_enum, default_value_t, value_name = "CODEC")]
     kafka_compression: CompressionFlag,
-    /// How long a record may wait for others, to be written with them
+    /// Time a record may wait for others to be written in the same request. More gives larger requests, less a shorter wait
     #[arg(long, value_parser = duration, default_value = "5ms", value_name = "DURATION")]
     kafka_linger: Duration,
-    /// Consumer group whose lag /metrics shows
+    /// Consumer group whose lag /metrics reports: the --group of `whk consume-kafka`
     #[arg(long, default_value = "webhook", value_name = "NAME")]
     pub(crate) kafka_group: String,
 }
@@ -189,16 +194,19 @@ impl From<CompressionFlag> for Compression {
 }
 
 impl KafkaProducerArgs {
-    /// Where Kafka is.
+    /// Returns the configuration of the connection.
+    ///
+    /// # Errors
+    /// A flag's value can't be used, or a file can't be read.
     pub(crate) fn config(&self) -> anyhow::Result<KafkaConfig> {
         self.cluster.config()
     }
 
-    /// How records are written.
+    /// Returns how records are gathered into requests.
     pub(crate) fn batching(&self) -> Batching {
-        Batching { compression: self.kafka_compression.into(), linger: self.kafka_linger.min(MOST_LINGER) }
+        Batching { compression: self.kafka_compression.into(), linger: self.kafka_linger.min(MAX_LINGER) }
     }
 }
 
-/// What librdkafka takes.
-const MOST_LINGER: Duration = Duration::from_secs(900);
+/// Maximum linger that librdkafka accepts.
+const MAX_LINGER: Duration = Duration::from_secs(900);

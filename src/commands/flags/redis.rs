@@ -1,4 +1,4 @@
-//! The flags about Redis, for every command that talks to it.
+//! The flags about Redis, for the commands that connect to it.
 
 use std::path::PathBuf;
 
@@ -7,11 +7,12 @@ use anyhow::Context as _;
 use crate::common::redis::{RedisConfig, RedisConfigError};
 use crate::exit::UsageError;
 
+/// The flags about Redis.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Redis")]
 pub(crate) struct RedisArgs {
-    /// Where --queue redis and --registry redis keep theirs: redis://[user:password@]host[:port][/database], rediss:// for TLS; several
-    /// URLs with commas between them are the nodes of a Redis Cluster
+    /// Redis server for --queue redis and --registry redis: redis://[user:password@]host[:port][/database], or rediss://
+    /// for TLS. Several URLs, separated by commas, are the nodes of a Redis Cluster
     #[arg(
         long,
         env = "REDIS_URL",
@@ -20,15 +21,16 @@ pub(crate) struct RedisArgs {
         value_name = "URL"
     )]
     redis_url: RedisUrls,
-    /// What all keys begin with: servers that share it share their jobs and tenants
+    /// Prefix of all keys in Redis. Servers with the same prefix share their jobs and tenants; give unrelated servers
+    /// different ones
     #[arg(long, default_value = "whk", value_name = "TEXT")]
     redis_prefix: String,
-    /// Certificates (PEM) that Redis' own is checked against, instead of the public ones
+    /// File with the root certificates (PEM) to trust for Redis, instead of the public ones
     #[arg(long, value_name = "FILE")]
     redis_ca_file: Option<PathBuf>,
 }
 
-/// `Debug` hides them, since they may hold passwords.
+/// The value of `--redis-url`. `Debug` hides it, because it may contain a password.
 #[derive(Clone)]
 struct RedisUrls(String);
 
@@ -47,7 +49,10 @@ impl std::fmt::Debug for RedisUrls {
 }
 
 impl RedisArgs {
-    /// Where Redis is.
+    /// Returns the configuration of the connection.
+    ///
+    /// # Errors
+    /// A flag's value can't be used, or the certificates can't be read.
     pub(crate) fn config(&self) -> anyhow::Result<RedisConfig> {
         let usage = |error: RedisConfigError| UsageError(error.to_string());
         let config = RedisConfig::parse(&self.redis_url.0, &self.redis_prefix).map_err(usage)?;

@@ -1,4 +1,4 @@
-//! The flags about retries, for every command that delivers.
+//! The flags about retries, for the commands that deliver.
 
 use std::time::Duration;
 
@@ -8,14 +8,15 @@ use super::value::duration;
 use crate::common::retry::{RetryPolicy, RetryPolicyError};
 use crate::exit::UsageError;
 
-/// When a failed delivery is tried again.
+/// The flags about retries.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Retries")]
 pub(crate) struct RetryArgs {
-    /// Retries after the first attempt; then the job is dead-lettered
+    /// Number of retries after the first attempt; then the job is dead-lettered. Default: 5, or one for each delay given
     #[arg(long, env = "MAX_RETRIES", value_name = "COUNT")]
     max_retries: Option<u32>,
-    /// Delays in milliseconds, comma-separated; the last repeats up to --max-retries
+    /// Delays before each retry, in milliseconds, separated by commas: 1000,60000 for example. The last delay repeats up to
+    /// --max-retries
     #[arg(
         long,
         env = "RETRY_DELAYS",
@@ -24,30 +25,33 @@ pub(crate) struct RetryArgs {
         value_parser = milliseconds
     )]
     retry_delays: Option<Vec<Duration>>,
-    /// A schedule by name, before any other: scripts = 1, 2, 4, 8, 16 s; standard = 5 s, 5 min, 30 min, 2, 5, 10, 14, 20 and 24 h
+    /// Predefined list of delays. Overrides --retry-delays, --retry-base, --retry-factor and --retry-cap
     #[arg(long, value_enum, value_name = "NAME")]
     retry_schedule: Option<Schedule>,
-    /// First delay, where neither delays nor a schedule are given
+    /// Delay before the first retry, if neither --retry-delays nor --retry-schedule is given
     #[arg(long, value_parser = duration, default_value = "1s", value_name = "DURATION")]
     retry_base: Duration,
-    /// What each delay is multiplied by to give the next
+    /// Factor by which the delay grows from one retry to the next
     #[arg(long, default_value_t = 2.0, value_name = "FACTOR")]
     retry_factor: f64,
-    /// Longest delay
+    /// Maximum delay between retries
     #[arg(long, value_parser = duration, default_value = "1h", value_name = "DURATION")]
     retry_cap: Duration,
-    /// Share by which delays vary at random, 0 to 1
+    /// Random variation of each delay, as a share from 0 to 1: 0.2 is ±20 %. Spreads retries of many jobs over time
     #[arg(long, default_value_t = RetryPolicy::JITTER, value_name = "SHARE")]
     retry_jitter: f64,
 }
 
+/// The value of `--retry-schedule`.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Schedule {
+    /// The Deno scripts' delays: 1, 2, 4, 8 and 16 s
     Scripts,
+    /// The delays of Standard Webhooks, about three days in all: 5 s, 5 min, 30 min, 2, 5, 10, 14, 20 and 24 h
     Standard,
 }
 
-/// Retries where nothing else is said: the scripts'.
+/// Default number of retries: the Deno scripts'.
 const RETRIES: u32 = 5;
 
 impl RetryArgs {
@@ -83,8 +87,8 @@ impl Schedule {
     }
 }
 
-/// As the scripts do, with white space around the number.
+/// Parses whole milliseconds. White space around the number is allowed, as the Deno scripts allow it.
 fn milliseconds(text: &str) -> Result<Duration, String> {
-    let number = text.trim().parse().map_err(|_| "whole milliseconds, separated by commas, are needed")?;
+    let number = text.trim().parse().map_err(|_| "expected whole milliseconds, separated by commas")?;
     Ok(Duration::from_millis(number))
 }

@@ -11,17 +11,19 @@ use crate::commands::flags::value::{at_least_one, count, duration};
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Tenants")]
 pub(super) struct DataArgs {
-    /// Where tenants, keys and endpoints are kept: sqlite, or where --queue is redis or kafka there, unless it is given
-    #[arg(long, value_enum)]
+    /// Where tenants, their keys and endpoints are stored. Default: redis with --queue redis, kafka with --queue kafka,
+    /// else sqlite
+    #[arg(long, value_enum, value_name = "WHERE")]
     pub(super) registry: Option<RegistryKind>,
-    /// Folder for tenants, keys, endpoints and the queue on disk; it is made where it doesn't exist
+    /// Folder for tenants, keys, endpoints and the queue on disk; created if it doesn't exist. Only one server can use it
+    /// at a time
     #[arg(long, env = "WHK_DATA_DIR", default_value = DATA_DIR, value_name = "DIR")]
     pub(super) data_dir: PathBuf,
-    /// What the secrets of the registry are encrypted with: base64 of 32 bytes; secret.key in the data dir without it.
-    /// Servers that share a registry share it too
+    /// File with the key that encrypts the registry's secrets: 32 bytes in base64. Servers that share a registry need the
+    /// same key. Default: secret.key in --data-dir, made by the first start
     #[arg(long, env = "WHK_SECRET_KEY_FILE", value_name = "FILE")]
     pub(super) secret_key_file: Option<PathBuf>,
-    /// Make an API key for the provider that replaces the one in the data dir's provider_key.txt, which is revoked
+    /// Replace the provider's API key in provider_key.txt with a new one, and revoke the old one
     #[arg(long)]
     pub(super) new_provider_key: bool,
 }
@@ -29,16 +31,16 @@ pub(super) struct DataArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Direct mode")]
 pub(super) struct DirectArgs {
-    /// Take events that name their URL themselves, from whoever reaches the port, and seal them with this public
-    /// key: PEM, base64 of PEM, or JWK
+    /// Turn direct mode on: take events that name their own URL, without an API key, and encrypt them with this public
+    /// key (PEM, base64 of PEM, or JWK). Anyone who can reach the port can then publish
     #[arg(long, value_name = "FILE")]
     pub(super) public_key: Option<PathBuf>,
-    /// Sign their deliveries with the secrets in this file, one `whsec_…` a line. With --queue kafka it is
-    /// whk consume-kafka that signs, with a flag of that name
+    /// Sign direct deliveries with the secrets in this file, one `whsec_…` per line. With --queue kafka pass it to
+    /// `whk consume-kafka` instead
     #[arg(long, value_name = "FILE", requires = "public_key")]
     pub(super) signing_secret_file: Option<PathBuf>,
-    /// How their payloads are sealed: jwe, or the Deno scripts' rsa-oaep (at most 470 bytes)
-    #[arg(long, value_enum, default_value_t, requires = "public_key")]
+    /// Format of encrypted direct payloads
+    #[arg(long, value_enum, default_value_t, requires = "public_key", value_name = "FORMAT")]
     pub(super) envelope: EnvelopeFlag,
 }
 
@@ -48,16 +50,16 @@ pub(super) struct HttpArgs {
     /// Port to listen on; 0 takes a free one
     #[arg(long, env = "SERVER_PORT", default_value_t = 4242)]
     pub(super) port: u16,
-    /// Name or address to listen on; with --public-key, who reaches it can publish
+    /// Host name or address to listen on; 0.0.0.0 for all. In direct mode anyone who can reach it can publish
     #[arg(long, env = "SERVER_HOSTNAME", default_value = "127.0.0.1", value_name = "HOST")]
     pub(super) hostname: String,
-    /// Connections at once
+    /// Maximum number of open connections; further ones wait
     #[arg(long, value_parser = count, default_value_t = 1_024, value_name = "COUNT")]
     pub(super) max_connections: usize,
-    /// How long a connection may be silent before a request, and take to send its headers
+    /// Time a connection may stay idle between requests, or take to send the headers of one
     #[arg(long, value_parser = duration, default_value = "60s", value_name = "DURATION")]
     pub(super) idle_timeout: Duration,
-    /// How long a request's body may take to come
+    /// Time a client may take to send the body of a request
     #[arg(long, value_parser = duration, default_value = "30s", value_name = "DURATION")]
     pub(super) request_timeout: Duration,
 }
@@ -65,39 +67,41 @@ pub(super) struct HttpArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Limits")]
 pub(super) struct LimitArgs {
-    /// Unsettled jobs that are held; further ones are answered 503. Without it 1,000,000, or 10,000 in memory. In Kafka
-    /// none of these limits of what is queued holds, but the topics' own
+    /// Maximum number of undelivered jobs in the queue; further events are answered 503. Not used with --queue kafka.
+    /// Default: 1,000,000, or 10,000 in memory
     #[arg(long, env = "MAX_QUEUE_SIZE", value_parser = at_least_one, value_name = "JOBS")]
     max_queue_size: Option<usize>,
-    /// Bytes of unsettled jobs that are held. Without it 8 GiB on disk, 1 GiB in Redis, 256 MiB in memory
+    /// Maximum bytes of undelivered jobs in the queue; further events are answered 503. Not used with --queue kafka.
+    /// Default: 8 GiB on disk, 1 GiB in Redis, 256 MiB in memory
     #[arg(long, value_parser = at_least_one, value_name = "BYTES")]
     max_queue_bytes: Option<usize>,
-    /// Bytes of one payload; larger ones are answered 413
+    /// Maximum bytes of one payload; larger ones are answered 413
     #[arg(long, env = "MAX_PAYLOAD_SIZE", value_parser = at_least_one, default_value_t = 1 << 20, value_name = "BYTES")]
     pub(super) max_payload_size: usize,
-    /// Unsettled jobs that one tenant may have; further ones are answered 429. Each tenant may have a limit of its
-    /// own. Without it a quarter of --max-queue-size
+    /// Maximum number of undelivered jobs of one tenant; further events are answered 429. `whk tenant update` sets another
+    /// limit for a tenant. Default: a quarter of --max-queue-size
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..), value_name = "JOBS")]
     tenant_queued_jobs: Option<u32>,
-    /// Bytes of unsettled jobs that one tenant may have; further ones are answered 429. Without it a quarter of
+    /// Maximum bytes of undelivered jobs of one tenant; further events are answered 429. Default: a quarter of
     /// --max-queue-bytes
     #[arg(long, value_parser = at_least_one, value_name = "BYTES")]
     tenant_queued_bytes: Option<usize>,
-    /// Delivered messages whose attempts can be looked up: the latest
+    /// Number of delivered messages whose attempts `whk message` can still show; the oldest are forgotten first
     #[arg(long, default_value_t = 100_000, value_name = "COUNT")]
     pub(super) message_history: usize,
-    /// How long dead letters are kept; in Kafka, `whk kafka-setup` says it
+    /// Time after which dead letters are deleted. With --queue kafka set it with `whk kafka-setup` instead
     #[arg(long, value_parser = duration, default_value = "30d", value_name = "DURATION")]
     pub(super) dead_letter_retention: Duration,
-    /// Events a second that one tenant may publish, or the provider to it alone
+    /// Maximum number of events per second published by one tenant, or by the provider to that tenant by name; further
+    /// ones are answered 429. `whk tenant update` sets another limit for a tenant
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..), default_value_t = 1_000, value_name = "COUNT")]
     pub(super) tenant_publish_rate: u32,
-    /// Endpoints that one tenant may have
+    /// Maximum number of endpoints of one tenant. `whk tenant update` sets another limit for a tenant
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..), default_value_t = 100, value_name = "COUNT")]
     pub(super) tenant_endpoints: u32,
 }
 
-/// Where the queue is what bounds jobs, and where memory is.
+/// Default limits of a durable queue, where storage is the bound, and of one in memory.
 const DURABLE_JOBS: usize = 1_000_000;
 const MEMORY_JOBS: usize = 10_000;
 const DISK_BYTES: usize = 8 << 30;
@@ -105,18 +109,18 @@ const REDIS_BYTES: usize = 1 << 30;
 const MEMORY_BYTES: usize = 256 << 20;
 
 impl LimitArgs {
-    /// Unsettled jobs, and bytes of them, that a queue of that kind holds.
+    /// Returns the maximum number of undelivered jobs in the queue, and of their bytes.
     pub(super) fn of_queue(&self, kind: QueueKind) -> (usize, usize) {
         let (jobs, bytes) = match kind {
             QueueKind::Memory => (MEMORY_JOBS, MEMORY_BYTES),
             QueueKind::Disk => (DURABLE_JOBS, DISK_BYTES),
-            // Kafka doesn't count what is queued, so there these bound what one event may make.
+            // Kafka doesn't count what is queued. There these limit the jobs of one event.
             _ => (DURABLE_JOBS, REDIS_BYTES),
         };
         (self.max_queue_size.unwrap_or(jobs), self.max_queue_bytes.unwrap_or(bytes))
     }
 
-    /// The same of one tenant's.
+    /// Returns the maximum number of undelivered jobs of one tenant, and of their bytes.
     pub(super) fn of_tenant(&self, kind: QueueKind) -> (u32, usize) {
         let (jobs, bytes) = self.of_queue(kind);
         let quarter = u32::try_from((jobs / 4).max(1)).unwrap_or(u32::MAX);
