@@ -1,16 +1,19 @@
-//! Asking before what can't be taken back.
+//! Asks for confirmation before something is deleted for good.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
 use crate::exit::UsageError;
 
-/// Whether who sits at the terminal says yes.
+/// Asks `question` on the terminal. Returns whether the answer is yes.
 ///
 /// # Errors
-/// There is nobody to ask, or the terminal can't be used.
+/// stdin isn't a terminal, so nobody can answer, or it can't be read.
 pub(super) fn confirm(question: &str) -> anyhow::Result<bool> {
     if !io::stdin().is_terminal() {
-        return Err(UsageError(format!("{question} This can't be taken back: pass --yes")).into());
+        return Err(UsageError(format!(
+            "{question} This can't be undone; pass --yes to confirm without a terminal"
+        ))
+        .into());
     }
     let mut err = io::stderr().lock();
     write!(err, "{question} [y/N] ")?;

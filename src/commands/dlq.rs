@@ -1,4 +1,4 @@
-//! `whk dlq`: dead letters, to be looked at, replayed and purged over the HTTP API.
+//! `whk dlq`: lists, shows, replays and purges dead letters over the HTTP API.
 
 mod batches;
 mod cause;
@@ -12,29 +12,33 @@ use clap::Subcommand;
 
 use super::flags::connection::{Connection, ConnectionArgs};
 
-/// Dead letters: list, show, replay and purge what couldn't be delivered
+/// List, show, replay and purge dead letters: messages that couldn't be delivered
 #[derive(Debug, clap::Args)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 #[command(after_help = "\
-A message is dead once its retries are used up, or none would help:
-  exhausted    the last retry failed                 blocked      it held up an ordered endpoint for too long
-  gone         the customer answered 410             refused      the address may not be called
-  disabled     its endpoint is disabled              interrupted  attempt after attempt was broken off
-  damaged      what was stored can't be read
-The last two are the system's fault, the others the customer's (--fault).
+A message becomes a dead letter when its retries are used up, or when a retry can't help. Its cause is one of:
+  exhausted    the last retry failed
+  blocked      the message blocked an ordered endpoint for longer than --max-lane-block
+  gone         the customer answered 410
+  refused      the server doesn't allow calls to the address
+  disabled     the endpoint is disabled
+  interrupted  the server stopped or crashed during every attempt
+  damaged      the stored message can't be read
+Interrupted and damaged are the system's fault, the others the customer's (--fault).
 
 Examples:
   whk dlq list --tenant Acme --since 2h
   whk dlq show msg_01a20a3c5d8b7c11a0b1c2d3e4f50617
-  whk dlq replay --tenant Acme --dry-run           how many that would be
-  whk dlq replay --tenant Acme --rate 50           once Acme is back, gently
-  whk dlq purge --cause gone --until 30d --yes     what nobody waits for
-  whk dlq list --tenant me                         a customer, with its own API key
+  whk dlq replay --tenant Acme --dry-run         count the dead letters that would be replayed
+  whk dlq replay --tenant Acme --rate 50         replay 50 per second, once Acme's endpoint works again
+  whk dlq purge --cause gone --until 30d --yes   delete what died more than 30 days ago at endpoints that are gone
+  whk dlq list --tenant me                       list your own dead letters, as a customer with an API key
 
-The server deletes what has been dead for longer than its --dead-letter-retention (30 days).
-The API key comes from WHK_API_KEY, or --api-key-file, or provider_key.txt in the server's --data-dir.
-Exit status: 0 done, 1 the server refused, or only some were replayed or purged, 64 usage, 66 a file
-is missing, 69 the server isn't reachable, 77 the API key isn't permitted, 130 interrupted.")]
+The server deletes dead letters after its --dead-letter-retention (30 days by default).
+The API key is read from WHK_API_KEY, --api-key-file, or provider_key.txt in the server's --data-dir.
+
+Exit status: 0 done, 1 the server refused, or only some were replayed or purged, 64 usage, 66 a file doesn't exist, 69 the
+server can't be reached, 77 the API key has no permission, 130 interrupted.")]
 pub struct Args {
     #[command(flatten)]
     connection: ConnectionArgs,

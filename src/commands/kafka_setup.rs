@@ -63,7 +63,7 @@ pub struct Args {
     /// How long to wait for Kafka to be done with deleting, and with making them
     #[arg(long, value_parser = duration, default_value = "30s", value_name = "DURATION")]
     wait: Duration,
-    /// Form of the result
+    /// Format of the result
     #[arg(long, value_enum, default_value_t, help_heading = "Output")]
     output: OutputFormat,
     #[command(flatten)]

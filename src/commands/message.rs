@@ -1,4 +1,4 @@
-//! `whk message`: where a message stands, and what its attempts came to.
+//! `whk message`: shows the state of a message and its attempts.
 
 use super::flags::connection::{Connection, ConnectionArgs};
 use crate::api::MessageView;
@@ -7,37 +7,37 @@ use crate::commands::output::{fields, table};
 use crate::common::attempt::Attempt;
 use crate::common::id::{EndpointId, MessageId, TenantId};
 
-/// Show where a message stands, and what its attempts came to
+/// Show the state of a message and its latest attempts
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   whk message msg_01a20a3c5d8b7c11a0b1c2d3e4f50617
   WHK_API_KEY=whk_tenant_… whk message --tenant me msg_01a20a3c5d8b7c11a0b1c2d3e4f50617
 
-What is queued or dead is known, and the latest that were delivered (the server's
---message-history). The last attempts of each are kept.
-Exit status: 0 done, 1 there is no such message, 64 usage, 66 a file is missing, 69 the server isn't
-reachable, 77 the API key isn't permitted.")]
+The server knows every message that is queued or dead, and the latest delivered ones: their number is its
+--message-history. It keeps the latest attempts of each.
+Exit status: 0 done, 1 the server knows no such message, 64 usage, 66 a file doesn't exist, 69 the server can't be reached,
+77 the API key has no permission.")]
 pub struct Args {
-    /// The message's id, as its publisher was answered and its customer sees it as webhook-id
+    /// Id of the message: in the answer to the publisher, and in the webhook-id header at the customer
     #[arg(value_name = "MESSAGE-ID")]
     id: MessageId,
     #[command(flatten)]
-    tenant: OfTenantArg,
+    tenant: TenantFilter,
     #[command(flatten)]
     connection: ConnectionArgs,
 }
 
-/// Whose messages are meant.
+/// The flag that limits a command to the messages of one tenant.
 #[derive(Debug, clap::Args)]
-pub(super) struct OfTenantArg {
-    /// Of this tenant alone, by name or id; `me` for a tenant's own API key, which sees no other
+pub(super) struct TenantFilter {
+    /// Only messages of this tenant, given by name or id. A tenant's own API key needs `--tenant me`
     #[arg(long, value_name = "TENANT")]
     pub(super) tenant: Option<String>,
 }
 
-impl OfTenantArg {
-    /// A path in the API, below the tenant's where there is one.
+impl TenantFilter {
+    /// Returns the path of `rest` in the API, below the tenant's path if a tenant is given.
     pub(super) fn path(&self, rest: &str) -> String {
         match &self.tenant {
             None => rest.to_owned(),
@@ -64,30 +64,30 @@ fn as_text(message: &MessageView) -> String {
     );
     let about = fields([
         ("id", message.id.to_string()),
-        ("tenant", whose(message.tenant, message.target.as_deref())),
-        ("endpoint", place(message.endpoint, message.origin.as_deref())),
+        ("tenant", tenant_text(message.tenant, message.target.as_deref())),
+        ("endpoint", endpoint_text(message.endpoint, message.origin.as_deref())),
         ("state", state),
         ("published", format!("{:.3}", message.published_at)),
     ]);
     about + &attempts_as_text(&message.attempts)
 }
 
-/// Whose a message is, for people.
-pub(super) fn whose(tenant: Option<TenantId>, target: Option<&str>) -> String {
+/// Returns the tenant of a message as text, or its target in direct mode.
+pub(super) fn tenant_text(tenant: Option<TenantId>, target: Option<&str>) -> String {
     match (tenant, target) {
         (Some(tenant), _) => tenant.to_string(),
-        // A stranger's text: nothing of it may move the cursor.
+        // The publisher chose this text. Debug format escapes control characters, which could move the cursor.
         (None, Some(target)) => format!("direct mode, target {target:?}"),
         (None, None) => String::new(),
     }
 }
 
-/// Where a message goes, for people.
-pub(super) fn place(endpoint: Option<EndpointId>, origin: Option<&str>) -> String {
+/// Returns the endpoint of a message as text, or its URL's origin in direct mode.
+pub(super) fn endpoint_text(endpoint: Option<EndpointId>, origin: Option<&str>) -> String {
     endpoint.map_or_else(|| origin.unwrap_or_default().to_owned(), |endpoint| endpoint.to_string())
 }
 
-/// Attempts for people, a line each, after an empty one.
+/// Returns an empty line, then a table of attempts.
 pub(super) fn attempts_as_text(attempts: &[Attempt]) -> String {
     if attempts.is_empty() {
         return "\nno attempts yet\n".into();
@@ -102,7 +102,7 @@ pub(super) fn attempts_as_text(attempts: &[Attempt]) -> String {
     format!("\n{}", table(["attempt at", "took", "result"], rows))
 }
 
-/// Text of others on one line, without what would move the cursor.
+/// Replaces line breaks and other control characters, which could move the cursor, in text from outside.
 pub(super) fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
@@ -112,8 +112,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_others_wrote_can_not_move_the_cursor() {
-        assert_eq!(whose(None, Some("a\u{1b}[2J")), "direct mode, target \"a\\u{1b}[2J\"");
+    fn text_from_outside_can_not_move_the_cursor() {
+        assert_eq!(tenant_text(None, Some("a\u{1b}[2J")), "direct mode, target \"a\\u{1b}[2J\"");
         assert_eq!(one_line("connect:\r\n\u{1b}[2Jrefused"), "connect:   [2Jrefused");
     }
 }

@@ -1,4 +1,4 @@
-//! What a command prints as its result: for people by default, JSON for programs.
+//! Printing of results: text for people by default, JSON for programs.
 
 use std::io::{self, Write as _};
 
@@ -7,20 +7,20 @@ use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde::Serialize;
 
-/// The form of a command's result on stdout.
+/// The value of `--output`: the format of a result on stdout.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(super) enum OutputFormat {
-    /// Lines for people.
+    /// Text for people
     #[default]
     Text,
-    /// One JSON object.
+    /// One line of JSON
     Json,
 }
 
-/// Prints a result: `text` as it stands, or `value` as one line of JSON.
+/// Prints a result: `text` as it is, or `value` as one line of JSON.
 ///
 /// # Errors
-/// stdout can't be written, as when the reader of a pipe is gone.
+/// stdout can't be written, for example because the reader of a pipe has ended.
 pub(super) fn print(format: OutputFormat, text: &str, value: &impl Serialize) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match format {
@@ -33,7 +33,7 @@ pub(super) fn print(format: OutputFormat, text: &str, value: &impl Serialize) ->
     out.flush()
 }
 
-/// Rows under a heading, for people.
+/// Returns a table of `rows` under `heading`.
 #[must_use]
 pub(super) fn table<const N: usize>(
     heading: [&str; N],
@@ -48,7 +48,7 @@ pub(super) fn table<const N: usize>(
     lines.collect()
 }
 
-/// Names and values, a line each, for people. What has no value is left out.
+/// Returns names and values, one pair per line. Pairs with an empty value are left out.
 #[must_use]
 pub(super) fn fields<const N: usize>(fields: [(&str, String); N]) -> String {
     let filled = fields.iter().filter(|(_, value)| !value.is_empty());

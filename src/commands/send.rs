@@ -1,4 +1,4 @@
-//! Step 4, `whk send`: publishes events, many or at a rate, and says how it went.
+//! Step 4, `whk send`: publishes many events, at a rate or as fast as possible, and summarises the answers.
 
 use std::path::PathBuf;
 
@@ -16,77 +16,81 @@ use crate::common::shutdown::{Interrupted, Shutdown};
 use crate::exit::UsageError;
 use crate::send::{Load, Recipients, Summary, Template};
 
-/// The payload of the scripts' 4_publish.sh.
+/// Default payload: that of the Deno script `4_publish.sh`.
 const PAYLOAD: &str = r#"{"hello":"world","id":"{{seq}}"}"#;
 
-/// Events of the scripts' 4_kafka_publish.sh, for customer-1 to customer-5.
+/// Numbers of events that the Deno script `4_kafka_publish.sh` sends to customer-1 to customer-5.
 const KAFKA_PROFILE: [u64; 5] = [50, 15, 30, 5, 50];
 
-/// Publish events: how many, how fast, and how they were taken
+/// Publish many events, and report how many were accepted and how fast
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  whk send                                         100 events to http://127.0.0.1:9000/webhook
-  whk send --count 20000 --concurrency 32          as fast as they are taken
-  whk send --subscribers --type invoice.paid       to whoever subscribes to it, with the provider's API key
+  whk send --subscribers --type invoice.paid
+      publish 100 events to all endpoints that subscribe to invoice.paid, with the provider's API key
+  whk send --count 20000 --concurrency 32
+      direct mode: publish as fast as the server accepts, for delivery to http://127.0.0.1:9000/webhook
   whk send --rate 200 --count 2000 --payload '{\"n\":{{seq}},\"sent\":{{now}}}'
+      publish 200 events per second
 
-In a payload {{seq}} is the event's number, {{now}} microseconds since 1970.
-Exit status: 0 all were accepted, 1 any was refused, 64 usage, 66 a file is missing,
-130 interrupted.")]
+In a payload {{seq}} stands for the number of the event, from 1, and {{now}} for microseconds since 1970.
+Without --subscribers or --tenant events are published in direct mode, which the server must have turned on.
+Exit status: 0 all events were accepted, 1 an event was refused, 64 usage, 66 a file doesn't exist, 130 interrupted.")]
 pub struct Args {
-    /// The publish-server
+    /// URL of the publish-server
     #[arg(long, env = "WHK_SERVER", value_name = "URL", value_parser = server_url, default_value = "http://127.0.0.1:4242")]
     server: Uri,
-    /// Publish to whoever subscribes to the --type, with an API key, and not in direct mode
+    /// Publish to all endpoints that subscribe to --type, with an API key, instead of in direct mode
     #[arg(long, requires = "kind", conflicts_with_all = ["webhook_url", "target", "profile"])]
     subscribers: bool,
-    /// Publish to those of this tenant alone, by name or id
+    /// Publish to the subscribed endpoints of this tenant only, given by name or id
     #[arg(long, requires = "kind", value_name = "TENANT", conflicts_with_all = ["webhook_url", "target", "profile"])]
     tenant: Option<String>,
-    /// Direct mode: where events are delivered; repeat it to take turns
+    /// Direct mode: URL to deliver the events to; repeat the flag to use several URLs in turn
     #[arg(long, value_name = "URL", value_parser = webhook_url, default_value = "http://127.0.0.1:9000/webhook")]
     webhook_url: Vec<String>,
-    /// How many events
+    /// Number of events to publish
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
-    /// The scripts' mix instead of --count: kafka = 50, 15, 30, 5 and 50 events to customer-1 to customer-5
+    /// Direct mode: publish a predefined mix of targets instead of --count events
     #[arg(long, value_enum, conflicts_with_all = ["count", "target"])]
     profile: Option<Profile>,
-    /// Direct mode: the tenant's name that is sent along
+    /// Direct mode: target to put into the events, the name of a tenant of your own
     #[arg(long, value_name = "NAME")]
     target: Option<String>,
-    /// The event type; repeat it to take turns
+    /// Type of the events, such as invoice.paid; repeat the flag to use several types in turn
     #[arg(long = "type", value_name = "TYPE")]
     kind: Vec<String>,
-    /// Payload template
+    /// Payload of each event, in which {{seq}} and {{now}} are replaced
     #[arg(long, value_name = "JSON", default_value = PAYLOAD)]
     payload: String,
-    /// File with a payload template
+    /// File with the payload, instead of --payload
     #[arg(long, value_name = "FILE", conflicts_with = "payload")]
     payload_file: Option<PathBuf>,
-    /// Requests at once
+    /// Maximum number of requests at once
     #[arg(long, value_parser = count, default_value_t = 8, value_name = "COUNT")]
     concurrency: usize,
-    /// Events a second; as fast as they are taken where it isn't given
+    /// Events to publish per second. Default: as fast as the server accepts
     #[arg(long, value_parser = rate, value_name = "PER_SECOND")]
     rate: Option<f64>,
-    /// Form of the result
+    /// Format of the result
     #[arg(long, value_enum, default_value_t)]
     output: OutputFormat,
     #[command(flatten)]
     key: ApiKeyArgs,
 }
 
+/// The value of `--profile`.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Profile {
+    /// The mix of the Deno script 4_kafka_publish.sh: 50, 15, 30, 5 and 50 events to customer-1 to customer-5
     Kafka,
 }
 
 /// Runs the command.
 ///
 /// # Errors
-/// A flag or a file can't be used, or any event was refused.
+/// A flag or a file can't be used, an event was refused, or a signal came.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let text = match &args.payload_file {
         None => args.payload,
@@ -137,7 +141,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             anyhow::bail!("{} of {total} events were refused; the first: {reason}", summary.refused)
         }
         None if unsent > 0 => {
-            Err(Interrupted).with_context(|| format!("{unsent} of {total} events weren't sent"))
+            Err(Interrupted).with_context(|| format!("{unsent} of {total} events weren't published"))
         }
         None => Ok(()),
     }
@@ -158,7 +162,7 @@ fn as_text(summary: &Summary) -> String {
     )
 }
 
-/// Shown on a terminal only, as indicatif does on its own.
+/// Returns a progress bar. indicatif shows it on a terminal only.
 fn progress_bar(total: u64) -> ProgressBar {
     let template = "{bar:40} {pos}/{len} events  {per_sec}  {eta} left";
     let style = ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar());
@@ -179,5 +183,5 @@ fn publish_url(server: &Uri) -> Result<Uri, UsageError> {
     let authority = authority.map_or("", http::uri::Authority::as_str);
     let url = format!("{scheme}://{authority}{base}/publish");
     url.parse()
-        .map_err(|_| UsageError(format!("--server {server} isn't a URL that /publish can be added to")))
+        .map_err(|_| UsageError(format!("--server {server} isn't a URL such as http://127.0.0.1:4242")))
 }

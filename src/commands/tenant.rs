@@ -1,4 +1,4 @@
-//! `whk tenant`: who events are delivered to, and where, over the HTTP API.
+//! `whk tenant`: manages tenants, their keys and endpoints over the HTTP API.
 
 mod api_key;
 mod endpoint;
@@ -12,24 +12,24 @@ use clap::Subcommand;
 use super::confirm::confirm;
 use super::flags::connection::{Connection, ConnectionArgs};
 
-/// Manage tenants: subscribe customers, their API keys, public keys, endpoints and signing secrets
+/// Manage tenants (customers): their API keys, public keys, endpoints and signing secrets
 #[derive(Debug, clap::Args)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 #[command(after_help = "\
-A customer subscribes in one go:
+Subscribe a customer in one step:
   whk tenant onboard Acme --public-key public_key.pem --url https://acme.example/webhook --events 'invoice.*,user.created'
 
 or step by step:
   whk tenant create Acme
-  whk tenant api-key create Acme                   for the customer, who can do the rest with it
+  whk tenant api-key create Acme                   the customer can do the rest with this key
   whk tenant key add Acme --public-key public_key.pem
   whk tenant endpoint add Acme --url https://acme.example/webhook --events 'invoice.*'
   whk tenant endpoint test Acme ep_…
 
-Tenants are named by name or id; a customer with its own API key says `me`.
-The API key comes from WHK_API_KEY, or --api-key-file, or provider_key.txt in the server's --data-dir.
-Exit status: 0 done, 1 the server refused, 64 usage, 66 a file is missing, 69 the server isn't reachable,
-77 the API key isn't permitted.")]
+A tenant is given by name or id; a customer with its own API key writes `me`.
+The API key is read from WHK_API_KEY, --api-key-file, or provider_key.txt in the server's --data-dir.
+Exit status: 0 done, 1 the server refused, 64 usage, 66 a file doesn't exist, 69 the server can't be reached, 77 the API key
+has no permission.")]
 pub struct Args {
     #[command(flatten)]
     connection: ConnectionArgs,
@@ -47,34 +47,35 @@ enum Command {
     Show(TenantArg),
     Update(manage::UpdateArgs),
     Delete(manage::DeleteArgs),
-    /// API keys, with which a tenant manages what is its own
+    /// Manage the API keys with which a tenant manages its own keys and endpoints
     #[command(subcommand)]
     ApiKey(api_key::Command),
-    /// The provider's own API keys
+    /// Manage the provider's own API keys
     #[command(subcommand)]
     ProviderKey(api_key::ProviderCommand),
-    /// Public keys, to which a tenant's events are sealed
+    /// Manage the public keys that a tenant's events are encrypted with
     #[command(subcommand)]
     Key(key::Command),
-    /// Endpoints, where a tenant's events go
+    /// Manage the endpoints that a tenant's events are delivered to
     #[command(subcommand)]
     Endpoint(endpoint::Command),
-    /// Signing secrets, by which a customer knows who sent an event
+    /// Manage the signing secrets by which a customer verifies deliveries
     #[command(subcommand)]
     Secret(secret::Command),
 }
 
+/// A tenant, for commands that a tenant may run for itself.
 #[derive(Debug, clap::Args)]
 struct TenantArg {
-    /// The tenant's name or id; `me` for the API key's own
+    /// Name or id of the tenant; `me` for the tenant of the API key
     #[arg(value_name = "TENANT")]
     tenant: String,
 }
 
-/// A tenant, for what only the provider may do.
+/// A tenant, for commands that only the provider may run.
 #[derive(Debug, clap::Args)]
 struct NamedTenantArg {
-    /// The tenant's name or id
+    /// Name or id of the tenant
     #[arg(value_name = "TENANT")]
     tenant: String,
 }
@@ -91,7 +92,7 @@ impl NamedTenantArg {
     }
 }
 
-/// A tenant's path in the API, with `rest` after it.
+/// Returns a tenant's path in the API, followed by `rest`.
 fn path_of(tenant: &str, rest: &str) -> String {
     format!("/tenants/{}{rest}", crate::client::segment(tenant))
 }

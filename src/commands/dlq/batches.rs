@@ -1,4 +1,4 @@
-//! Replaying and purging batch by batch, at a rate, as far as there is room.
+//! Replays and purges dead letters in batches, at a rate, and waits while the queue is full.
 
 use std::time::Duration;
 
@@ -17,22 +17,22 @@ use crate::common::id::MessageId;
 use crate::common::shutdown::{Interrupted, Shutdown};
 use crate::queue::dead::MAX_BATCH;
 
-/// Batches a second where there is a rate: often enough to be even, seldom enough to be cheap.
+/// Batches per second when a rate is given: often enough for an even rate, seldom enough to be cheap.
 const BATCHES_PER_SECOND: f64 = 10.0;
-/// How long to wait where the queue, or a tenant's share of it, is full.
+/// Pause before a batch is sent again because the queue, or the tenant's share of it, was full.
 const FULL_PAUSE: Duration = Duration::from_secs(1);
-/// And when to give up where nothing of it is delivered meanwhile.
-const FULL_PATIENCE: Duration = Duration::from_secs(60);
+/// Time without any progress after which a full queue is an error.
+const FULL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What is done with dead letters.
+/// An operation on dead letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Act {
+pub(super) enum Operation {
     Replay,
     Purge,
 }
 
-impl Act {
-    /// What they are afterwards.
+impl Operation {
+    /// Returns the past participle, for messages.
     pub(super) fn done(self) -> &'static str {
         match self {
             Self::Replay => "replayed",
@@ -40,66 +40,70 @@ impl Act {
         }
     }
 
-    async fn ask(
+    async fn send(
         self,
         connection: &Connection,
         root: &str,
-        what: &DeadSelection,
-    ) -> Result<Answer, ClientError> {
+        selection: &DeadSelection,
+    ) -> Result<BatchResult, ClientError> {
         Ok(match self {
             Self::Replay => {
-                let answer: Replayed = connection.api.post(&format!("{root}/replay"), what).await?;
+                let answer: Replayed = connection.api.post(&format!("{root}/replay"), selection).await?;
                 let Replayed { matched, replayed, more, until } = answer;
-                Answer { matched, done: replayed, more, until }
+                BatchResult { matched, done: replayed, more, until }
             }
             Self::Purge => {
-                let answer: Purged = connection.api.post(&format!("{root}/purge"), what).await?;
+                let answer: Purged = connection.api.post(&format!("{root}/purge"), selection).await?;
                 let Purged { matched, purged, more, until } = answer;
-                Answer { matched, done: purged, more, until }
+                BatchResult { matched, done: purged, more, until }
             }
         })
     }
 }
 
-struct Answer {
+/// Result of one batch, whichever the operation.
+struct BatchResult {
     matched: u64,
     done: u64,
     more: bool,
     until: Timestamp,
 }
 
-/// What is to be done, counted.
-pub(super) struct Plan<'a> {
-    act: Act,
+/// The selected dead letters, counted by a dry run.
+pub(super) struct BatchPlan<'a> {
+    operation: Operation,
     connection: &'a Connection,
     root: String,
     selections: Vec<DeadSelection>,
     missing: Vec<MessageId>,
-    /// How many that are, at most as many as were asked for.
+    /// Number of selected dead letters, at most `--limit`.
     pub(super) matched: u64,
 }
 
-/// What came of it.
-pub(super) struct Outcome {
+/// How far the operation came.
+pub(super) struct BatchOutcome {
     pub(super) done: u64,
-    /// Why it isn't all.
-    pub(super) stopped: Option<Stopped>,
+    /// Reason why it ended early, if it did.
+    pub(super) stopped: Option<StopReason>,
 }
 
-/// Why something is left.
-pub(super) enum Stopped {
-    /// The server didn't do it.
+/// Why an operation ended before all selected dead letters were done.
+pub(super) enum StopReason {
+    /// The server refused a batch.
     Refused(ClientError),
     /// A signal came.
     Interrupted,
-    /// What matches can't be replayed.
+    /// The server did none of a batch: the remaining dead letters can't be replayed.
     Stuck,
 }
 
-impl<'a> Plan<'a> {
-    /// Asks how many there are; from now on no others are meant, so that what dies again isn't.
+impl<'a> BatchPlan<'a> {
+    /// Counts the selected dead letters. Later ones aren't included, so a message that dies again isn't replayed again.
+    ///
+    /// # Errors
+    /// Nothing is selected, or the server can't be reached or refuses.
     pub(super) async fn make(
-        act: Act,
+        operation: Operation,
         connection: &'a Connection,
         select: &SelectArgs,
     ) -> anyhow::Result<Self> {
@@ -107,17 +111,17 @@ impl<'a> Plan<'a> {
         let (mut selections, mut missing, mut matched) = (select.selections()?, Vec::new(), 0_u64);
         for selection in &mut selections {
             let count = DeadSelection { dry_run: true, ..selection.clone() };
-            let counted = act.ask(connection, &root, &count).await?;
+            let counted = operation.send(connection, &root, &count).await?;
             selection.until = Some(counted.until);
             matched = matched.saturating_add(counted.matched);
             missing.extend(selection.message.filter(|_| counted.matched == 0));
         }
         let matched = select.limit.map_or(matched, |limit| matched.min(limit));
-        Ok(Self { act, connection, root, selections, missing, matched })
+        Ok(Self { operation, connection, root, selections, missing, matched })
     }
 
-    /// An error where messages that were named aren't there.
-    pub(super) fn complete(&self) -> anyhow::Result<()> {
+    /// Fails if a dead letter selected by id doesn't exist.
+    pub(super) fn check_all_found(&self) -> anyhow::Result<()> {
         let missing: Vec<String> = self.missing.iter().map(MessageId::to_string).collect();
         match missing.as_slice() {
             [] => Ok(()),
@@ -125,8 +129,11 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Does it: at most `rate` a second, waiting where there is no room, until all is done or a signal comes.
-    pub(super) async fn carry_out(&self, rate: Option<f64>) -> anyhow::Result<Outcome> {
+    /// Runs the operation on all selected dead letters, at most `rate` per second, until a signal comes.
+    ///
+    /// # Errors
+    /// A second signal came, or signal handlers can't be installed.
+    pub(super) async fn run(&self, rate: Option<f64>) -> anyhow::Result<BatchOutcome> {
         let shutdown = Shutdown::on_signals().context("install signal handlers")?;
         let progress = progress_bar(self.matched);
         let outcome = tokio::select! {
@@ -137,106 +144,111 @@ impl<'a> Plan<'a> {
         Ok(outcome)
     }
 
-    async fn batches(&self, rate: Option<f64>, progress: &ProgressBar, stop: &CancellationToken) -> Outcome {
-        let mut pace = Pace { rate, started: Instant::now(), moved: Instant::now(), done: 0 };
-        let ended = |pace: &Pace, stopped| Outcome { done: pace.done, stopped };
+    async fn batches(
+        &self,
+        rate: Option<f64>,
+        progress: &ProgressBar,
+        stop: &CancellationToken,
+    ) -> BatchOutcome {
+        let mut pacer = Pacer { rate, started: Instant::now(), progressed_at: Instant::now(), done: 0 };
+        let ended = |pacer: &Pacer, stopped| BatchOutcome { done: pacer.done, stopped };
         for selection in &self.selections {
             loop {
-                let left = self.matched.saturating_sub(pace.done);
+                let left = self.matched.saturating_sub(pacer.done);
                 if left == 0 {
-                    return ended(&pace, None);
+                    return ended(&pacer, None);
                 }
-                if stop.run_until_cancelled(tokio::time::sleep_until(pace.due())).await.is_none() {
-                    return ended(&pace, Some(Stopped::Interrupted));
+                if stop.run_until_cancelled(tokio::time::sleep_until(pacer.due())).await.is_none() {
+                    return ended(&pacer, Some(StopReason::Interrupted));
                 }
-                let limit = u32::try_from(left).unwrap_or(u32::MAX).min(pace.batch());
+                let limit = u32::try_from(left).unwrap_or(u32::MAX).min(pacer.batch());
                 let batch = DeadSelection { limit: Some(limit), ..selection.clone() };
-                match self.act.ask(self.connection, &self.root, &batch).await {
+                match self.operation.send(self.connection, &self.root, &batch).await {
                     Ok(answer) => {
-                        pace.advance(answer.done);
+                        pacer.advance(answer.done);
                         progress.inc(answer.done);
                         match (answer.done, answer.more) {
                             (_, false) => break,
-                            (0, true) => return ended(&pace, Some(Stopped::Stuck)),
+                            (0, true) => return ended(&pacer, Some(StopReason::Stuck)),
                             (_, true) => {}
                         }
                     }
-                    Err(error) if is_full(&error) && pace.moved.elapsed() < FULL_PATIENCE => {
+                    Err(error) if is_full(&error) && pacer.progressed_at.elapsed() < FULL_TIMEOUT => {
                         if stop.run_until_cancelled(tokio::time::sleep(FULL_PAUSE)).await.is_none() {
-                            return ended(&pace, Some(Stopped::Interrupted));
+                            return ended(&pacer, Some(StopReason::Interrupted));
                         }
                     }
-                    Err(error) => return ended(&pace, Some(Stopped::Refused(error))),
+                    Err(error) => return ended(&pacer, Some(StopReason::Refused(error))),
                 }
             }
         }
-        ended(&pace, None)
+        ended(&pacer, None)
     }
 
-    /// The error that the command ends with, where not all is done.
-    pub(super) fn result(&self, outcome: Outcome) -> anyhow::Result<()> {
-        let done = self.act.done();
+    /// Returns an error if not all selected dead letters are done.
+    pub(super) fn result(&self, outcome: BatchOutcome) -> anyhow::Result<()> {
+        let done = self.operation.done();
         let left = self.matched.saturating_sub(outcome.done);
         let not_all = format!("{left} of {} weren't {done}", self.matched);
         match outcome.stopped {
-            None => self.complete(),
-            Some(Stopped::Interrupted) => Err(Interrupted).context(not_all),
-            Some(Stopped::Stuck) => {
+            None => self.check_all_found(),
+            Some(StopReason::Interrupted) => Err(Interrupted).context(not_all),
+            Some(StopReason::Stuck) => {
                 anyhow::bail!(
-                    "{not_all}: the server can't; `whk dlq list --cause damaged` shows what is lost"
+                    "{not_all}, because their stored messages are damaged; `whk dlq list --cause damaged` lists them"
                 )
             }
-            // What was refused from the first has that code; what was done in part has failed.
-            Some(Stopped::Refused(error)) if outcome.done == 0 => Err(error.into()),
-            Some(Stopped::Refused(error)) => anyhow::bail!("{not_all}: {error}"),
+            // Refused from the start: the exit code is that of the refusal. Done in part: it is that of a failure.
+            Some(StopReason::Refused(error)) if outcome.done == 0 => Err(error.into()),
+            Some(StopReason::Refused(error)) => anyhow::bail!("{not_all}: {error}"),
         }
     }
 }
 
-/// So many, for people.
+/// Returns a number of dead letters as text.
 pub(super) fn dead_letters(count: u64) -> String {
     format!("{count} dead {}", if count == 1 { "letter" } else { "letters" })
 }
 
-/// Whether it may be tried again, once more is delivered.
+/// Returns whether the queue, or the tenant's share of it, is full. Deliveries make room.
 fn is_full(error: &ClientError) -> bool {
     let full = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE];
     matches!(error, ClientError::Refused { status, .. } if full.contains(status))
 }
 
-/// How fast it goes.
-struct Pace {
+/// Spreads batches over time to keep a rate.
+struct Pacer {
     rate: Option<f64>,
     started: Instant,
-    /// When something was done last.
-    moved: Instant,
+    /// Time of the last batch with any progress.
+    progressed_at: Instant,
     done: u64,
 }
 
-impl Pace {
-    /// When the next batch is to be asked for.
+impl Pacer {
+    /// Returns the time at which to send the next batch.
     fn due(&self) -> Instant {
         let Some(rate) = self.rate else { return self.started };
-        let after = Duration::try_from_secs_f64(self.done as f64 / rate).unwrap_or(FULL_PATIENCE);
+        let after = Duration::try_from_secs_f64(self.done as f64 / rate).unwrap_or(FULL_TIMEOUT);
         self.started.checked_add(after).unwrap_or(self.started)
     }
 
-    /// How many to ask for at once.
+    /// Returns the size of the next batch.
     fn batch(&self) -> u32 {
         let most = u32::try_from(MAX_BATCH).unwrap_or(u32::MAX);
-        // `as` stops at u32's bounds.
+        // `as` saturates at the bounds of u32.
         self.rate.map_or(most, |rate| ((rate / BATCHES_PER_SECOND) as u32).clamp(1, most))
     }
 
     fn advance(&mut self, done: u64) {
         self.done = self.done.saturating_add(done);
         if done > 0 {
-            self.moved = Instant::now();
+            self.progressed_at = Instant::now();
         }
     }
 }
 
-/// Shown on a terminal only, as indicatif does on its own.
+/// Returns a progress bar. indicatif shows it on a terminal only.
 fn progress_bar(total: u64) -> ProgressBar {
     let template = "{bar:40} {pos}/{len} dead letters  {per_sec}  {eta} left";
     let style = ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar());
@@ -250,8 +262,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_rate_is_kept_over_batches_of_a_tenth_of_a_second() {
         let now = Instant::now();
-        let pace = |rate| Pace { rate, started: now, moved: now, done: 30 };
-        let of = |rate| (pace(rate).batch(), pace(rate).due().duration_since(now));
+        let pacer = |rate| Pacer { rate, started: now, progressed_at: now, done: 30 };
+        let of = |rate| (pacer(rate).batch(), pacer(rate).due().duration_since(now));
         assert_eq!(of(None), (1_000, Duration::ZERO));
         assert_eq!(of(Some(50.0)), (5, Duration::from_millis(600)));
         assert_eq!(of(Some(0.5)), (1, Duration::from_secs(60)));
@@ -259,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_full_queue_is_waited_for() {
+    fn only_a_full_queue_is_retried() {
         let refused = |status| ClientError::Refused { status, detail: "no".into() };
         assert!(is_full(&refused(StatusCode::SERVICE_UNAVAILABLE)));
         assert!(is_full(&refused(StatusCode::TOO_MANY_REQUESTS)));

@@ -1,16 +1,16 @@
-//! `whk dlq list`.
+//! `whk dlq list`: prints dead letters as a table.
 
 use super::Connection;
 use super::select::FilterArgs;
 use crate::api::{DeadLetterView, Page};
 use crate::client::segment;
-use crate::commands::message::{one_line, place};
+use crate::commands::message::{endpoint_text, one_line};
 use crate::commands::output::table;
 
-/// Letters that the server puts on one page at most.
+/// Maximum number of letters that the server puts on one page.
 const PAGE_ITEMS: usize = 100;
 
-/// List dead letters, the longest dead first
+/// List dead letters, the oldest first
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -20,7 +20,7 @@ Examples:
 pub(super) struct Args {
     #[command(flatten)]
     filter: FilterArgs,
-    /// How many at most
+    /// Maximum number of dead letters to list
     #[arg(long, value_name = "COUNT", value_parser = crate::commands::flags::value::count, default_value_t = 100)]
     limit: usize,
 }
@@ -50,7 +50,7 @@ fn as_text(listed: &Page<DeadLetterView>) -> String {
     let rows = listed.data.iter().map(|letter| {
         [
             letter.id.to_string(),
-            place(letter.endpoint, letter.origin.as_deref()),
+            endpoint_text(letter.endpoint, letter.origin.as_deref()),
             letter.cause.as_str().to_owned(),
             letter.attempt_count.to_string(),
             format!("{:.3}", letter.died_at),
@@ -59,7 +59,10 @@ fn as_text(listed: &Page<DeadLetterView>) -> String {
     });
     let mut text = table(["message id", "endpoint", "cause", "attempts", "dead since", "detail"], rows);
     if listed.next_cursor.is_some() {
-        text += &format!("\nthere are more than these {}: see --limit\n", listed.data.len());
+        text += &format!(
+            "\nthere are more than these {}; pass a larger --limit to see them\n",
+            listed.data.len()
+        );
     }
     text
 }

@@ -1,13 +1,13 @@
-//! `whk dlq purge`.
+//! `whk dlq purge`: deletes dead letters.
 
 use serde_json::json;
 
 use super::Connection;
-use super::batches::{Act, Plan, dead_letters};
+use super::batches::{BatchPlan, Operation, dead_letters};
 use super::select::SelectArgs;
 use crate::commands::confirm::confirm;
 
-/// Delete dead letters for good
+/// Delete dead letters permanently
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -17,23 +17,23 @@ Examples:
 pub(super) struct Args {
     #[command(flatten)]
     select: SelectArgs,
-    /// Don't ask
-    #[arg(long, help_heading = "How")]
+    /// Delete without asking for confirmation
+    #[arg(long, help_heading = "Operation")]
     yes: bool,
 }
 
 pub(super) async fn run(connection: &Connection, args: Args) -> anyhow::Result<()> {
-    let plan = Plan::make(Act::Purge, connection, &args.select).await?;
+    let plan = BatchPlan::make(Operation::Purge, connection, &args.select).await?;
     let matched = plan.matched;
     if args.select.dry_run {
         let text = format!("{} would be purged", dead_letters(matched));
         connection.print(&text, &json!({"matched": matched, "purged": 0}))?;
-        return plan.complete();
+        return plan.check_all_found();
     }
-    if matched > 0 && !args.yes && !confirm(&format!("Delete {} for good?", dead_letters(matched)))? {
-        anyhow::bail!("nothing is purged");
+    if matched > 0 && !args.yes && !confirm(&format!("Delete {} permanently?", dead_letters(matched)))? {
+        anyhow::bail!("nothing was purged");
     }
-    let outcome = plan.carry_out(None).await?;
+    let outcome = plan.run(None).await?;
     let text = format!("purged {} of {matched}", outcome.done);
     connection.print(&text, &json!({"matched": matched, "purged": outcome.done}))?;
     plan.result(outcome)

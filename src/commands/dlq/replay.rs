@@ -1,12 +1,12 @@
-//! `whk dlq replay`.
+//! `whk dlq replay`: queues dead letters again.
 
 use serde_json::json;
 
 use super::Connection;
-use super::batches::{Act, Plan, dead_letters};
+use super::batches::{BatchPlan, Operation, dead_letters};
 use super::select::SelectArgs;
 
-/// Queue dead letters again: with the same ids, and all their attempts before them
+/// Queue dead letters again, with the same message ids and a full set of new attempts
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -15,25 +15,25 @@ Examples:
   whk dlq replay --tenant Acme --since 2h --rate 50
   whk dlq replay --all --fault system
 
-What dies again after the start isn't replayed again. Where the queue is full, it waits. Customers
-dedupe by webhook-id, which stays the same.")]
+A message that dies again during the replay isn't replayed again. When the queue is full, the replay waits for room.
+The message id stays the same, so a customer who handled the message already recognises it by webhook-id.")]
 pub(super) struct Args {
     #[command(flatten)]
     select: SelectArgs,
-    /// How many a second; as fast as the queue takes them without it
-    #[arg(long, help_heading = "How", value_name = "PER_SECOND", value_parser = crate::commands::flags::value::rate)]
+    /// Maximum number of dead letters to replay per second. Default: as fast as the queue accepts them
+    #[arg(long, help_heading = "Operation", value_name = "PER_SECOND", value_parser = crate::commands::flags::value::rate)]
     rate: Option<f64>,
 }
 
 pub(super) async fn run(connection: &Connection, args: Args) -> anyhow::Result<()> {
-    let plan = Plan::make(Act::Replay, connection, &args.select).await?;
+    let plan = BatchPlan::make(Operation::Replay, connection, &args.select).await?;
     let matched = plan.matched;
     if args.select.dry_run {
         let text = format!("{} would be replayed", dead_letters(matched));
         connection.print(&text, &json!({"matched": matched, "replayed": 0}))?;
-        return plan.complete();
+        return plan.check_all_found();
     }
-    let outcome = plan.carry_out(args.rate).await?;
+    let outcome = plan.run(args.rate).await?;
     let text = format!("replayed {} of {matched}", outcome.done);
     connection.print(&text, &json!({"matched": matched, "replayed": outcome.done}))?;
     plan.result(outcome)

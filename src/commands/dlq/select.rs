@@ -1,4 +1,4 @@
-//! Which dead letters a command is about.
+//! The flags that select dead letters.
 
 use std::fmt::Write as _;
 
@@ -8,36 +8,36 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use super::cause::{CauseFlag, FaultFlag};
 use crate::api::DeadSelection;
 use crate::commands::flags::value::duration;
-use crate::commands::message::OfTenantArg;
+use crate::commands::message::TenantFilter;
 use crate::common::id::{EndpointId, MessageId};
 use crate::common::retry::{CauseKind, Fault};
 use crate::exit::UsageError;
 
-/// Conditions; those that are given must all be fulfilled.
+/// Conditions. A dead letter must meet all that are given.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Which")]
+#[command(next_help_heading = "Selection")]
 pub(super) struct FilterArgs {
     #[command(flatten)]
-    pub(super) tenant: OfTenantArg,
-    /// For this endpoint
+    pub(super) tenant: TenantFilter,
+    /// Only dead letters of this endpoint
     #[arg(long, value_name = "ENDPOINT-ID")]
     endpoint: Option<EndpointId>,
-    /// Dead for this cause; repeat it or separate with commas
+    /// Only dead letters with this cause; repeat the flag or separate causes with commas
     #[arg(long, value_enum, value_name = "CAUSE", value_delimiter = ',')]
     cause: Vec<CauseFlag>,
-    /// Dead by the customer's fault, or the system's
-    #[arg(long, value_enum, value_name = "WHOSE")]
+    /// Only dead letters that are the customer's or the system's fault
+    #[arg(long, value_enum, value_name = "PARTY")]
     fault: Option<FaultFlag>,
-    /// Dead since then: a time such as 2026-11-23T09:00:00Z, or how long ago, such as 2h or 30d
+    /// Only dead letters that died at this time or later: 2026-11-23T09:00:00Z, or a duration before now, such as 2h or 30d
     #[arg(long, value_name = "TIME", value_parser = time)]
     since: Option<Timestamp>,
-    /// Dead before then, likewise
+    /// Only dead letters that died before this time, given like --since
     #[arg(long, value_name = "TIME", value_parser = time)]
     until: Option<Timestamp>,
 }
 
 impl FilterArgs {
-    /// As a query string, each parameter after an `&`.
+    /// Returns the conditions as a query string. Each parameter follows an `&`.
     pub(super) fn query(&self) -> String {
         let mut query = String::new();
         // Writing to a String can't fail.
@@ -66,7 +66,7 @@ impl FilterArgs {
         query
     }
 
-    /// Whether there is a condition, that of seeing nothing but what is one's own aside.
+    /// Returns whether a condition is given. `--tenant me` isn't one, because it selects all that the key can see.
     fn is_given(&self) -> bool {
         let of_one = self.tenant.tenant.as_deref().is_some_and(|tenant| tenant != crate::registry::name::ME);
         of_one || !self.query().is_empty()
@@ -85,34 +85,37 @@ impl FilterArgs {
     }
 }
 
-/// The messages, or the conditions, or all.
+/// The selection: message ids, conditions, or all.
 #[derive(Debug, clap::Args)]
 pub(super) struct SelectArgs {
-    /// These messages
+    /// Ids of the messages
     #[arg(value_name = "MESSAGE-ID", conflicts_with_all = ["endpoint", "cause", "fault", "since", "until", "all"])]
     ids: Vec<MessageId>,
     #[command(flatten)]
     pub(super) filter: FilterArgs,
-    /// All that the API key may see: has to be said where nothing else is
-    #[arg(long, help_heading = "Which")]
+    /// All dead letters that the API key can see; required if no id and no condition is given
+    #[arg(long, help_heading = "Selection")]
     all: bool,
-    /// Do nothing, and say how many there are
-    #[arg(long, help_heading = "How")]
+    /// Only print how many dead letters are selected
+    #[arg(long, help_heading = "Operation")]
     pub(super) dry_run: bool,
-    /// How many at most, the longest dead first; all that match without it
-    #[arg(long, help_heading = "How", value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "ids")]
+    /// Maximum number of dead letters, the oldest first. Default: all that are selected
+    #[arg(long, help_heading = "Operation", value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "ids")]
     pub(super) limit: Option<u64>,
 }
 
 impl SelectArgs {
-    /// What to ask the server for, one after the other: the messages, or what fulfils the conditions.
+    /// Returns the requests to send, one after another: one per message id, or a single one with the conditions.
+    ///
+    /// # Errors
+    /// Nothing is selected.
     pub(super) fn selections(&self) -> Result<Vec<DeadSelection>, UsageError> {
         if !self.ids.is_empty() {
             let one = |id: &MessageId| DeadSelection { message: Some(*id), ..DeadSelection::default() };
             return Ok(self.ids.iter().map(one).collect());
         }
         if !self.all && !self.filter.is_given() {
-            let needed = "which ones? Pass message ids, --tenant NAME, --endpoint, --cause, --fault, --since or --until; \
+            let needed = "which ones? pass message ids, --tenant NAME, --endpoint, --cause, --fault, --since or --until; \
                           or --all";
             return Err(UsageError(needed.into()));
         }
@@ -120,10 +123,11 @@ impl SelectArgs {
     }
 }
 
-/// A time, or how long ago it was.
+/// Parses a time, or a duration before now.
 fn time(text: &str) -> Result<Timestamp, String> {
-    let problem =
-        || "a time such as 2026-11-23T09:00:00Z, or how long ago, such as 2h or 30d, is needed".to_owned();
+    let problem = || {
+        "expected a time such as 2026-11-23T09:00:00Z, or a duration before now, such as 2h or 30d".to_owned()
+    };
     if let Ok(time) = text.parse() {
         return Ok(time);
     }
@@ -150,19 +154,19 @@ mod tests {
     }
 
     #[test]
-    fn a_time_is_one_or_how_long_ago_it_was() {
+    fn a_time_is_absolute_or_a_duration_before_now() {
         assert_eq!(time("2026-11-23T09:00:00+01:00").unwrap(), "2026-11-23T08:00:00Z".parse().unwrap());
         let then = time("30d").unwrap();
         let days = Duration::from_secs(30 * 86_400);
         let ago = Duration::try_from(Timestamp::now().duration_since(then)).unwrap();
         assert!((days..days + Duration::from_secs(60)).contains(&ago), "{ago:?}");
-        for odd in ["yesterday", "2026-11-23", "-2h", "1 month", "9000000d"] {
-            assert!(time(odd).is_err(), "{odd}");
+        for invalid in ["yesterday", "2026-11-23", "-2h", "1 month", "9000000d"] {
+            assert!(time(invalid).is_err(), "{invalid}");
         }
     }
 
     #[test]
-    fn all_has_to_be_said_where_nothing_else_is() {
+    fn without_ids_and_conditions_all_is_required() {
         assert!(select(&[]).selections().is_err());
         assert!(select(&["--tenant", "me"]).selections().is_err());
         for given in
@@ -177,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_holds_what_was_given() {
+    fn a_query_contains_the_given_conditions() {
         let id = EndpointId::new().to_string();
         let given = select(&[
             "--endpoint",

@@ -1,24 +1,24 @@
-//! `whk dlq show`.
+//! `whk dlq show`: prints one dead letter.
 
 use super::Connection;
 use crate::api::DeadLetterBody;
-use crate::commands::message::{OfTenantArg, attempts_as_text, one_line, place, whose};
+use crate::commands::message::{TenantFilter, attempts_as_text, endpoint_text, one_line, tenant_text};
 use crate::commands::output::fields;
 use crate::common::id::MessageId;
 use crate::common::retry::Fault;
 
-/// Show a dead letter with its attempts; with --output json also its sealed body
+/// Show a dead letter and its attempts; with --output json also its encrypted body
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   whk dlq show msg_01a20a3c5d8b7c11a0b1c2d3e4f50617
   whk dlq show msg_01a20a3c5d8b7c11a0b1c2d3e4f50617 --output json | jq .body")]
 pub(super) struct Args {
-    /// The message's id
+    /// Id of the message
     #[arg(value_name = "MESSAGE-ID")]
     id: MessageId,
     #[command(flatten)]
-    tenant: OfTenantArg,
+    tenant: TenantFilter,
 }
 
 pub(super) async fn run(connection: &Connection, args: Args) -> anyhow::Result<()> {
@@ -34,13 +34,13 @@ fn as_text(dead: &DeadLetterBody) -> String {
         Fault::System => "the system's fault",
     };
     let body = match &dead.body {
-        Some(_) => format!("{} bytes of {}, sealed", letter.bytes, dead.content_type.as_str()),
-        None => "damaged: it can't be replayed".into(),
+        Some(_) => format!("{} encrypted bytes of {}", letter.bytes, dead.content_type.as_str()),
+        None => "damaged, so it can't be replayed".into(),
     };
     let about = fields([
         ("id", letter.id.to_string()),
-        ("tenant", whose(letter.tenant, letter.target.as_deref())),
-        ("endpoint", place(letter.endpoint, letter.origin.as_deref())),
+        ("tenant", tenant_text(letter.tenant, letter.target.as_deref())),
+        ("endpoint", endpoint_text(letter.endpoint, letter.origin.as_deref())),
         ("cause", format!("{}, {fault}", letter.cause.as_str())),
         ("detail", one_line(&letter.detail)),
         ("attempts", letter.attempt_count.to_string()),

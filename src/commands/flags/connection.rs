@@ -1,4 +1,4 @@
-//! Which server, with which key, and how the result is shown.
+//! The flags of commands that call a server: its URL, the API key, and the format of the result.
 
 use http::Uri;
 use serde::Serialize;
@@ -9,26 +9,31 @@ use crate::commands::output::{self, OutputFormat};
 use crate::common::endpoint_url::EndpointUrl;
 use crate::exit::UsageError;
 
+/// The flags about the server to call.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Server")]
 pub(crate) struct ConnectionArgs {
-    /// The publish-server
+    /// URL of the publish-server
     #[arg(long, global = true, env = "WHK_SERVER", value_name = "URL", value_parser = server_url, default_value = "http://127.0.0.1:4242")]
     server: Uri,
     #[command(flatten)]
     key: ApiKeyArgs,
-    /// Form of the result
+    /// Format of the result
     #[arg(long, global = true, value_enum, default_value_t, help_heading = "Output")]
     output: OutputFormat,
 }
 
-/// A server to call, and the form in which to show what it says.
+/// A client for the server, and the format of results.
 pub(crate) struct Connection {
     pub(crate) api: ApiClient,
     output: OutputFormat,
 }
 
 impl ConnectionArgs {
+    /// Reads the API key and returns a client that presents it. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// No API key is found, or it can't be sent in a header.
     pub(crate) fn open(&self) -> anyhow::Result<Connection> {
         let key = self.key.read()?;
         Ok(Connection { api: ApiClient::new(&self.server, &key)?, output: self.output })
@@ -36,14 +41,14 @@ impl ConnectionArgs {
 }
 
 impl Connection {
-    /// Prints a result, for people or for programs.
+    /// Prints a result: `text` or, with `--output json`, `value`.
     pub(crate) fn print(&self, text: &str, value: &impl Serialize) -> anyhow::Result<()> {
         Ok(output::print(self.output, text, value)?)
     }
 }
 
 fn server_url(text: &str) -> Result<Uri, UsageError> {
-    let needed = || UsageError("a URL such as http://127.0.0.1:4242 is needed".into());
+    let needed = || UsageError("expected a URL such as http://127.0.0.1:4242".into());
     let url = EndpointUrl::parse(text).map_err(|_| needed())?;
     match url.uri().query() {
         None => Ok(url.uri().clone()),

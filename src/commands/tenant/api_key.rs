@@ -1,4 +1,4 @@
-//! `whk tenant api-key` and `whk tenant provider-key`.
+//! `whk tenant api-key` and `whk tenant provider-key`: API keys of tenants and of the provider.
 
 use clap::Subcommand;
 use serde_json::json;
@@ -10,16 +10,16 @@ use crate::common::id::ApiKeyId;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Make an API key for a tenant; it is shown this once
+    /// Make an API key for a tenant; the key is shown only once
     Create {
         #[command(flatten)]
         tenant: NamedTenantArg,
         #[command(flatten)]
         new: NewKeyArgs,
     },
-    /// List a tenant's API keys: their ids and first characters
+    /// List a tenant's API keys by id and first characters
     List(NamedTenantArg),
-    /// Revoke an API key, at once
+    /// Revoke an API key at once
     Revoke {
         #[command(flatten)]
         tenant: NamedTenantArg,
@@ -30,24 +30,24 @@ pub(super) enum Command {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ProviderCommand {
-    /// Make another API key for the provider; it is shown this once
+    /// Make another API key for the provider; the key is shown only once
     Create(NewKeyArgs),
-    /// List the provider's API keys: their ids and first characters
+    /// List the provider's API keys by id and first characters
     List,
-    /// Revoke an API key of the provider, at once; never the last one
+    /// Revoke an API key of the provider at once; the last one can't be revoked
     Revoke(KeyIdArg),
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct NewKeyArgs {
-    /// A note for people
+    /// Note that says what the key is for
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct KeyIdArg {
-    /// The key's id, `key_…`, as `list` shows it: not the key
+    /// Id of the key, `key_…`, as `list` shows it; not the key itself
     #[arg(value_name = "KEY-ID")]
     key: ApiKeyId,
 }
@@ -67,7 +67,7 @@ pub(super) async fn run_for_provider(
     command: ProviderCommand,
 ) -> anyhow::Result<()> {
     match command {
-        ProviderCommand::Create(new) => create(connection, "/api-keys", new, "keep it safe").await,
+        ProviderCommand::Create(new) => create(connection, "/api-keys", new, "keep it secret").await,
         ProviderCommand::List => list(connection, "/api-keys").await,
         ProviderCommand::Revoke(key) => revoke(connection, "/api-keys", key).await,
     }
@@ -78,7 +78,7 @@ async fn create(connection: &Connection, path: &str, new: NewKeyArgs, advice: &s
     let created: CreatedApiKey = connection.api.post(path, &new).await?;
     let text = fields([
         ("key id", created.about.id.to_string()),
-        ("API key", format!("{}  shown this once: {advice}", created.key)),
+        ("API key", format!("{}  shown only once: {advice}", created.key)),
     ]);
     connection.print(&text, &created)
 }

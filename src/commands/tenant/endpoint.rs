@@ -1,4 +1,4 @@
-//! `whk tenant endpoint`.
+//! `whk tenant endpoint`: endpoints of a tenant.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,13 +24,13 @@ pub(super) enum Command {
     /// Show an endpoint
     Show(EndpointArg),
     Update(UpdateArgs),
-    /// Deliver to an endpoint again
+    /// Enable an endpoint: deliver to it again
     Enable(EndpointArg),
-    /// Deliver nothing more to an endpoint; what is queued for it is dead-lettered
+    /// Disable an endpoint: deliver nothing more to it, and dead-letter its queued messages
     Disable(EndpointArg),
-    /// Delete an endpoint; what is queued for it is dropped
+    /// Delete an endpoint and drop its queued messages
     Delete(EndpointArg),
-    /// Send an endpoint a test event, of type whk.test, whatever it subscribes to
+    /// Send a test event of type whk.test to an endpoint, whatever it subscribes to
     Test(EndpointArg),
 }
 
@@ -38,63 +38,65 @@ pub(super) enum Command {
 pub(super) struct EndpointArg {
     #[command(flatten)]
     tenant: TenantArg,
-    /// The endpoint's id, `ep_…`
+    /// Id of the endpoint, `ep_…`
     #[arg(value_name = "ENDPOINT")]
     endpoint: EndpointId,
 }
 
-/// Add an endpoint; its signing secret is shown this once
+/// Add an endpoint; its signing secret is shown only once
 #[derive(Debug, clap::Args)]
 pub(super) struct AddArgs {
     #[command(flatten)]
     tenant: TenantArg,
-    /// Where events go: https and public, but for networks that the server allows
+    /// URL to deliver events to: https and a public address, unless the server's --allow-net allows another
     #[arg(long)]
     url: String,
-    /// Event types: `invoice.paid`, `invoice.*` for a group, `*` for all; repeat it or separate with commas
+    /// Event types to subscribe to: `invoice.paid`, `invoice.*` for a group, `*` for all; repeat the flag or separate types
+    /// with commas
     #[arg(long, required = true, value_delimiter = ',', value_name = "TYPES")]
     events: Vec<String>,
     #[command(flatten)]
     settings: SettingFlags,
-    /// Make each delivery wait for the one before it
+    /// Deliver in strict order: each message waits until the one before it is delivered or dead
     #[arg(long)]
     ordered: bool,
-    /// File with a signing secret brought along, `whsec_…`; one is made without it
+    /// File with the signing secret to use, `whsec_…`. Default: a new secret is made
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
 }
 
-/// Change an endpoint; what is queued follows to another URL and with other headers
+/// Change an endpoint; messages already queued are delivered to the new URL and with the new headers
 #[derive(Debug, clap::Args)]
 pub(super) struct UpdateArgs {
     #[command(flatten)]
     endpoint: EndpointArg,
-    /// Another URL
+    /// New URL
     #[arg(long)]
     url: Option<String>,
-    /// Other event types, all of them
+    /// New event types, which replace all current ones
     #[arg(long, value_delimiter = ',', value_name = "TYPES")]
     events: Option<Vec<String>>,
     #[command(flatten)]
     settings: SettingFlags,
-    /// Whether each delivery waits for the one before it
+    /// Turn strict order on or off: each message waits until the one before it is delivered or dead
     #[arg(long, value_name = "true|false")]
     ordered: Option<bool>,
 }
 
+/// The settings that `add` and `update` share.
 #[derive(Debug, clap::Args)]
 struct SettingFlags {
-    /// A note for people; empty for none
+    /// Note that says what the endpoint is for; an empty text removes it
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
-    /// File with headers that every delivery carries, `Name: value` a line
+    /// File with headers to send with every delivery, one `Name: value` per line
     #[arg(long, value_name = "FILE")]
     headers_file: Option<PathBuf>,
-    /// How deliveries are labelled: jose for application/jose+json, json for application/json
-    #[arg(long, value_enum)]
-    content_type: Option<Label>,
-    /// How events are sealed: jwe, or the Deno scripts' rsa-oaep (at most 470 bytes)
-    #[arg(long, value_enum)]
+    /// Content type of deliveries. The body is the same; json suits receivers that accept no other
+    #[arg(long, value_enum, value_name = "TYPE")]
+    content_type: Option<ContentTypeFlag>,
+    /// Format of encrypted events
+    #[arg(long, value_enum, value_name = "FORMAT")]
     envelope: Option<EnvelopeFlag>,
 }
 
@@ -107,17 +109,20 @@ impl SettingFlags {
     }
 }
 
+/// The value of `--content-type`.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Label {
+enum ContentTypeFlag {
+    /// application/jose+json
     Jose,
+    /// application/json
     Json,
 }
 
-impl From<Label> for ContentType {
-    fn from(label: Label) -> Self {
-        match label {
-            Label::Jose => Self::Jose,
-            Label::Json => Self::Json,
+impl From<ContentTypeFlag> for ContentType {
+    fn from(flag: ContentTypeFlag) -> Self {
+        match flag {
+            ContentTypeFlag::Jose => Self::Jose,
+            ContentTypeFlag::Json => Self::Json,
         }
     }
 }
@@ -173,7 +178,7 @@ async fn add(connection: &Connection, args: AddArgs) -> anyhow::Result<()> {
         secret,
     };
     let created: CreatedEndpoint = connection.api.post(&args.tenant.path("/endpoints"), &new).await?;
-    let secret = format!("{}  shown this once: hand it to the customer", created.secret);
+    let secret = format!("{}  shown only once: hand it to the customer", created.secret);
     let text = as_text(&created.about) + "\n" + &fields([("signing secret", secret)]);
     connection.print(&text, &created)
 }
@@ -182,7 +187,7 @@ async fn update(connection: &Connection, args: UpdateArgs) -> anyhow::Result<()>
     let settings = args.settings;
     let is_given = [args.url.is_some(), args.events.is_some(), settings.is_given(), args.ordered.is_some()];
     if !is_given.contains(&true) {
-        return Err(UsageError("nothing to change: pass --url, --events or another setting".into()).into());
+        return Err(UsageError("nothing to change; pass --url, --events or another setting".into()).into());
     }
     let headers = settings.headers_file.as_deref().map(read_headers).transpose()?;
     let update = EndpointUpdate {
@@ -207,13 +212,13 @@ async fn patch(
     connection.print(&as_text(&endpoint), &endpoint)
 }
 
-/// Reads the first secret of a file.
+/// Reads the first secret of `--secret-file`.
 pub(super) fn read_secret(path: &Path) -> anyhow::Result<String> {
     let secrets = crate::common::crypto::signature::Secret::read_all(path).context("--secret-file")?;
     Ok(secrets.first().map(|secret| secret.reveal().to_string()).unwrap_or_default())
 }
 
-/// Reads `Name: value` lines. An error names the line, never what is in it.
+/// Reads `Name: value` lines. An error names the line and doesn't quote it, because a header may be a secret.
 fn read_headers(path: &Path) -> anyhow::Result<BTreeMap<String, String>> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("--headers-file: read {}", path.display()))?;
@@ -222,7 +227,7 @@ fn read_headers(path: &Path) -> anyhow::Result<BTreeMap<String, String>> {
         let header = line.split_once(':').map(|(name, value)| (name.trim().into(), value.trim().into()));
         header.ok_or_else(|| {
             let line = index.saturating_add(1);
-            UsageError(format!("--headers-file {}, line {line}: `Name: value` is needed", path.display()))
+            UsageError(format!("--headers-file {}, line {line}: expected `Name: value`", path.display()))
         })
     };
     Ok(lines.map(parse).collect::<Result<_, _>>()?)
@@ -233,7 +238,7 @@ fn state(endpoint: &EndpointView) -> String {
     let reason = match reason {
         DisabledReason::ByTenant => "by its tenant",
         DisabledReason::ByProvider => "by the provider",
-        DisabledReason::Gone => "since it answered 410 Gone",
+        DisabledReason::Gone => "because it answered 410 Gone",
     };
     format!("disabled {reason}")
 }

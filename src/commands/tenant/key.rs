@@ -1,4 +1,4 @@
-//! `whk tenant key`: public keys.
+//! `whk tenant key`: public keys of a tenant.
 
 use std::path::{Path, PathBuf};
 
@@ -14,21 +14,22 @@ use crate::registry::tenant::KeyState;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Add a public key: new events are sealed to it at once, and the one before it is retiring
+    /// Add a public key: new events are encrypted with it at once, and the previous key becomes `retiring`. The customer
+    /// must have the new private key first
     Add {
         #[command(flatten)]
         tenant: TenantArg,
-        /// The key: PEM, base64 of PEM, or JWK
+        /// File with the public key: PEM, base64 of PEM, or JWK
         #[arg(long, value_name = "FILE")]
         public_key: PathBuf,
     },
     /// List a tenant's public keys
     List(TenantArg),
-    /// Retire a key that another has taken the place of, once what was sealed to it has come
+    /// Retire a `retiring` key, once all events encrypted with it are delivered
     Retire {
         #[command(flatten)]
         tenant: TenantArg,
-        /// The key's id
+        /// Id of the key, as `list` shows it
         #[arg(value_name = "KEY-ID")]
         kid: String,
     },
@@ -57,7 +58,7 @@ pub(super) async fn run(connection: &Connection, command: Command) -> anyhow::Re
     }
 }
 
-/// Reads a public key for sending, in the one form that is kept; a wrong file is told here, by name.
+/// Reads the public key in `--public-key`. A file that holds none fails here, with its name, and not at the server.
 pub(super) fn read(path: &Path) -> anyhow::Result<NewPublicKey> {
     let key = PublicKey::read(path).context("--public-key")?;
     Ok(NewPublicKey { public_key: key.to_pem()? })
@@ -73,9 +74,9 @@ fn state(key: &PublicKeyView) -> &'static str {
 
 fn as_text(key: &PublicKeyView) -> String {
     let meaning = match key.state {
-        KeyState::Active => "active: new events are sealed to it",
-        KeyState::Retiring => "retiring: what was sealed to it may still be on its way",
-        KeyState::Retired => "retired: nothing new is sealed to it",
+        KeyState::Active => "active: new events are encrypted with it",
+        KeyState::Retiring => "retiring: events encrypted with it may still be undelivered",
+        KeyState::Retired => "retired: nothing is encrypted with it any more",
     };
     fields([("key id", key.kid.clone()), ("state", meaning.into()), ("bits", key.bits.to_string())])
 }

@@ -1,4 +1,4 @@
-//! `whk tenant create|list|show|update|delete`.
+//! `whk tenant create`, `list`, `show`, `update` and `delete`.
 
 use std::num::NonZeroU32;
 
@@ -8,54 +8,56 @@ use crate::commands::output::{fields, table};
 use crate::exit::UsageError;
 use crate::registry::limits::{LimitOverrides, LimitUpdate};
 
-/// Make a tenant
+/// Create a tenant
 #[derive(Debug, clap::Args)]
 pub(super) struct CreateArgs {
-    /// Its name, which no other tenant has
+    /// Name of the tenant; no other tenant may have it
     name: String,
     #[command(flatten)]
     limits: LimitFlags,
 }
 
-/// Change a tenant's name or its own limits; what isn't given stays
+/// Change a tenant's name or limits; the rest stays as it is
 #[derive(Debug, clap::Args)]
 pub(super) struct UpdateArgs {
     #[command(flatten)]
     tenant: NamedTenantArg,
-    /// Another name
+    /// New name
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// No limits of its own
+    /// Remove the tenant's own limits, so that the server's defaults apply
     #[arg(long, conflicts_with_all = ["queued_jobs", "publishes_per_second", "endpoints"])]
     default_limits: bool,
     #[command(flatten)]
     limits: LimitFlags,
 }
 
+/// The tenant's own limits.
 #[derive(Debug, clap::Args)]
 struct LimitFlags {
-    /// Jobs that it may have in the queue; otherwise the server's --tenant-queued-jobs
+    /// Maximum number of undelivered jobs of the tenant. Default: the server's --tenant-queued-jobs
     #[arg(long, value_name = "JOBS", value_parser = whole)]
     queued_jobs: Option<NonZeroU32>,
-    /// Events that may be published to it a second; otherwise the server's --tenant-publish-rate
+    /// Maximum number of events per second. Default: the server's --tenant-publish-rate
     #[arg(long, value_name = "COUNT", value_parser = whole)]
     publishes_per_second: Option<NonZeroU32>,
-    /// Endpoints that it may have; otherwise the server's --tenant-endpoints
+    /// Maximum number of endpoints. Default: the server's --tenant-endpoints
     #[arg(long, value_name = "COUNT", value_parser = whole)]
     endpoints: Option<NonZeroU32>,
 }
 
-/// Delete a tenant with its keys and endpoints; what is queued for it is dropped
+/// Delete a tenant with its keys and endpoints, and drop its queued messages
 #[derive(Debug, clap::Args)]
 pub(super) struct DeleteArgs {
     #[command(flatten)]
     tenant: NamedTenantArg,
-    /// Don't ask
+    /// Delete without asking for confirmation
     #[arg(long)]
     yes: bool,
 }
 
 impl LimitFlags {
+    /// Returns the limits that are given, for a new tenant.
     fn overrides(&self) -> Option<LimitOverrides> {
         let limits = LimitOverrides {
             queued_jobs: self.queued_jobs,
@@ -65,7 +67,7 @@ impl LimitFlags {
         (limits != LimitOverrides::default()).then_some(limits)
     }
 
-    /// Those that are given.
+    /// Returns the limits that are given, for an update.
     fn update(&self) -> Option<LimitUpdate> {
         let update = LimitUpdate {
             queued_jobs: self.queued_jobs.map(Some),
@@ -77,7 +79,7 @@ impl LimitFlags {
 }
 
 fn whole(text: &str) -> Result<NonZeroU32, String> {
-    text.parse().map_err(|_| "a whole number from 1 to 4294967295 is needed".into())
+    text.parse().map_err(|_| "expected a whole number from 1 to 4294967295".into())
 }
 
 pub(super) async fn create(connection: &Connection, args: CreateArgs) -> anyhow::Result<()> {
@@ -107,7 +109,7 @@ pub(super) async fn show(connection: &Connection, tenant: &TenantArg) -> anyhow:
 pub(super) async fn update(connection: &Connection, args: UpdateArgs) -> anyhow::Result<()> {
     let limits = args.default_limits.then_some(LimitUpdate::TO_DEFAULTS).or(args.limits.update());
     if args.name.is_none() && limits.is_none() {
-        return Err(UsageError("nothing to change: pass --name, a limit, or --default-limits".into()).into());
+        return Err(UsageError("nothing to change; pass --name, a limit, or --default-limits".into()).into());
     }
     let update = TenantUpdate { name: args.name, limits };
     let tenant: TenantView = connection.api.patch(&args.tenant.path(""), &update).await?;
@@ -117,10 +119,9 @@ pub(super) async fn update(connection: &Connection, args: UpdateArgs) -> anyhow:
 pub(super) async fn delete(connection: &Connection, args: DeleteArgs) -> anyhow::Result<()> {
     if !args.yes {
         let tenant = &args.tenant.tenant;
-        let question =
-            format!("Delete {tenant} with its keys and endpoints, and drop what is queued for it?");
+        let question = format!("Delete {tenant} with its keys and endpoints, and drop its queued messages?");
         if !confirm(&question)? {
-            anyhow::bail!("not deleted");
+            anyhow::bail!("nothing was deleted");
         }
     }
     let deleted: DeletedTenant = connection.api.delete(&args.tenant.path("")).await?;

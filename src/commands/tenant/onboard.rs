@@ -1,4 +1,4 @@
-//! `whk tenant onboard`: the whole flow by which a customer subscribes, in one go.
+//! `whk tenant onboard`: subscribes a customer in one step.
 
 use std::path::PathBuf;
 
@@ -16,34 +16,36 @@ use crate::common::id::{EndpointId, TenantId};
 use crate::common::job::ContentType;
 use crate::registry::endpoint::EnvelopeKind;
 
-/// Subscribe a customer in one go: tenant, API key, public key and endpoint
+/// Subscribe a customer in one step: create the tenant, its public key, endpoint and API key
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
   whk tenant onboard Acme --public-key public_key.pem --url https://acme.example/webhook --events 'invoice.*,user.created'
 
-Prints what to hand to the customer: its API key and its signing secret, each shown this once.
-Where a step fails, the tenant is deleted again, so that it can be tried again.")]
+Prints the API key and the signing secret to hand to the customer. They are shown only once.
+If a step fails, the tenant is deleted again, so the command can be repeated.")]
 pub(super) struct Args {
-    /// The tenant's name, which no other has
+    /// Name of the tenant; no other tenant may have it
     name: String,
-    /// The customer's public key: PEM, base64 of PEM, or JWK
+    /// File with the customer's public key: PEM, base64 of PEM, or JWK
     #[arg(long, value_name = "FILE")]
     public_key: PathBuf,
-    /// Where its events go
+    /// URL to deliver events to: https and a public address, unless the server's --allow-net allows another
     #[arg(long)]
     url: String,
-    /// Event types: `invoice.paid`, `invoice.*` for a group, `*` for all; repeat it or separate with commas
+    /// Event types to subscribe to: `invoice.paid`, `invoice.*` for a group, `*` for all; repeat the flag or separate types
+    /// with commas
     #[arg(long, required = true, value_delimiter = ',', value_name = "TYPES")]
     events: Vec<String>,
-    /// Make each delivery wait for the one before it
+    /// Deliver in strict order: each message waits until the one before it is delivered or dead
     #[arg(long)]
     ordered: bool,
-    /// File with a signing secret that the customer has already, `whsec_…`; one is made without it
+    /// File with a signing secret that the customer has already, `whsec_…`. Default: a new secret is made
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
 }
 
+/// The result.
 #[derive(Serialize)]
 struct Onboarded {
     tenant_id: TenantId,
@@ -63,17 +65,17 @@ pub(super) async fn run(connection: &Connection, args: Args) -> anyhow::Result<(
     let new = NewTenant { name: args.name.clone(), limits: None };
     let tenant: TenantView = api.post("/tenants", &new).await.context("create the tenant")?;
     let made = TenantArg { tenant: tenant.id.to_string() };
-    match furnish(connection, &made, args, public_key, secret, &tenant).await {
+    match complete_tenant(connection, &made, args, public_key, secret, &tenant).await {
         Ok(onboarded) => connection.print(&as_text(&onboarded), &onboarded),
         Err(error) => match api.delete::<DeletedTenant>(&made.path("")).await {
-            Ok(_) => Err(error.context("the tenant wasn't kept")),
-            Err(left) => Err(error.context(format!("tenant {} is left half made ({left})", tenant.id))),
+            Ok(_) => Err(error.context("the new tenant was deleted again, so the command can be repeated")),
+            Err(left) => Err(error.context(format!("tenant {} is incomplete and couldn't be deleted ({left}); delete it with `whk tenant delete`", tenant.id))),
         },
     }
 }
 
-/// Gives a new tenant what it needs.
-async fn furnish(
+/// Adds a public key, an endpoint and an API key to a new tenant.
+async fn complete_tenant(
     connection: &Connection,
     made: &TenantArg,
     args: Args,
@@ -115,11 +117,11 @@ fn as_text(onboarded: &Onboarded) -> String {
         ("tenant", format!("{} ({})", onboarded.name, onboarded.tenant_id)),
         ("endpoint", format!("{} ({})", onboarded.url, onboarded.endpoint_id)),
         ("events", onboarded.events.join(", ")),
-        ("sealed to", format!("key id {}", onboarded.key_id)),
+        ("encrypted to", format!("key id {}", onboarded.key_id)),
     ]);
     let for_customer = fields([
         ("API key", onboarded.api_key.clone()),
         ("signing secret", onboarded.signing_secret.clone()),
     ]);
-    format!("{about}\nHand these to the customer; they are shown this once:\n{for_customer}")
+    format!("{about}\nHand these to the customer; they are shown only once:\n{for_customer}")
 }

@@ -1,4 +1,4 @@
-//! `whk tenant secret`: signing secrets.
+//! `whk tenant secret`: signing secrets of an endpoint.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,19 +11,20 @@ use crate::api::{RotateSecret, SecretView};
 use crate::commands::flags::value::duration;
 use crate::commands::output::fields;
 
-/// What the server allows.
-const MOST_OVERLAP: Duration = Duration::from_secs(30 * 86_400);
+/// Longest overlap that the server allows: 30 days.
+const MAX_OVERLAP: Duration = Duration::from_secs(30 * 86_400);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Give an endpoint a new signing secret; those before it go on signing for --overlap
+    /// Give an endpoint a new signing secret; the old ones still sign for the time of --overlap
     Rotate {
         #[command(flatten)]
         endpoint: EndpointArg,
-        /// How long deliveries carry the signatures of the old secrets as well, at most 30 days (720h)
+        /// Time in which deliveries also carry signatures of the old secrets, so that the customer can switch; at most 720h
+        /// (30 days)
         #[arg(long, value_parser = overlap, default_value = "24h", value_name = "DURATION")]
         overlap: Duration,
-        /// File with the new secret, `whsec_…`; one is made without it
+        /// File with the new secret, `whsec_…`. Default: a new secret is made
         #[arg(long, value_name = "FILE")]
         secret_file: Option<PathBuf>,
     },
@@ -31,7 +32,7 @@ pub(super) enum Command {
 
 fn overlap(text: &str) -> Result<Duration, String> {
     let overlap = duration(text)?;
-    if overlap > MOST_OVERLAP { Err("at most 720h (30 days) are possible".into()) } else { Ok(overlap) }
+    if overlap > MAX_OVERLAP { Err("expected at most 720h (30 days)".into()) } else { Ok(overlap) }
 }
 
 pub(super) async fn run(connection: &Connection, command: Command) -> anyhow::Result<()> {
@@ -42,7 +43,7 @@ pub(super) async fn run(connection: &Connection, command: Command) -> anyhow::Re
     };
     let rotated: SecretView = connection.api.post(&endpoint.path("/rotate-secret"), &rotate).await?;
     let text = fields([
-        ("signing secret", format!("{}  shown this once: hand it to the customer", rotated.secret)),
+        ("signing secret", format!("{}  shown only once: hand it to the customer", rotated.secret)),
         ("live secrets", rotated.live_secrets.to_string()),
     ]);
     connection.print(&text, &rotated)
