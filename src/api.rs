@@ -41,6 +41,6 @@ pub struct ProblemView {
     /// The HTTP status
     #[schema(minimum = 400, maximum = 599)]
     pub status: u16,
-    /// What went wrong in this request, and what to do about it
+    /// Explanation of this error, and what to do about it
     pub detail: String,
 }

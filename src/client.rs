@@ -1,4 +1,4 @@
-//! A client of the HTTP API: what `whk tenant` and `whk dlq` speak to a publish-server with.
+//! Client of a publish-server's HTTP API, for `whk tenant` and `whk dlq`.
 
 use std::fmt;
 use std::time::Duration;
@@ -15,53 +15,55 @@ use zeroize::Zeroizing;
 use crate::api::{Page, ProblemView};
 use crate::common::http::{self as plumbing, BodyError, PlainClient, plain_client, read_body};
 
-/// How long an answer may take.
-const TIME: Duration = Duration::from_secs(30);
-/// Bytes of an answer: a page of a hundred endpoints at their largest.
-const MOST_ANSWER_BYTES: usize = 16 << 20;
+/// Time limit for a response, and again for its body.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Maximum size of a response, in bytes. A page of a hundred endpoints of the largest size fits into it.
+const MAX_RESPONSE_BYTES: usize = 16 << 20;
 
-/// Why a call didn't succeed.
+/// Error of a call to the HTTP API.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The server can't be reached.
-    #[error("call {server}; is it running, and is --server right?")]
+    /// The server couldn't be reached.
+    #[error("no server answers at {server}; start one with `whk publish-server`, or pass --server")]
     Unreachable {
-        /// As it was named.
+        /// URL of the server.
         server: String,
-        /// What hyper said.
+        /// Cause of the failure.
         source: hyper_util::client::legacy::Error,
     },
-    /// It didn't answer in time.
-    #[error("{server} didn't answer within {} s", TIME.as_secs())]
+    /// The server didn't respond in time.
+    #[error("no response from {server} within {} s; look for the cause in the server's log", TIMEOUT.as_secs())]
     TimedOut {
-        /// As it was named.
+        /// URL of the server.
         server: String,
     },
-    /// It refused, and said why.
+    /// The server refused the request.
     #[error("{detail} ({status})")]
     Refused {
         /// The HTTP status.
         status: StatusCode,
-        /// What it said.
+        /// Reason that the server gave.
         detail: String,
     },
-    /// The answer broke off.
-    #[error("answer of the server")]
+    /// The response couldn't be read to its end.
+    #[error("read the server's response")]
     Broken(#[from] BodyError),
-    /// It isn't a publish-server of this version.
-    #[error("what answers at {server} isn't a whk publish-server of this version ({status})")]
-    NotOurs {
-        /// As it was named.
+    /// The response isn't one that a publish-server of this version gives.
+    #[error(
+        "the server at {server} isn't a whk publish-server of this version (status {status}); check --server"
+    )]
+    UnexpectedResponse {
+        /// URL of the server.
         server: String,
         /// The HTTP status.
         status: StatusCode,
     },
-    /// The key can't be put into a header.
-    #[error("the API key isn't one: it holds characters that no key has")]
+    /// The API key has characters that a header can't hold.
+    #[error("the API key has characters that no key has; check that only the key was copied")]
     Key,
 }
 
-/// One server, and a key for it. `Debug` hides the key.
+/// Client of one server, with an API key. `Debug` hides the key.
 pub struct ApiClient {
     client: PlainClient,
     server: String,
@@ -69,28 +71,28 @@ pub struct ApiClient {
 }
 
 impl ApiClient {
-    /// A client for `server`, its scheme, host and port, with an API key.
+    /// Creates a client for `server` (scheme, host and port) with an API key.
     ///
     /// # Errors
-    /// The key holds characters that can't be sent.
+    /// The key has characters that a header can't hold.
     pub fn new(server: &Uri, key: &str) -> Result<Self, ClientError> {
         let authorization = authorization(key)?;
         let server = server.to_string().trim_end_matches('/').to_owned();
         Ok(Self { client: plain_client(1), server, authorization })
     }
 
-    /// GETs one thing.
+    /// Gets one resource.
     ///
     /// # Errors
-    /// The server can't be reached, refuses, or isn't ours.
+    /// The server can't be reached, refuses the request, or isn't a publish-server.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.call(Method::GET, path, None::<&()>).await
     }
 
-    /// GETs a whole list, page by page.
+    /// Gets a whole list, page by page.
     ///
     /// # Errors
-    /// The server can't be reached, refuses, or isn't ours.
+    /// The server can't be reached, refuses the request, or isn't a publish-server.
     pub async fn list<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, ClientError> {
         let mut items = Vec::new();
         let mut cursor = String::new();
@@ -104,10 +106,10 @@ impl ApiClient {
         }
     }
 
-    /// POSTs.
+    /// Sends a POST request with a JSON body.
     ///
     /// # Errors
-    /// The server can't be reached, refuses, or isn't ours.
+    /// The server can't be reached, refuses the request, or isn't a publish-server.
     pub async fn post<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -116,10 +118,10 @@ impl ApiClient {
         self.call(Method::POST, path, Some(body)).await
     }
 
-    /// PATCHes.
+    /// Sends a PATCH request with a JSON body.
     ///
     /// # Errors
-    /// The server can't be reached, refuses, or isn't ours.
+    /// The server can't be reached, refuses the request, or isn't a publish-server.
     pub async fn patch<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -128,10 +130,10 @@ impl ApiClient {
         self.call(Method::PATCH, path, Some(body)).await
     }
 
-    /// DELETEs; `T` is `()` where the answer is empty.
+    /// Sends a DELETE request. `T` is `()` if the response is empty.
     ///
     /// # Errors
-    /// The server can't be reached, refuses, or isn't ours.
+    /// The server can't be reached, refuses the request, or isn't a publish-server.
     pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.call(Method::DELETE, path, None::<&()>).await
     }
@@ -144,7 +146,7 @@ impl ApiClient {
     ) -> Result<T, ClientError> {
         let server = || self.server.clone();
         let body = body.map(serde_json::to_vec).transpose().unwrap_or_default();
-        let not_ours = |status| ClientError::NotOurs { server: server(), status };
+        let unexpected = |status| ClientError::UnexpectedResponse { server: server(), status };
         let request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.server))
@@ -152,21 +154,20 @@ impl ApiClient {
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
             .header(USER_AGENT, HeaderValue::from_static(plumbing::USER_AGENT))
             .body(Full::new(Bytes::from(body.unwrap_or_default())))
-            .map_err(|_| not_ours(StatusCode::BAD_REQUEST))?;
-        let response = match tokio::time::timeout(TIME, self.client.request(request)).await {
-            Ok(answered) => {
-                answered.map_err(|source| ClientError::Unreachable { server: server(), source })?
-            }
+            .map_err(|_| unexpected(StatusCode::BAD_REQUEST))?;
+        let response = match tokio::time::timeout(TIMEOUT, self.client.request(request)).await {
+            Ok(result) => result.map_err(|source| ClientError::Unreachable { server: server(), source })?,
             Err(_) => return Err(ClientError::TimedOut { server: server() }),
         };
         let status = response.status();
-        let body = Zeroizing::new(read_body(response.into_body(), MOST_ANSWER_BYTES, TIME).await?.to_vec());
+        let body =
+            Zeroizing::new(read_body(response.into_body(), MAX_RESPONSE_BYTES, TIMEOUT).await?.to_vec());
         if status.is_success() {
-            // Nothing reads as null, which is what () is.
+            // `()` deserializes from `null`.
             let json = if body.is_empty() { b"null" } else { body.as_slice() };
-            return serde_json::from_slice(json).map_err(|_| not_ours(status));
+            return serde_json::from_slice(json).map_err(|_| unexpected(status));
         }
-        let problem: ProblemView = serde_json::from_slice(&body).map_err(|_| not_ours(status))?;
+        let problem: ProblemView = serde_json::from_slice(&body).map_err(|_| unexpected(status))?;
         Err(ClientError::Refused { status, detail: problem.detail })
     }
 }
@@ -177,10 +178,10 @@ impl fmt::Debug for ApiClient {
     }
 }
 
-/// The `Authorization` header that presents an API key.
+/// Returns the `Authorization` header for an API key.
 ///
 /// # Errors
-/// The key holds characters that can't be sent.
+/// The key has characters that a header can't hold.
 pub fn authorization(key: &str) -> Result<HeaderValue, ClientError> {
     let bearer = Zeroizing::new(format!("Bearer {}", key.trim()));
     let mut authorization = HeaderValue::try_from(bearer.as_str()).map_err(|_| ClientError::Key)?;
@@ -188,7 +189,7 @@ pub fn authorization(key: &str) -> Result<HeaderValue, ClientError> {
     Ok(authorization)
 }
 
-/// A name as one segment of a path.
+/// Percent-encodes a name as one segment of a path.
 pub fn segment(name: &str) -> impl fmt::Display + '_ {
     utf8_percent_encode(name, NON_ALPHANUMERIC)
 }

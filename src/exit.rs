@@ -130,7 +130,7 @@ fn of_client(error: &ClientError) -> Option<u8> {
             _ => FAILED,
         }),
         ClientError::Key => Some(USAGE),
-        ClientError::Broken(_) | ClientError::NotOurs { .. } => Some(FAILED),
+        ClientError::Broken(_) | ClientError::UnexpectedResponse { .. } => Some(FAILED),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Dead letters: lists of them, one with its body, and what is to be done with which.
+//! Bodies of the dead-letter routes: dead letters, selections of them, and results of a replay or a purge.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::message::Whose;
+use super::message::MessageDestination;
 use crate::common::attempt::Attempt;
 use crate::common::id::{EndpointId, MessageId, TenantId};
 use crate::common::job::ContentType;
@@ -15,49 +15,51 @@ use crate::common::json;
 use crate::common::retry::{CauseKind, Fault};
 use crate::queue::dead::{DeadLetter, FullDeadLetter};
 
-/// A message that was given up.
+/// A dead letter: a message that isn't delivered any more, unless it is replayed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeadLetterView {
-    /// The `webhook-id` of its deliveries, also once it is replayed
+    /// Id of the message. A replay keeps it, and each delivery has it as `webhook-id`
     #[schema(value_type = String, pattern = "^msg_[0-9a-f]{32}$")]
     pub id: MessageId,
-    /// Whose it is; absent in direct mode
+    /// Id of the tenant. Absent in direct mode
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, pattern = "^ten_[0-9a-f]{32}$")]
     pub tenant: Option<TenantId>,
-    /// Where it was to go; absent in direct mode
+    /// Id of the endpoint. Absent in direct mode
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, pattern = "^ep_[0-9a-f]{32}$")]
     pub endpoint: Option<EndpointId>,
-    /// Direct mode: the `target` it was published with
+    /// The `target` that the event was published with. Present in direct mode only
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub target: Option<String>,
-    /// Direct mode: scheme, host and port of its URL, whose path and query may hold secrets
+    /// Scheme, host and port of the URL. Its path and query may hold secrets and aren't shown. Present in direct mode
+    /// only
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub origin: Option<String>,
-    /// Why it is dead
+    /// Cause of the dead-lettering
     pub cause: CauseKind,
-    /// Whose failure that is
+    /// Party whose failure the cause is
     pub fault: Fault,
-    /// The cause in words, with what the last attempt came to
+    /// The cause in words, with the outcome of the last attempt
     pub detail: String,
-    /// Attempts that were made
+    /// Number of delivery attempts
     pub attempt_count: u32,
-    /// When it was published
+    /// Time of publication
     #[schema(value_type = String, format = DateTime)]
     pub published_at: Timestamp,
-    /// Since when it is dead
+    /// Time of the dead-lettering
     #[schema(value_type = String, format = DateTime)]
     pub died_at: Timestamp,
-    /// Bytes of its sealed body
+    /// Size of the sealed body in bytes
     pub bytes: u64,
 }
 
 impl From<&DeadLetter> for DeadLetterView {
     fn from(letter: &DeadLetter) -> Self {
-        let Whose { tenant, endpoint, target, origin } = Whose::of(&letter.target, &letter.tenant);
+        let MessageDestination { tenant, endpoint, target, origin } =
+            MessageDestination::of(&letter.target, &letter.tenant);
         Self {
             id: letter.id,
             tenant,
@@ -75,24 +77,25 @@ impl From<&DeadLetter> for DeadLetterView {
     }
 }
 
-/// A dead letter with its attempts and its body. `Debug` leaves the body out.
+/// A dead letter with its attempts and its sealed body.
 #[derive(Clone, Serialize, Deserialize, ToSchema)]
 pub struct DeadLetterBody {
-    /// What lists show of it
+    /// The dead letter as lists show it
     #[serde(flatten)]
     pub about: DeadLetterView,
-    /// Its latest attempts, in order
+    /// Latest attempts, oldest first
     pub attempts: Vec<Attempt>,
-    /// How its body is labelled
+    /// Content type of the body
     pub content_type: ContentType,
-    /// The sealed event as it would be delivered: only the tenant's private key opens it. Null where it is damaged
+    /// The sealed event as it would be delivered. Only the tenant's private key opens it. Null if the stored body is
+    /// damaged
     #[schema(required, value_type = Option<serde_json::Value>)]
     pub body: Option<Box<RawValue>>,
 }
 
 impl From<FullDeadLetter> for DeadLetterBody {
     fn from(dead: FullDeadLetter) -> Self {
-        // An envelope is JSON: what isn't is damaged.
+        // Every envelope is JSON, so a body that isn't is damaged.
         let body = dead.body.and_then(|body| serde_json::from_slice(&body).ok());
         Self {
             about: DeadLetterView::from(&dead.letter),
@@ -103,53 +106,54 @@ impl From<FullDeadLetter> for DeadLetterBody {
     }
 }
 
+/// Leaves the body out.
 impl fmt::Debug for DeadLetterBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.about.fmt(f)
     }
 }
 
-/// Which dead letters something is done with: those that fulfil every condition that is given.
+/// A selection of dead letters: those that meet all given conditions.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DeadSelection {
-    /// Of that tenant, by id or name. On a tenant's own route it can be no other
+    /// Only dead letters of this tenant, by id or name. A tenant's own route accepts no other tenant
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(nullable = false)]
     pub tenant: Option<String>,
-    /// For that endpoint
+    /// Only dead letters of this endpoint
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(value_type = String, nullable = false, required = false, pattern = "^ep_[0-9a-f]{32}$")]
     pub endpoint: Option<EndpointId>,
-    /// That message
+    /// Only this message
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(value_type = String, nullable = false, required = false, pattern = "^msg_[0-9a-f]{32}$")]
     pub message: Option<MessageId>,
-    /// Dead for one of these causes
+    /// Only dead letters with one of these causes
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(nullable = false, min_items = 1)]
     pub cause: Option<Vec<CauseKind>>,
-    /// Dead by that one's fault
+    /// Only dead letters whose cause is this party's fault
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(nullable = false)]
     pub fault: Option<Fault>,
-    /// Dead since then or later
+    /// Only messages that were dead-lettered at this time or later
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(value_type = String, format = DateTime, nullable = false, required = false)]
     pub since: Option<Timestamp>,
-    /// Dead before then; before now, without it
+    /// Only messages that were dead-lettered before this time. The default is now
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(value_type = String, format = DateTime, nullable = false, required = false)]
     pub until: Option<Timestamp>,
-    /// All that the route is about are meant. It has to be said where there is no condition
+    /// Selects all dead letters of the route. Required if the body has no condition
     #[serde(default, skip_serializing_if = "is_false")]
     #[schema(default = false)]
     pub all: bool,
-    /// Nothing is done, they are counted
+    /// Only counts the selected dead letters and changes nothing
     #[serde(default, skip_serializing_if = "is_false")]
     #[schema(default = false)]
     pub dry_run: bool,
-    /// How many at most, the longest dead first
+    /// Maximum number of dead letters, oldest first
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present_whole")]
     #[schema(nullable = false, minimum = 1, maximum = 1000, default = 1000)]
     pub limit: Option<u32>,
@@ -160,7 +164,7 @@ fn is_false(flag: &bool) -> bool {
 }
 
 impl DeadSelection {
-    /// Whether no condition is given.
+    /// Whether the selection has no condition.
     #[must_use]
     pub fn is_unconditional(&self) -> bool {
         let Self { tenant, endpoint, message, cause, fault, since, until, all: _, dry_run: _, limit: _ } =
@@ -175,30 +179,30 @@ impl DeadSelection {
     }
 }
 
-/// What a replay came to.
+/// Result of a replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Replayed {
-    /// How many match: in a dry run all of them, otherwise those that were replayed
+    /// Number of dead letters that match in a dry run, otherwise the number of those replayed
     pub matched: u64,
-    /// How many are queued again, with the same ids and all their attempts before them
+    /// Number of dead letters that were queued again, with the same ids and all their attempts
     pub replayed: u64,
-    /// Whether more match than one request takes, or there was room for: ask again, with this `until`
+    /// Whether more dead letters match than were taken. To replay them, repeat the request with this `until`
     pub more: bool,
-    /// Those that were dead before then were meant
+    /// Time before which the selected messages were dead-lettered
     #[schema(value_type = String, format = DateTime)]
     pub until: Timestamp,
 }
 
-/// What a purge came to.
+/// Result of a purge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Purged {
-    /// How many match: in a dry run all of them, otherwise those that were deleted
+    /// Number of dead letters that match in a dry run, otherwise the number of those deleted
     pub matched: u64,
-    /// How many are deleted
+    /// Number of dead letters that were deleted
     pub purged: u64,
-    /// Whether more match than one request takes: ask again, with this `until`
+    /// Whether more dead letters match than were taken. To delete them, repeat the request with this `until`
     pub more: bool,
-    /// Those that were dead before then were meant
+    /// Time before which the selected messages were dead-lettered
     #[schema(value_type = String, format = DateTime)]
     pub until: Timestamp,
 }

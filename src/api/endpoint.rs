@@ -1,4 +1,4 @@
-//! Endpoints and their signing secrets.
+//! Bodies of the endpoint routes: endpoints and their signing secrets.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,34 +15,34 @@ use crate::common::json;
 use crate::registry::endpoint::{DisabledReason, Endpoint, EnvelopeKind};
 use crate::registry::name::Name;
 
-/// An endpoint that is to be added.
+/// A new endpoint.
 #[derive(Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewEndpoint {
-    /// Where events go: https and public, but for networks that the provider allows
+    /// URL that events are delivered to
     #[schema(schema_with = schema::url)]
     pub url: String,
-    /// The event types that are wanted
+    /// Event types that the endpoint subscribes to
     #[schema(schema_with = schema::events)]
     pub events: Vec<String>,
-    /// A note for people
+    /// Note for people, not interpreted by the server
     #[serde(default)]
     #[schema(schema_with = schema::description)]
     pub description: Option<String>,
-    /// Headers that every delivery carries
+    /// Headers of every delivery
     #[serde(default)]
     #[schema(schema_with = schema::headers)]
     pub headers: BTreeMap<String, String>,
-    /// How deliveries are labelled; the rsa-oaep envelope is always application/json
+    /// Content type of deliveries. With the rsa-oaep envelope it is always application/json
     #[serde(default)]
     pub content_type: ContentType,
-    /// How events are sealed
+    /// Envelope that events are sealed in
     #[serde(default)]
     pub envelope: EnvelopeKind,
-    /// Whether each delivery waits for the one before it
+    /// Whether each delivery waits until the one before it is settled
     #[serde(default)]
     pub ordered: bool,
-    /// A signing secret brought along, `whsec_` and base64 of 24 to 64 bytes; a new one is made without it
+    /// An existing signing secret: `whsec_` and base64 of 24 to 64 bytes. Without it, the server generates one
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(nullable = false, format = "signing-secret")]
     pub secret: Option<String>,
@@ -54,39 +54,40 @@ impl fmt::Debug for NewEndpoint {
     }
 }
 
-/// What is to change of an endpoint; what is absent stays.
+/// Changes to an endpoint. Absent members keep their value.
 #[derive(Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EndpointUpdate {
-    /// Another URL: also what is queued already goes there
+    /// New URL. Queued messages are delivered to it as well
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(schema_with = schema::url)]
     pub url: Option<String>,
-    /// Other event types, all of them
+    /// New event types, which replace all earlier ones
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(schema_with = schema::events)]
     pub events: Option<Vec<String>>,
-    /// Another note; null for none
+    /// New note, or null for none
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(schema_with = schema::description)]
     pub description: Option<Option<String>>,
-    /// Other headers, all of them
+    /// New headers, which replace all earlier ones
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(schema_with = schema::headers)]
     pub headers: Option<BTreeMap<String, String>>,
-    /// How deliveries are labelled
+    /// Content type of deliveries
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(nullable = false)]
     pub content_type: Option<ContentType>,
-    /// How events are sealed
+    /// Envelope that events are sealed in
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(nullable = false)]
     pub envelope: Option<EnvelopeKind>,
-    /// Whether each delivery waits for the one before it
+    /// Whether each delivery waits until the one before it is settled
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(nullable = false)]
     pub ordered: Option<bool>,
-    /// Whether events are delivered to it; jobs of a disabled endpoint are dead-lettered when their turn comes
+    /// Whether events are delivered to the endpoint. Queued messages of a disabled endpoint are dead-lettered when
+    /// their next attempt is due
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(nullable = false)]
     pub enabled: Option<bool>,
@@ -101,38 +102,38 @@ impl fmt::Debug for EndpointUpdate {
 /// An endpoint, without its signing secrets and the values of its headers.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EndpointView {
-    /// Its id
+    /// Id of the endpoint
     #[schema(value_type = String, pattern = "^ep_[0-9a-f]{32}$")]
     pub id: EndpointId,
-    /// Whose it is
+    /// Id of the tenant
     #[schema(value_type = String, pattern = "^ten_[0-9a-f]{32}$")]
     pub tenant: TenantId,
-    /// Where events go
+    /// URL that events are delivered to
     pub url: String,
-    /// The event types that are wanted
+    /// Event types that the endpoint subscribes to
     pub events: Vec<String>,
-    /// A note for people
+    /// Note for people, not interpreted by the server
     #[schema(required)]
     pub description: Option<String>,
-    /// The names of its headers
+    /// Names of the headers of every delivery
     pub header_names: Vec<String>,
-    /// How deliveries are labelled
+    /// Content type of deliveries
     pub content_type: ContentType,
-    /// How events are sealed
+    /// Envelope that events are sealed in
     pub envelope: EnvelopeKind,
-    /// Whether each delivery waits for the one before it
+    /// Whether each delivery waits until the one before it is settled
     pub ordered: bool,
-    /// Whether events are delivered to it
+    /// Whether events are delivered to the endpoint
     pub enabled: bool,
-    /// Why they aren't; null while they are
+    /// Reason why the endpoint is disabled. Null while it is enabled
     #[schema(required)]
     pub disabled_reason: Option<DisabledReason>,
-    /// Since when they aren't; null while they are
+    /// Time since which the endpoint is disabled. Null while it is enabled
     #[schema(required, value_type = Option<String>, format = DateTime)]
     pub disabled_since: Option<Timestamp>,
-    /// Signing secrets that sign now
+    /// Number of secrets that deliveries are signed with now
     pub live_secrets: usize,
-    /// When it was added
+    /// Time of creation
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
 }
@@ -165,13 +166,13 @@ impl From<&Endpoint> for EndpointView {
     }
 }
 
-/// An endpoint that was added.
+/// A new endpoint with its signing secret.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CreatedEndpoint {
-    /// What is known of it from now on
+    /// The endpoint as later requests show it
     #[serde(flatten)]
     pub about: EndpointView,
-    /// What its deliveries are signed with, for the customer alone: it is shown this once
+    /// Signing secret, for the customer only. It is shown only once
     pub secret: String,
 }
 
@@ -181,15 +182,15 @@ impl fmt::Debug for CreatedEndpoint {
     }
 }
 
-/// How a signing secret is to be replaced.
+/// Rotation of a signing secret.
 #[derive(Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RotateSecret {
-    /// How long the secrets before it go on signing as well, in seconds; a day without it
+    /// Seconds for which the earlier secrets go on signing as well. The default is a day
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present_whole")]
     #[schema(nullable = false, minimum = 0, maximum = 2592000)]
     pub overlap_seconds: Option<u32>,
-    /// The new secret, brought along; one is made without it
+    /// The new secret. Without it, the server generates one
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(nullable = false, format = "signing-secret")]
     pub secret: Option<String>,
@@ -201,12 +202,12 @@ impl fmt::Debug for RotateSecret {
     }
 }
 
-/// A signing secret that was made.
+/// The new signing secret of an endpoint.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SecretView {
-    /// What deliveries are signed with, for the customer alone: it is shown this once
+    /// Signing secret, for the customer only. It is shown only once
     pub secret: String,
-    /// Signing secrets that sign now, this one and those before it
+    /// Number of secrets that deliveries are signed with now, this one included
     pub live_secrets: usize,
 }
 

@@ -1,4 +1,4 @@
-//! API keys and public keys.
+//! Bodies of the key routes: API keys and public keys.
 
 use std::fmt;
 
@@ -11,28 +11,28 @@ use crate::common::id::ApiKeyId;
 use crate::registry::name::Name;
 use crate::registry::tenant::{ApiKeyRecord, KeyState, TenantKey};
 
-/// An API key that is to be made.
+/// A new API key.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewApiKey {
-    /// A note for people
+    /// Note for people, not interpreted by the server
     #[serde(default)]
     #[schema(schema_with = schema::description)]
     pub description: Option<String>,
 }
 
-/// An API key, without the key.
+/// An API key, without the key itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ApiKeyView {
-    /// What it is revoked by
+    /// Id of the API key. Revoking the key needs it
     #[schema(value_type = String, pattern = "^key_[0-9a-f]{32}$")]
     pub id: ApiKeyId,
-    /// Its first characters
+    /// First characters of the key
     pub hint: String,
-    /// A note for people
+    /// Note for people, not interpreted by the server
     #[schema(required)]
     pub description: Option<String>,
-    /// When it was made
+    /// Time of creation
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
 }
@@ -48,13 +48,13 @@ impl From<&ApiKeyRecord> for ApiKeyView {
     }
 }
 
-/// An API key that was made.
+/// A new API key with the key itself.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CreatedApiKey {
-    /// What is known of it from now on
+    /// The API key as later requests show it
     #[serde(flatten)]
     pub about: ApiKeyView,
-    /// The key itself, for its holder alone: it is shown this once
+    /// The key itself, for its holder only. It is shown only once
     pub key: String,
 }
 
@@ -64,31 +64,31 @@ impl fmt::Debug for CreatedApiKey {
     }
 }
 
-/// A public key that is to be added.
+/// A new public key.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewPublicKey {
-    /// RSA of 2048 bits or more: PEM (SPKI or PKCS#1), base64 of PEM, or a JWK as text
+    /// RSA key of at least 2048 bits: PEM (SPKI or PKCS#1), base64 of PEM, or a JWK as text
     #[schema(format = "rsa-public-key", max_length = 16384)]
     pub public_key: String,
 }
 
-/// A public key.
+/// A public key of a tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PublicKeyView {
-    /// Its RFC 7638 thumbprint, which is also in every envelope sealed to it
+    /// Id of the key: its RFC 7638 thumbprint. Every envelope sealed with the key names it
     #[schema(pattern = "^[A-Za-z0-9_-]{43}$")]
     pub kid: String,
-    /// Whether events are sealed to it
+    /// State of the key. New events are sealed with the active one
     pub state: KeyState,
-    /// Bits of its modulus
+    /// Size of the modulus in bits
     pub bits: u32,
-    /// SPKI as PEM
+    /// The key as PEM (SPKI)
     pub public_key: String,
-    /// When it was added
+    /// Time of creation
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
-    /// When it came into this state
+    /// Time since which the key is in this state
     #[schema(value_type = String, format = DateTime)]
     pub changed_at: Timestamp,
 }

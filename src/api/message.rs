@@ -1,4 +1,4 @@
-//! What is known of one message.
+//! Body of the message routes: the state of a message and its delivery attempts.
 
 use std::sync::Arc;
 
@@ -12,59 +12,60 @@ use crate::common::job::Target;
 use crate::common::retry::{CauseKind, Fault};
 use crate::queue::message::{MessageRecord, MessageState};
 
-/// A message: where it stands and what its attempts came to.
+/// A message with its state and its latest attempts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MessageView {
-    /// The `webhook-id` of its deliveries
+    /// Id of the message. Each delivery has it as `webhook-id`
     #[schema(value_type = String, pattern = "^msg_[0-9a-f]{32}$")]
     pub id: MessageId,
-    /// Whose it is; absent in direct mode
+    /// Id of the tenant. Absent in direct mode
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, pattern = "^ten_[0-9a-f]{32}$")]
     pub tenant: Option<TenantId>,
-    /// Where it goes; absent in direct mode
+    /// Id of the endpoint. Absent in direct mode
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, pattern = "^ep_[0-9a-f]{32}$")]
     pub endpoint: Option<EndpointId>,
-    /// Direct mode: the `target` it was published with
+    /// The `target` that the event was published with. Present in direct mode only
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub target: Option<String>,
-    /// Direct mode: scheme, host and port of its URL, whose path and query may hold secrets
+    /// Scheme, host and port of the URL. Its path and query may hold secrets and aren't shown. Present in direct mode
+    /// only
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub origin: Option<String>,
-    /// Where it stands
+    /// State of the message
     pub state: MessageStateView,
-    /// Why it is dead; absent while it isn't
+    /// Cause of the dead-lettering. Absent unless the message is dead
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub cause: Option<CauseKind>,
-    /// Whose failure that is
+    /// Party whose failure the cause is. Absent unless the message is dead
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub fault: Option<Fault>,
-    /// When it was published
+    /// Time of publication
     #[schema(value_type = String, format = DateTime)]
     pub published_at: Timestamp,
-    /// Its latest attempts, in order
+    /// Latest attempts, oldest first
     pub attempts: Vec<Attempt>,
 }
 
-/// Where a message stands.
+/// State of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MessageStateView {
-    /// It waits, or is being delivered
+    /// The message waits for its next attempt, or is being delivered
     Queued,
-    /// The customer has it
+    /// The customer's endpoint accepted the message
     Delivered,
-    /// It was given up
+    /// The message is a dead letter
     Dead,
 }
 
 impl MessageStateView {
-    /// Its name, as JSON has it.
+    /// Returns the name of the state in JSON.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -77,7 +78,8 @@ impl MessageStateView {
 
 impl From<MessageRecord> for MessageView {
     fn from(record: MessageRecord) -> Self {
-        let Whose { tenant, endpoint, target, origin } = Whose::of(&record.target, &record.tenant);
+        let MessageDestination { tenant, endpoint, target, origin } =
+            MessageDestination::of(&record.target, &record.tenant);
         let (state, cause) = match record.state {
             MessageState::Queued => (MessageStateView::Queued, None),
             MessageState::Delivered => (MessageStateView::Delivered, None),
@@ -98,16 +100,17 @@ impl From<MessageRecord> for MessageView {
     }
 }
 
-/// Whose a message is and where it goes, as far as it is shown: of a URL its origin alone.
-pub(super) struct Whose {
+/// Destination of a message as responses show it: of a URL, only the origin.
+pub(super) struct MessageDestination {
     pub(super) tenant: Option<TenantId>,
     pub(super) endpoint: Option<EndpointId>,
     pub(super) target: Option<String>,
     pub(super) origin: Option<String>,
 }
 
-impl Whose {
-    pub(super) fn of(target: &Target, published_for: &Arc<str>) -> Self {
+impl MessageDestination {
+    /// Describes `target`. `direct_tenant` is the tenant's name that a direct-mode event was published with.
+    pub(super) fn of(target: &Target, direct_tenant: &Arc<str>) -> Self {
         match target {
             Target::Endpoint(tenant, endpoint) => {
                 Self { tenant: Some(*tenant), endpoint: Some(*endpoint), target: None, origin: None }
@@ -115,7 +118,7 @@ impl Whose {
             Target::Url(url) => Self {
                 tenant: None,
                 endpoint: None,
-                target: Some(published_for.to_string()),
+                target: Some(direct_tenant.to_string()),
                 origin: Some(url.to_string()),
             },
         }
@@ -128,7 +131,7 @@ mod tests {
     use crate::common::endpoint_url::EndpointUrl;
 
     #[test]
-    fn nothing_of_a_url_but_its_origin_is_shown() {
+    fn only_the_origin_of_a_url_is_shown() {
         let url = EndpointUrl::parse("https://example.com:8443/hooks/secret?token=secret").unwrap();
         let record = MessageRecord {
             id: MessageId::new(),

@@ -1,4 +1,4 @@
-//! Schemas of texts that a type alone doesn't tell: what the server takes, as patterns.
+//! OpenAPI schemas of texts with a format: patterns and lengths that a Rust type doesn't express.
 
 use utoipa::openapi::schema::{AdditionalProperties, SchemaFormat, SchemaType, Type};
 use utoipa::openapi::{Object, ObjectBuilder, Schema};
@@ -7,15 +7,16 @@ use crate::registry::endpoint::MOST_FILTERS;
 use crate::registry::headers::{MOST_HEADER_BYTES, MOST_HEADER_NAME_BYTES, MOST_HEADERS, RESERVED_HEADERS};
 use crate::registry::name::{DECEIVING, MOST_NAME_CHARS};
 
-/// One name in an event type.
+/// Pattern of one name within an event type.
 const EVENT_NAME: &str = "[A-Za-z0-9_:/-]+";
 
-fn text() -> ObjectBuilder {
+fn string() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::String)
 }
 
+/// Returns the pattern of a name: no white space at its ends, and none of the deceiving characters.
 fn name_pattern() -> String {
-    // Beyond U+FFFF, \u takes no four digits: those characters stand for themselves.
+    // `\u` takes exactly four digits, so characters beyond U+FFFF appear literally.
     let escaped = |c: char| if c > '\u{ffff}' { c.to_string() } else { format!("\\u{:04x}", u32::from(c)) };
     let ranges = DECEIVING.iter().map(|range| match (*range.start(), *range.end()) {
         (start, end) if start == end => escaped(start),
@@ -25,11 +26,11 @@ fn name_pattern() -> String {
     format!(r"[^\s{deceiving}]([^{deceiving}]*[^\s{deceiving}])?")
 }
 
-/// A tenant's name.
+/// Returns the schema of a tenant's name.
 pub(super) fn tenant_name() -> Object {
-    let description = "Its name, which no other tenant has: without white space at its ends, control characters, \
-                       marks of direction and what can't be seen; not `me`, nor beginning with `ten_`";
-    text()
+    let description = "Name of the tenant, unique on this server. It has no white space at its ends, and no control \
+                       characters, direction marks or invisible characters. It isn't `me` and doesn't begin with `ten_`";
+    string()
         .description(Some(description))
         .pattern(Some(format!("^(?!me$|ten_){}$", name_pattern())))
         .max_length(Some(MOST_NAME_CHARS))
@@ -37,29 +38,29 @@ pub(super) fn tenant_name() -> Object {
         .build()
 }
 
-/// A description, or null for none.
+/// Returns the schema of a description, which may be null.
 pub(super) fn description() -> Object {
     ObjectBuilder::new()
         .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
-        .description(Some("A note for people, in one line"))
+        .description(Some("Note for people, on one line. The server doesn't interpret it"))
         .pattern(Some(format!("^{}$", name_pattern())))
         .max_length(Some(MOST_NAME_CHARS))
         .build()
 }
 
-/// An event type.
+/// Returns the schema of an event type.
 pub(super) fn event_type() -> Object {
-    text()
-        .description(Some("The event type: names of ASCII letters, digits and _ - : / separated by dots"))
+    string()
+        .description(Some("Event type: names of ASCII letters, digits and _ - : / separated by dots"))
         .pattern(Some(format!(r"^{EVENT_NAME}(\.{EVENT_NAME})*$")))
         .max_length(Some(256))
         .examples(["invoice.paid"])
         .build()
 }
 
-/// Event-type filters.
+/// Returns the schema of a list of event-type filters.
 pub(super) fn events() -> utoipa::openapi::schema::Array {
-    let filter = text()
+    let filter = string()
         .pattern(Some(format!(r"^(\*|{EVENT_NAME}(\.{EVENT_NAME})*(\.\*)?)$")))
         .max_length(Some(256))
         .examples(["invoice.*"])
@@ -69,16 +70,17 @@ pub(super) fn events() -> utoipa::openapi::schema::Array {
         .min_items(Some(1))
         .max_items(Some(MOST_FILTERS))
         .description(Some(
-            "The event types that are wanted: `invoice.paid`, `invoice.*` for a group, `*` for all",
+            "Event types to subscribe to: `invoice.paid` for one, `invoice.*` for a group, `*` for all",
         ))
         .build()
 }
 
-/// Static headers.
+/// Returns the schema of an endpoint's own headers.
 pub(super) fn headers() -> Object {
-    let value = text().pattern(Some("^([!-~]([ -~]*[!-~])?)?$")).max_length(Some(MOST_HEADER_BYTES)).build();
+    let value =
+        string().pattern(Some("^([!-~]([ -~]*[!-~])?)?$")).max_length(Some(MOST_HEADER_BYTES)).build();
     let reserved: Vec<String> = RESERVED_HEADERS.iter().map(|name| in_any_case(name)).collect();
-    let name = text()
+    let name = string()
         .pattern(Some(format!(
             "^(?!({})$|{})[!#$%&'*+.^_`|~0-9A-Za-z-]+$",
             reserved.join("|"),
@@ -90,13 +92,11 @@ pub(super) fn headers() -> Object {
         .property_names(Some(Schema::Object(name)))
         .additional_properties(Some(AdditionalProperties::RefOr(Schema::Object(value).into())))
         .max_properties(Some(MOST_HEADERS))
-        .description(Some(
-            "Headers that every delivery carries; values are stored encrypted and never shown again",
-        ))
+        .description(Some("Headers of every delivery. Values are stored encrypted and never shown"))
         .build()
 }
 
-/// A pattern that matches `name` in any case, for readers of patterns that know no flags.
+/// Returns a pattern that matches `name` in any case. JSON Schema patterns have no flag for that.
 fn in_any_case(name: &str) -> String {
     let letter = |c: char| match c {
         'a'..='z' => format!("[{}{c}]", c.to_ascii_uppercase()),
@@ -105,11 +105,11 @@ fn in_any_case(name: &str) -> String {
     name.chars().map(letter).collect()
 }
 
-/// A URL that events can be delivered to.
+/// Returns the schema of a URL that events are delivered to.
 pub(super) fn url() -> Object {
-    text()
+    string()
         .format(Some(SchemaFormat::Custom("uri".into())))
-        .description(Some("Where events go: https and public, but for networks that the provider allows"))
+        .description(Some("URL that events are delivered to. It must be https with a public address, except in networks that the provider allows"))
         .max_length(Some(2_048))
         .examples(["https://example.com/webhook"])
         .build()

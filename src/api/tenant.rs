@@ -1,4 +1,4 @@
-//! Tenants.
+//! Bodies of the tenant routes: tenants, their limits and their usage.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -11,28 +11,28 @@ use crate::registry::Limits;
 use crate::registry::limits::{LimitOverrides, LimitUpdate};
 use crate::registry::tenant::Tenant;
 
-/// A tenant that is to be made.
+/// A new tenant.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewTenant {
-    /// Its name, which no other tenant has: no white space at its ends, control characters or marks of direction
+    /// Name of the tenant
     #[schema(schema_with = schema::tenant_name)]
     pub name: String,
-    /// Where it differs from the server's limits
+    /// Limits that differ from the server's defaults
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present_object")]
     #[schema(nullable = false)]
     pub limits: Option<LimitOverrides>,
 }
 
-/// What is to change of a tenant; what is absent stays.
+/// Changes to a tenant. Absent members keep their value.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TenantUpdate {
-    /// Another name
+    /// New name
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(schema_with = schema::tenant_name)]
     pub name: Option<String>,
-    /// Its own limits, those that are to change
+    /// Limits to change
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present_object")]
     #[schema(nullable = false)]
     pub limits: Option<LimitUpdate>,
@@ -41,32 +41,32 @@ pub struct TenantUpdate {
 /// A tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TenantView {
-    /// Its id
+    /// Id of the tenant
     #[schema(value_type = String, pattern = "^ten_[0-9a-f]{32}$")]
     pub id: TenantId,
-    /// Its name
+    /// Name of the tenant
     pub name: String,
-    /// Where it differs from the server's limits
+    /// Limits that differ from the server's defaults
     pub limits: LimitOverrides,
-    /// The limits that hold for it, its own and the server's
+    /// Limits that apply: the tenant's own, and the server's defaults for the others
     pub effective_limits: LimitsView,
-    /// What it has of what is limited
+    /// Current usage of the limited resources
     pub usage: UsageView,
-    /// When it was made
+    /// Time of creation
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
 }
 
-/// What a tenant may have.
+/// Limits of a tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LimitsView {
-    /// Jobs in the queue at once, over all endpoints
+    /// Maximum number of queued messages, over all endpoints
     #[schema(format = Int64)]
     pub queued_jobs: u32,
-    /// Events published to the tenant by name, or by itself, a second
+    /// Maximum number of events per second that name the tenant, or that it publishes itself
     #[schema(format = Int64)]
     pub publishes_per_second: u32,
-    /// Endpoints
+    /// Maximum number of endpoints
     #[schema(format = Int64)]
     pub endpoints: u32,
 }
@@ -78,27 +78,27 @@ impl From<Limits> for LimitsView {
     }
 }
 
-/// What a tenant has.
+/// Usage of a tenant's limited resources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct UsageView {
-    /// Jobs in the queue
+    /// Number of queued messages
     pub queued_jobs: u64,
-    /// Endpoints
+    /// Number of endpoints
     pub endpoints: usize,
 }
 
-/// What became of a deleted tenant's jobs.
+/// Result of deleting a tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeletedTenant {
-    /// The tenant that is gone
+    /// Id of the deleted tenant
     #[schema(value_type = String, pattern = "^ten_[0-9a-f]{32}$")]
     pub id: TenantId,
-    /// Its jobs that were in the queue: they are dropped, but for those whose delivery was under way
+    /// Number of messages that were queued. They are dropped, except those that were being delivered
     pub dropped_jobs: u64,
 }
 
 impl TenantView {
-    /// A tenant as it is shown.
+    /// Creates the view of a tenant.
     #[must_use]
     pub fn new(tenant: &Tenant, effective_limits: Limits, usage: UsageView) -> Self {
         Self {

@@ -16,7 +16,7 @@ pub enum PublishError {
     /// The egress guard refuses the URL of a direct-mode event.
     #[error("the url is refused")]
     Refused(#[from] Refusal),
-    /// More events are published to the tenant than its rate limit allows.
+    /// The tenant's limit of published events per second is reached.
     #[error("the tenant's limit of {per_second} published events per second is reached")]
     TooFast {
         /// The tenant's limit.
