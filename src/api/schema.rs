@@ -3,9 +3,9 @@
 use utoipa::openapi::schema::{AdditionalProperties, SchemaFormat, SchemaType, Type};
 use utoipa::openapi::{Object, ObjectBuilder, Schema};
 
-use crate::registry::endpoint::MOST_FILTERS;
-use crate::registry::headers::{MOST_HEADER_BYTES, MOST_HEADER_NAME_BYTES, MOST_HEADERS, RESERVED_HEADERS};
-use crate::registry::name::{DECEIVING, MOST_NAME_CHARS};
+use crate::registry::endpoint::MAX_FILTERS;
+use crate::registry::headers::{MAX_HEADER_BYTES, MAX_HEADER_NAME_BYTES, MAX_HEADERS, RESERVED_HEADERS};
+use crate::registry::name::{DECEPTIVE, MAX_NAME_CHARS};
 
 /// Pattern of one name within an event type.
 const EVENT_NAME: &str = "[A-Za-z0-9_:/-]+";
@@ -18,7 +18,7 @@ fn string() -> ObjectBuilder {
 fn name_pattern() -> String {
     // `\u` takes exactly four digits, so characters beyond U+FFFF appear literally.
     let escaped = |c: char| if c > '\u{ffff}' { c.to_string() } else { format!("\\u{:04x}", u32::from(c)) };
-    let ranges = DECEIVING.iter().map(|range| match (*range.start(), *range.end()) {
+    let ranges = DECEPTIVE.iter().map(|range| match (*range.start(), *range.end()) {
         (start, end) if start == end => escaped(start),
         (start, end) => format!("{}-{}", escaped(start), escaped(end)),
     });
@@ -33,7 +33,7 @@ pub(super) fn tenant_name() -> Object {
     string()
         .description(Some(description))
         .pattern(Some(format!("^(?!me$|ten_){}$", name_pattern())))
-        .max_length(Some(MOST_NAME_CHARS))
+        .max_length(Some(MAX_NAME_CHARS))
         .examples(["Acme"])
         .build()
 }
@@ -44,7 +44,7 @@ pub(super) fn description() -> Object {
         .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
         .description(Some("Note for people, on one line. The server doesn't interpret it"))
         .pattern(Some(format!("^{}$", name_pattern())))
-        .max_length(Some(MOST_NAME_CHARS))
+        .max_length(Some(MAX_NAME_CHARS))
         .build()
 }
 
@@ -68,7 +68,7 @@ pub(super) fn events() -> utoipa::openapi::schema::Array {
     utoipa::openapi::schema::ArrayBuilder::new()
         .items(utoipa::openapi::RefOr::T(Schema::Object(filter)))
         .min_items(Some(1))
-        .max_items(Some(MOST_FILTERS))
+        .max_items(Some(MAX_FILTERS))
         .description(Some(
             "Event types to subscribe to: `invoice.paid` for one, `invoice.*` for a group, `*` for all",
         ))
@@ -78,7 +78,7 @@ pub(super) fn events() -> utoipa::openapi::schema::Array {
 /// Returns the schema of an endpoint's own headers.
 pub(super) fn headers() -> Object {
     let value =
-        string().pattern(Some("^([!-~]([ -~]*[!-~])?)?$")).max_length(Some(MOST_HEADER_BYTES)).build();
+        string().pattern(Some("^([!-~]([ -~]*[!-~])?)?$")).max_length(Some(MAX_HEADER_BYTES)).build();
     let reserved: Vec<String> = RESERVED_HEADERS.iter().map(|name| in_any_case(name)).collect();
     let name = string()
         .pattern(Some(format!(
@@ -86,12 +86,12 @@ pub(super) fn headers() -> Object {
             reserved.join("|"),
             in_any_case("webhook-")
         )))
-        .max_length(Some(MOST_HEADER_NAME_BYTES))
+        .max_length(Some(MAX_HEADER_NAME_BYTES))
         .build();
     ObjectBuilder::new()
         .property_names(Some(Schema::Object(name)))
         .additional_properties(Some(AdditionalProperties::RefOr(Schema::Object(value).into())))
-        .max_properties(Some(MOST_HEADERS))
+        .max_properties(Some(MAX_HEADERS))
         .description(Some("Headers of every delivery. Values are stored encrypted and never shown"))
         .build()
 }

@@ -1,4 +1,4 @@
-//! Endpoints: where a tenant's events go, and which.
+//! Endpoints: the URLs of a tenant, their settings and their signing secrets.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -12,12 +12,13 @@ use crate::common::event_type::EventFilter;
 use crate::common::id::{EndpointId, TenantId};
 use crate::common::job::ContentType;
 
-/// Filters of one endpoint.
-pub const MOST_FILTERS: usize = 64;
-/// Signing secrets of one endpoint that sign at once: Standard Webhooks' libraries look at all of them.
-pub const MOST_SECRETS: usize = 8;
+/// Maximum number of event filters of one endpoint.
+pub const MAX_FILTERS: usize = 64;
+/// Maximum number of signing secrets of one endpoint that sign at once. Standard Webhooks' libraries check every
+/// signature of a delivery.
+pub const MAX_SECRETS: usize = 8;
 
-/// How an endpoint's events are sealed.
+/// Envelope format of an endpoint's events.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum EnvelopeKind {
@@ -28,20 +29,20 @@ pub enum EnvelopeKind {
     RsaOaep,
 }
 
-/// What an endpoint's owner chooses.
+/// Settings of an endpoint that the provider or the tenant chooses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndpointSettings {
-    /// Where deliveries go.
+    /// URL that deliveries are posted to.
     pub url: EndpointUrl,
-    /// What its owner noted of it.
+    /// Note for people.
     pub description: Option<Name>,
-    /// The event types it wants.
+    /// Filters of the event types that it receives.
     pub events: Vec<EventFilter>,
-    /// Headers that every delivery carries.
+    /// Additional headers of every delivery.
     pub headers: StaticHeaders,
-    /// How deliveries are labelled.
+    /// Content type of the deliveries.
     pub content_type: ContentType,
-    /// How events are sealed.
+    /// Envelope format of the events.
     pub envelope: EnvelopeKind,
     /// Whether each delivery waits for the one before it.
     pub ordered: bool,
@@ -50,44 +51,45 @@ pub struct EndpointSettings {
 /// One URL of a tenant.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
-    /// For good.
+    /// Id, which never changes.
     pub id: EndpointId,
-    /// Whose it is.
+    /// Tenant that it belongs to.
     pub tenant: TenantId,
-    /// What its owner chose.
+    /// Settings that the provider or the tenant chose.
     pub settings: EndpointSettings,
     /// Live signing secrets, the newest first.
     pub secrets: Vec<SigningSecret>,
-    /// Why it takes no deliveries; `None` while it does.
+    /// Reason for which it gets no deliveries. `None` while it is enabled.
     pub disabled: Option<Disabled>,
-    /// When it was made.
+    /// Time of its creation.
     pub created_at: Timestamp,
-    /// Grows with every change.
+    /// Version, which grows with every change.
     pub version: u64,
 }
 
-/// What is to change of an endpoint; what is `None` stays.
+/// Changes of an endpoint. A setting whose field is `None` stays.
 #[derive(Debug, Clone, Default)]
 pub struct EndpointPatch {
-    /// Where deliveries go: also those that are queued already.
+    /// URL that deliveries are posted to, including the deliveries that are queued already.
     pub url: Option<EndpointUrl>,
-    /// Its note, or none.
+    /// Note for people. `Some(None)` removes it.
     pub description: Option<Option<Name>>,
-    /// The event types it wants.
+    /// Filters of the event types that it receives.
     pub events: Option<Vec<EventFilter>>,
-    /// All its headers.
+    /// Additional headers of every delivery, in place of all existing ones.
     pub headers: Option<StaticHeaders>,
-    /// How deliveries are labelled.
+    /// Content type of the deliveries.
     pub content_type: Option<ContentType>,
-    /// How events are sealed.
+    /// Envelope format of the events.
     pub envelope: Option<EnvelopeKind>,
     /// Whether each delivery waits for the one before it.
     pub ordered: Option<bool>,
-    /// Whether it takes deliveries.
+    /// Whether the endpoint gets deliveries.
     pub enabled: Option<bool>,
 }
 
 impl EndpointPatch {
+    /// Applies all changes but `enabled`.
     pub(super) fn apply(self, settings: &mut EndpointSettings) {
         fn set<T>(old: &mut T, new: Option<T>) {
             if let Some(new) = new {
@@ -104,38 +106,38 @@ impl EndpointPatch {
     }
 }
 
-/// A signing secret and its end.
+/// A signing secret with its expiry.
 #[derive(Debug, Clone)]
 pub struct SigningSecret {
-    /// Shared with the customer.
+    /// Secret that the customer verifies signatures with.
     pub secret: Secret,
-    /// From when it doesn't sign any more; `None` for the newest.
+    /// Time from which it no longer signs. `None` for the newest secret.
     pub expires_at: Option<Timestamp>,
 }
 
-/// An endpoint that takes no deliveries.
+/// Reason and begin of an endpoint being disabled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disabled {
-    /// Why.
+    /// Reason.
     pub reason: DisabledReason,
-    /// Since when.
+    /// Time from which it has been disabled.
     pub since: Timestamp,
 }
 
-/// Why an endpoint takes no deliveries.
+/// Reason for which an endpoint is disabled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DisabledReason {
-    /// The tenant said so
+    /// The tenant disabled it
     ByTenant,
-    /// The provider said so
+    /// The provider disabled it
     ByProvider,
-    /// It answered 410: the customer wants nothing more there
+    /// It answered 410 Gone: the customer wants no more deliveries there
     Gone,
 }
 
 impl Endpoint {
-    /// The secrets that sign at `now`.
+    /// Returns the secrets that sign at `now`, the newest first.
     pub fn live_secrets(&self, now: Timestamp) -> impl Iterator<Item = &SigningSecret> {
         self.secrets.iter().filter(move |secret| secret.expires_at.is_none_or(|end| now < end))
     }

@@ -1,41 +1,41 @@
-//! Static headers of an endpoint.
+//! Static headers of an endpoint, and the rules for them.
 
 use std::fmt;
 
 use http::{HeaderName, HeaderValue};
 
-/// Headers of one endpoint.
-pub const MOST_HEADERS: usize = 16;
-/// Bytes of one header's name.
-pub const MOST_HEADER_NAME_BYTES: usize = 256;
-/// Bytes of one header's value.
-pub const MOST_HEADER_BYTES: usize = 1_024;
+/// Maximum number of headers of one endpoint.
+pub const MAX_HEADERS: usize = 16;
+/// Maximum length of a header's name in bytes.
+pub const MAX_HEADER_NAME_BYTES: usize = 256;
+/// Maximum length of a header's value in bytes.
+pub const MAX_HEADER_BYTES: usize = 1_024;
 
-/// Headers that every delivery to an endpoint carries. `Debug` shows their names: values may be secret.
+/// Headers of every delivery to an endpoint. `Debug` shows only their names, because values may be secret.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct StaticHeaders(Vec<(HeaderName, HeaderValue)>);
 
 /// A header that an endpoint can't have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
-    /// Not a name (RFC 9110, section 5.1).
-    #[error("a name must be of letters, digits and !#$%&'*+-.^_`|~, at most {MOST_HEADER_NAME_BYTES} bytes")]
+    /// The name isn't a header name (RFC 9110, section 5.1), or is too long.
+    #[error("a name must be of letters, digits and !#$%&'*+-.^_`|~, at most {MAX_HEADER_NAME_BYTES} bytes")]
     Name,
-    /// It is whk's or HTTP's own.
+    /// The header is set by whk or by HTTP.
     #[error("'{0}' is set by whk or by HTTP itself")]
     Reserved(HeaderName),
-    /// Not a value (RFC 9110, section 5.5).
-    #[error("the value of '{0}' must be visible ASCII and single spaces, at most {MOST_HEADER_BYTES} bytes")]
+    /// The value isn't a header value (RFC 9110, section 5.5), or is too long.
+    #[error("the value of '{0}' must be visible ASCII and single spaces, at most {MAX_HEADER_BYTES} bytes")]
     Value(HeaderName),
-    /// Twice the same name, in another case.
-    #[error("'{0}' is there twice")]
+    /// The name occurs twice, whatever its case.
+    #[error("'{0}' is given twice")]
     Twice(HeaderName),
-    /// Too many.
-    #[error("at most {MOST_HEADERS} are taken")]
+    /// There are more than [`MAX_HEADERS`].
+    #[error("at most {MAX_HEADERS} headers are allowed")]
     TooMany,
 }
 
-/// Headers that say how the message itself is to be read or routed.
+/// Headers that control how the request itself is read or routed.
 pub const RESERVED_HEADERS: [&str; 20] = [
     "accept-encoding",
     "connection",
@@ -60,20 +60,20 @@ pub const RESERVED_HEADERS: [&str; 20] = [
 ];
 
 impl StaticHeaders {
-    /// Checks names and values.
+    /// Parses names and values.
     ///
     /// # Errors
-    /// A name or value isn't one, is reserved or there twice, or there are too many.
+    /// A name or value is malformed, a name is reserved or occurs twice, or there are too many headers.
     pub fn parse<'a>(headers: impl Iterator<Item = (&'a str, &'a str)>) -> Result<Self, HeaderError> {
         let mut parsed: Vec<(HeaderName, HeaderValue)> = Vec::new();
         for (name, value) in headers {
-            let name = Some(name).filter(|name| name.len() <= MOST_HEADER_NAME_BYTES);
+            let name = Some(name).filter(|name| name.len() <= MAX_HEADER_NAME_BYTES);
             let name = name.and_then(|name| HeaderName::try_from(name).ok()).ok_or(HeaderError::Name)?;
             if RESERVED_HEADERS.contains(&name.as_str()) || name.as_str().starts_with("webhook-") {
                 return Err(HeaderError::Reserved(name));
             }
             let visible = value.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
-            if !visible || value.len() > MOST_HEADER_BYTES || value.trim() != value {
+            if !visible || value.len() > MAX_HEADER_BYTES || value.trim() != value {
                 return Err(HeaderError::Value(name));
             }
             let mut checked = HeaderValue::from_str(value).map_err(|_| HeaderError::Value(name.clone()))?;
@@ -82,14 +82,14 @@ impl StaticHeaders {
                 return Err(HeaderError::Twice(name));
             }
             parsed.push((name, checked));
-            if parsed.len() > MOST_HEADERS {
+            if parsed.len() > MAX_HEADERS {
                 return Err(HeaderError::TooMany);
             }
         }
         Ok(Self(parsed))
     }
 
-    /// Names and values.
+    /// Returns the names and values.
     #[must_use]
     pub fn as_slice(&self) -> &[(HeaderName, HeaderValue)] {
         &self.0
@@ -113,11 +113,11 @@ mod tests {
     }
 
     #[test]
-    fn headers_can_not_be_injected_nor_take_the_place_of_ours() {
+    fn injected_and_reserved_headers_are_refused() {
         for value in ["a\r\nx: y", "a\nb", "a\0", "a\tb", " a", "a ", "ü", "a\u{7f}"] {
             assert!(matches!(headers(&[("x-a", value)]), Err(HeaderError::Value(_))), "{value:?}");
         }
-        for name in ["", "a b", "a:", "x\r\ny", "ü", "x-a ", &"x".repeat(MOST_HEADER_NAME_BYTES + 1)] {
+        for name in ["", "a b", "a:", "x\r\ny", "ü", "x-a ", &"x".repeat(MAX_HEADER_NAME_BYTES + 1)] {
             assert_eq!(headers(&[(name, "v")]), Err(HeaderError::Name), "{name:?}");
         }
         for name in
@@ -126,21 +126,21 @@ mod tests {
             assert!(matches!(headers(&[(name, "v")]), Err(HeaderError::Reserved(_))), "{name}");
         }
         assert!(matches!(headers(&[("x-a", "1"), ("X-A", "2")]), Err(HeaderError::Twice(_))));
-        let many: Vec<String> = (0..=MOST_HEADERS).map(|n| format!("x-{n}")).collect();
+        let many: Vec<String> = (0..=MAX_HEADERS).map(|n| format!("x-{n}")).collect();
         let pairs: Vec<(&str, &str)> = many.iter().map(|name| (name.as_str(), "")).collect();
         assert_eq!(headers(&pairs), Err(HeaderError::TooMany));
         assert!(headers(&pairs[1..]).is_ok());
     }
 
     #[test]
-    fn header_values_are_never_shown() {
+    fn debug_hides_header_values() {
         let headers = headers(&[("authorization", "Bearer secret")]).unwrap();
         assert_eq!(format!("{headers:?}"), r#"["authorization"]"#);
     }
 
     proptest! {
         #[test]
-        fn no_header_makes_the_parser_panic(name in "\\PC{0,40}", value in "\\PC{0,60}") {
+        fn no_input_makes_the_parser_panic(name in "\\PC{0,40}", value in "\\PC{0,60}") {
             drop(headers(&[(&name, &value)]));
         }
     }

@@ -1,4 +1,4 @@
-//! Look-ups: from memory, at once.
+//! Look-ups. All are answered from memory, without I/O.
 
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLockReadGuard};
@@ -23,38 +23,38 @@ impl Registry {
         self.0.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Who presents a key of that hash.
+    /// Returns the owner of the API key with that hash, as far as this server knows.
     #[must_use]
     pub fn authenticate(&self, hash: &KeyHash) -> Option<Principal> {
         let state = self.state();
         state.api_key(hash).map(|key| key.tenant.map_or(Principal::Provider, Principal::Tenant))
     }
 
-    /// A tenant.
+    /// Returns a tenant.
     #[must_use]
     pub fn tenant(&self, tenant: &TenantRef) -> Option<Arc<Tenant>> {
-        self.state().entry(tenant).map(|entry| Arc::clone(&entry.tenant))
+        self.state().resolve(tenant).map(|entry| Arc::clone(&entry.tenant))
     }
 
-    /// A tenant's limits, its own and the server's.
+    /// Returns a tenant's limits: its own, and the server's defaults for the rest.
     #[must_use]
     pub fn limits(&self, tenant: &Tenant) -> Limits {
         self.state().limits(tenant.limits)
     }
 
-    /// What a tenant may still publish now.
+    /// Returns the limiter of a tenant's publishes.
     #[must_use]
     pub fn publish_rate(&self, tenant: TenantId) -> Option<Arc<DefaultDirectRateLimiter>> {
-        self.state().entry_of(tenant).map(|entry| Arc::clone(&entry.rate))
+        self.state().tenant(tenant).map(|entry| Arc::clone(&entry.rate))
     }
 
-    /// Tenants, from the one after `after` on.
+    /// Returns at most `limit` tenants, from the first one after `after`.
     #[must_use]
     pub fn tenants(&self, after: Option<TenantId>, limit: usize) -> Page<Arc<Tenant>> {
         page(self.state().tenants_after(after), limit)
     }
 
-    /// The API keys of a tenant, or of the provider, from the one after `after` on.
+    /// Returns at most `limit` API keys of a tenant, or of the provider, from the first one after `after`.
     #[must_use]
     pub fn api_keys(
         &self,
@@ -67,13 +67,13 @@ impl Registry {
         page(keys.filter(|(id, _)| after.is_none_or(|after| **id > after)).map(|(_, key)| key), limit)
     }
 
-    /// The public keys of a tenant, in the order in which they were added.
+    /// Returns the public keys of a tenant, in the order in which they were added.
     #[must_use]
     pub fn public_keys(&self, tenant: TenantId) -> Vec<Arc<TenantKey>> {
-        self.state().entry_of(tenant).map(|entry| entry.public_keys.clone()).unwrap_or_default()
+        self.state().tenant(tenant).map(|entry| entry.public_keys.clone()).unwrap_or_default()
     }
 
-    /// The endpoints of a tenant, from the one after `after` on.
+    /// Returns at most `limit` endpoints of a tenant, from the first one after `after`.
     #[must_use]
     pub fn endpoints(
         &self,
@@ -83,28 +83,28 @@ impl Registry {
     ) -> Page<Arc<Endpoint>> {
         let state = self.state();
         let after = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let endpoints = state.entry_of(tenant).into_iter();
+        let endpoints = state.tenant(tenant).into_iter();
         let endpoints = endpoints.flat_map(|entry| entry.endpoints.range((after, Bound::Unbounded)));
         page(endpoints.map(|(_, endpoint)| endpoint), limit)
     }
 
-    /// An endpoint of a tenant.
+    /// Returns an endpoint of a tenant.
     #[must_use]
     pub fn endpoint(&self, tenant: TenantId, id: EndpointId) -> Option<Arc<Endpoint>> {
         self.state().endpoint(tenant, id).cloned()
     }
 
-    /// The enabled endpoints that want events of that type, of one tenant or all, by tenant.
+    /// Returns the enabled endpoints that subscribe to an event type, of one tenant or of all, grouped by tenant.
     #[must_use]
     pub fn recipients(&self, kind: &EventType, of: Option<TenantId>) -> Vec<Recipient> {
         self.state().recipients(kind, of)
     }
 
-    /// One endpoint, whatever it wants, with what its events are sealed to.
+    /// Returns one endpoint as a recipient, whatever it subscribes to. `None` if the tenant has no active key.
     #[must_use]
     pub fn recipient(&self, tenant: TenantId, id: EndpointId) -> Option<Recipient> {
         let state = self.state();
-        let entry = state.entry_of(tenant)?;
+        let entry = state.tenant(tenant)?;
         Some(Recipient {
             tenant: Arc::clone(&entry.tenant),
             key: Arc::clone(entry.active_key()?),
@@ -112,13 +112,13 @@ impl Registry {
         })
     }
 
-    /// How many endpoints a tenant has.
+    /// Returns the number of a tenant's endpoints.
     #[must_use]
     pub fn endpoint_count(&self, tenant: TenantId) -> usize {
-        self.state().entry_of(tenant).map_or(0, |entry| entry.endpoints.len())
+        self.state().tenant(tenant).map_or(0, |entry| entry.endpoints.len())
     }
 
-    /// How many tenants and endpoints there are.
+    /// Returns the number of tenants and of endpoints.
     #[must_use]
     pub fn count(&self) -> (usize, usize) {
         self.state().count()

@@ -1,4 +1,4 @@
-//! Texts that people gave things, free of what could deceive the reader of a terminal or a log.
+//! Names and descriptions that people choose, without characters that could deceive the reader of a terminal or a log.
 
 use std::fmt;
 
@@ -7,12 +7,12 @@ use crate::common::id::TenantId;
 /// Word that a tenant uses in place of its own id.
 pub const ME: &str = "me";
 
-/// Names and descriptions have at most so many characters.
-pub const MOST_NAME_CHARS: usize = 128;
+/// Maximum length of a name or description in characters.
+pub const MAX_NAME_CHARS: usize = 128;
 
-/// What a name mustn't hold: control characters, marks of direction and line separators, and what can't be seen, but
-/// for the joiners that scripts and emoji need.
-pub const DECEIVING: [std::ops::RangeInclusive<char>; 12] = [
+/// Characters that a name can't have: control characters, line separators, direction marks, and invisible characters
+/// except the joiners that scripts and emoji need.
+pub const DECEPTIVE: [std::ops::RangeInclusive<char>; 12] = [
     '\0'..='\u{1f}',
     '\u{7f}'..='\u{9f}',
     '\u{ad}'..='\u{ad}',
@@ -27,24 +27,24 @@ pub const DECEIVING: [std::ops::RangeInclusive<char>; 12] = [
     '\u{e0001}'..='\u{e007f}',
 ];
 
-fn deceives(c: char) -> bool {
-    DECEIVING.iter().any(|range| range.contains(&c))
+fn is_deceptive(c: char) -> bool {
+    DECEPTIVE.iter().any(|range| range.contains(&c))
 }
 
-/// A text that a person gave something: free of what could deceive the reader of a terminal or a log.
+/// A name or description without deceptive characters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Name(Box<str>);
 
-/// The text isn't a name.
+/// The text can't be a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// Empty, too long, or with characters that deceive.
+    /// The text is empty, too long, has white space at an end, or has deceptive characters.
     #[error(
-        "must be 1 to {MOST_NAME_CHARS} characters, without white space at its ends, control characters, marks of direction or what can't be seen"
+        "must be 1 to {MAX_NAME_CHARS} characters, without white space at the ends, and without control characters, direction marks or invisible characters"
     )]
     Text,
-    /// It would read as something else.
-    #[error("must not be `me` nor begin with `ten_`, which name tenants another way")]
+    /// The text would refer to a tenant in another way.
+    #[error("must not be `me` nor begin with `ten_`, which refer to a tenant in other ways")]
     Reserved,
 }
 
@@ -52,19 +52,19 @@ impl Name {
     /// Parses a name.
     ///
     /// # Errors
-    /// It is empty, too long, has white space at an end, or holds what deceives.
+    /// [`NameError::Text`].
     pub fn parse(text: &str) -> Result<Self, NameError> {
         let length = text.chars().count();
-        if length == 0 || length > MOST_NAME_CHARS || text.trim() != text || text.chars().any(deceives) {
+        if length == 0 || length > MAX_NAME_CHARS || text.trim() != text || text.chars().any(is_deceptive) {
             return Err(NameError::Text);
         }
         Ok(Self(text.into()))
     }
 
-    /// Parses the name of a tenant, which mustn't read as an id.
+    /// Parses the name of a tenant, which must differ from `me` and from any id.
     ///
     /// # Errors
-    /// It isn't a name, or reads as an id.
+    /// [`NameError::Text`] or [`NameError::Reserved`].
     pub fn of_tenant(text: &str) -> Result<Self, NameError> {
         if text == ME || text.starts_with(TenantId::PREFIX) {
             return Err(NameError::Reserved);
@@ -72,7 +72,7 @@ impl Name {
         Self::parse(text)
     }
 
-    /// Its text.
+    /// Returns the text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -96,12 +96,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_of_any_script_and_deceive_nobody() {
+    fn names_may_be_of_any_script_and_not_deceptive() {
         for name in ["Acme", "Ünïcode & Söhne", "株式会社", "👩‍💻 GmbH", "a/b?c#d", "..", "O'Brien"]
         {
             assert_eq!(Name::of_tenant(name).unwrap().as_str(), name);
         }
-        let long = "x".repeat(MOST_NAME_CHARS + 1);
+        let long = "x".repeat(MAX_NAME_CHARS + 1);
         for name in [
             "",
             " ",
@@ -120,7 +120,7 @@ mod tests {
         ] {
             assert_eq!(Name::of_tenant(name), Err(NameError::Text), "{name:?}");
         }
-        assert!(Name::parse(&"ü".repeat(MOST_NAME_CHARS)).is_ok());
+        assert!(Name::parse(&"ü".repeat(MAX_NAME_CHARS)).is_ok());
         for name in ["me", "ten_", "ten_00000000000000000000000000000000"] {
             assert_eq!(Name::of_tenant(name), Err(NameError::Reserved), "{name:?}");
         }

@@ -126,7 +126,7 @@ pub(super) fn writes(changes: &[Change], state: &State, vault: &Vault) -> Result
         match change {
             Change::PutTenant(tenant) => writes.push((tenant_key(tenant.id), Some(of_tenant(tenant)))),
             Change::DeleteTenant(id) => {
-                let entry = state.entry_of(*id).into_iter();
+                let entry = state.tenant(*id).into_iter();
                 writes.extend(entry.flat_map(|entry| {
                     let api_keys = entry.api_keys.keys().map(|key| api_key_key(Some(*id), *key));
                     let public_keys = entry.public_keys.iter().map(|key| public_key_key(*id, &key.kid));

@@ -1,15 +1,15 @@
-//! The registry on disk: one SQLite database, written on each change, read once at the start.
+//! The registry in the data dir: one SQLite database, read once at the start and written on each change.
 //!
 //! ```text
 //! user_version   number of migrations that have been applied
-//! meta           'vault_check': a known text sealed with the secret key, to tell a wrong one at once
-//! tenant         a row a tenant; its limits are null where they are the server's
-//! api_key        SHA-256 of each live key; tenant is null for the provider's
-//! public_key     SPKI as PEM, its state and since when
-//! endpoint       a row an endpoint; `sealed` holds what may be secret (sealed.rs)
+//! meta           'vault_check': a known text sealed with the secret key, which reveals a wrong key at once
+//! tenant         one row per tenant. A null limit means the server's default
+//! api_key        SHA-256 of each live key. The tenant is null for the provider's keys
+//! public_key     SPKI as PEM, its state, and the time of its last change
+//! endpoint       one row per endpoint. `sealed` holds what may be secret (sealed.rs)
 //! ```
 //!
-//! Times are milliseconds since 1970. Rows of a tenant go with it.
+//! Times are milliseconds since 1970. Deleting a tenant deletes its rows in all tables.
 
 mod rows;
 
@@ -30,14 +30,14 @@ const SCHEMA: Schema =
 
 const VAULT_CHECK: &str = "vault_check";
 
-/// The database, open for this process alone.
+/// The database, opened for this process alone.
 pub(super) struct SqliteStore {
     connection: Connection,
     vault: Vault,
 }
 
 impl SqliteStore {
-    /// Opens or makes the database and brings it up to date. `vault` gets whether a new secret key may be made.
+    /// Opens or creates the database and migrates it. `vault` is told whether it may create a secret key.
     pub(super) fn open<E: From<StoreError>>(
         path: &Path,
         vault: impl FnOnce(bool) -> Result<Vault, E>,
@@ -63,7 +63,7 @@ impl SqliteStore {
         Ok(Self { connection, vault })
     }
 
-    /// Writes `changes` down, all or none. When it returns they survive a loss of power.
+    /// Writes all of `changes` or none. They survive a power failure once it returns.
     pub(super) fn apply(&mut self, changes: &[Change]) -> Result<(), StoreError> {
         let transaction = self.connection.transaction().map_err(StoreError::Write)?;
         for change in changes {
@@ -72,7 +72,7 @@ impl SqliteStore {
         transaction.commit().map_err(StoreError::Write)
     }
 
-    /// All that was written, in an order in which it can be applied.
+    /// Reads everything, as changes in an order in which they can be applied.
     pub(super) fn load(&self) -> Result<Vec<Change>, StoreError> {
         let mut changes = self.read("SELECT * FROM tenant", "tenant", |row| {
             rows::tenant(row).map(|tenant| Change::PutTenant(Arc::new(tenant)))

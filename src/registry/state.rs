@@ -1,10 +1,11 @@
-//! The registry in memory: what look-ups are answered from. No I/O, no locks.
+//! The registry in memory, which answers all look-ups. No I/O, no locks.
 //!
 //! ```text
-//! tenants        one entry a tenant: its public keys (oldest first), API keys and endpoints
-//! names          tenants by name
-//! api_keys       every key by the first 64 bits of its hash
-//! subscriptions  the enabled endpoints by what they subscribe to
+//! tenants        one entry per tenant: its public keys (oldest first), API keys and endpoints
+//! names          ids of tenants by name
+//! provider_keys  API keys of the provider
+//! api_keys       all API keys by the first 64 bits of their hash
+//! subscriptions  enabled endpoints by event type
 //! ```
 
 use std::collections::{BTreeMap, HashMap};
@@ -23,74 +24,75 @@ use crate::common::crypto::api_key::KeyHash;
 use crate::common::event_type::EventType;
 use crate::common::id::{ApiKeyId, EndpointId, TenantId};
 
-/// One change of the registry: what a store writes down, and what the memory follows.
+/// One change of the registry, for the store and for the memory.
 #[derive(Debug, Clone)]
 pub(super) enum Change {
-    /// A tenant is new or has changed.
+    /// Adds or replaces a tenant.
     PutTenant(Arc<Tenant>),
-    /// A tenant is gone, with all that is its own.
+    /// Removes a tenant with its keys and endpoints.
     DeleteTenant(TenantId),
-    /// An API key is new.
+    /// Adds an API key.
     PutApiKey(Arc<ApiKeyRecord>),
-    /// An API key is revoked: the provider's, or a tenant's.
+    /// Revokes an API key of a tenant, or of the provider.
     DeleteApiKey(Option<TenantId>, ApiKeyId),
-    /// A public key is new or has changed.
+    /// Adds or replaces a public key.
     PutPublicKey(TenantId, Arc<TenantKey>),
-    /// A public key is forgotten.
+    /// Removes a public key.
     DeletePublicKey(TenantId, Box<str>),
-    /// An endpoint is new or has changed.
+    /// Adds or replaces an endpoint.
     PutEndpoint(Arc<Endpoint>),
-    /// An endpoint is gone.
+    /// Removes an endpoint.
     DeleteEndpoint(TenantId, EndpointId),
 }
 
-/// How far a registry that others change as well was followed.
+/// Position in the log of changes, up to which a shared registry is in memory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Position {
-    /// The number of the last change.
+    /// Number of the last change.
     pub(super) version: u64,
-    /// Its mark, which no other change has: a number alone comes again where the store lost changes.
+    /// Unique mark of the last change. The number alone isn't enough: it is used again if the store loses changes.
     pub(super) mark: String,
-    /// The number of this server's own last change that was followed.
+    /// Number of the last change among this server's own.
     pub(super) own: u64,
 }
 
-/// See the module's page.
+/// All tenants with their keys and endpoints.
 pub(super) struct State {
-    /// Stays as it is where nobody else changes the registry.
+    /// Position in the shared log. Unused if the registry is in the data dir.
     pub(super) at: Position,
     limits: Limits,
-    tenants: BTreeMap<TenantId, Entry>,
+    tenants: BTreeMap<TenantId, TenantEntry>,
     names: HashMap<Name, TenantId>,
     provider_keys: BTreeMap<ApiKeyId, Arc<ApiKeyRecord>>,
     api_keys: HashMap<u64, Vec<Arc<ApiKeyRecord>>>,
     subscriptions: Subscriptions,
 }
 
-/// What is known of one tenant.
-pub(super) struct Entry {
+/// One tenant with its keys and endpoints.
+pub(super) struct TenantEntry {
     pub(super) tenant: Arc<Tenant>,
+    /// Public keys in the order in which they were added.
     pub(super) public_keys: Vec<Arc<TenantKey>>,
     pub(super) api_keys: BTreeMap<ApiKeyId, Arc<ApiKeyRecord>>,
     pub(super) endpoints: BTreeMap<EndpointId, Arc<Endpoint>>,
-    /// Publishes that it may still make now; made anew when its limit changes.
+    /// Limiter of the tenant's publishes. A change of the limit starts a new one.
     pub(super) rate: Arc<DefaultDirectRateLimiter>,
 }
 
-impl Entry {
-    /// The key that new events are sealed to.
+impl TenantEntry {
+    /// Returns the key that new events are sealed to.
     pub(super) fn active_key(&self) -> Option<&Arc<TenantKey>> {
         self.public_keys.iter().find(|key| key.state == KeyState::Active)
     }
 }
 
-/// A tenant that an event goes to.
+/// A tenant that receives an event.
 pub struct Recipient {
-    /// Who it is.
+    /// The tenant.
     pub tenant: Arc<Tenant>,
-    /// What its events are sealed to.
+    /// Key that its events are sealed to.
     pub key: Arc<TenantKey>,
-    /// Its endpoints that want the event.
+    /// Endpoints that receive the event.
     pub endpoints: Vec<Arc<Endpoint>>,
 }
 
@@ -107,6 +109,7 @@ impl State {
         }
     }
 
+    /// Applies one change. A change of an unknown tenant's key or endpoint has no effect.
     pub(super) fn apply(&mut self, change: Change) {
         match change {
             Change::PutTenant(tenant) => self.put_tenant(tenant),
@@ -136,13 +139,13 @@ impl State {
         }
     }
 
-    /// Takes over what is known of publishes that were just made, from a state that this one takes the place of.
+    /// Takes over the rate limiters of the state that this one replaces, so that recent publishes still count.
     pub(super) fn inherit_rates(&mut self, old: &Self) {
         for (id, entry) in &mut self.tenants {
-            let same = |old: &&Entry| {
+            let has_same_limit = |old: &&TenantEntry| {
                 old.tenant.limits.publishes_per_second == entry.tenant.limits.publishes_per_second
             };
-            if let Some(old) = old.tenants.get(id).filter(same) {
+            if let Some(old) = old.tenants.get(id).filter(has_same_limit) {
                 entry.rate = Arc::clone(&old.rate);
             }
         }
@@ -162,7 +165,7 @@ impl State {
                 entry.tenant = tenant;
             }
             None => {
-                let entry = Entry {
+                let entry = TenantEntry {
                     public_keys: Vec::new(),
                     api_keys: BTreeMap::new(),
                     endpoints: BTreeMap::new(),
@@ -225,12 +228,12 @@ impl State {
         }
     }
 
-    /// Who presents a key of that hash.
+    /// Returns the API key with that hash.
     pub(super) fn api_key(&self, hash: &KeyHash) -> Option<&Arc<ApiKeyRecord>> {
         self.api_keys.get(&hash.bucket())?.iter().find(|key| key.hash == *hash)
     }
 
-    pub(super) fn entry(&self, tenant: &TenantRef) -> Option<&Entry> {
+    pub(super) fn resolve(&self, tenant: &TenantRef) -> Option<&TenantEntry> {
         let id = match tenant {
             TenantRef::Id(id) => id,
             TenantRef::Name(name) => self.names.get(name.as_str())?,
@@ -238,7 +241,7 @@ impl State {
         self.tenants.get(id)
     }
 
-    pub(super) fn entry_of(&self, id: TenantId) -> Option<&Entry> {
+    pub(super) fn tenant(&self, id: TenantId) -> Option<&TenantEntry> {
         self.tenants.get(&id)
     }
 
@@ -246,12 +249,13 @@ impl State {
         self.tenants.get(&tenant)?.endpoints.get(&id)
     }
 
+    /// Returns tenants in the order of their ids, from the first one after `after`.
     pub(super) fn tenants_after(&self, after: Option<TenantId>) -> impl Iterator<Item = &Arc<Tenant>> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.tenants.range((from, Bound::Unbounded)).map(|(_, entry)| &entry.tenant)
     }
 
-    /// The API keys of a tenant, or of the provider.
+    /// Returns the API keys of a tenant, or of the provider. `None` if the tenant doesn't exist.
     pub(super) fn api_keys_of(
         &self,
         owner: Option<TenantId>,
@@ -262,7 +266,7 @@ impl State {
         }
     }
 
-    /// The enabled endpoints that want events of that type, of one tenant or all, grouped by tenant.
+    /// Returns the enabled endpoints that subscribe to an event type, of one tenant or of all, grouped by tenant.
     pub(super) fn recipients(&self, kind: &EventType, of: Option<TenantId>) -> Vec<Recipient> {
         let mut recipients: Vec<Recipient> = Vec::new();
         for (tenant, endpoint) in self.subscriptions.subscribers(kind, of) {
@@ -280,11 +284,12 @@ impl State {
         recipients
     }
 
-    /// A tenant's limits.
+    /// Returns the limits of a tenant with those overrides.
     pub(super) fn limits(&self, overrides: LimitOverrides) -> Limits {
         self.limits.with(overrides)
     }
 
+    /// Returns the number of tenants and of endpoints.
     pub(super) fn count(&self) -> (usize, usize) {
         (self.tenants.len(), self.tenants.values().map(|entry| entry.endpoints.len()).sum())
     }

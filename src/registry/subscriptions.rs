@@ -1,4 +1,5 @@
-//! The index from event type to endpoints: a look-up costs what it finds, however many endpoints there are.
+//! The index from event types to endpoints. The cost of a look-up depends on what it finds, not on the number of
+//! endpoints.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
@@ -8,10 +9,10 @@ use super::endpoint::Endpoint;
 use crate::common::event_type::{EventFilter, EventType};
 use crate::common::id::{EndpointId, TenantId};
 
-/// Endpoints, sorted so that those of one tenant lie together.
+/// Endpoints in the order of their tenants.
 type Subscribers = BTreeSet<(TenantId, EndpointId)>;
 
-/// The enabled endpoints by filter.
+/// Enabled endpoints by filter.
 #[derive(Default)]
 pub(super) struct Subscriptions {
     all: Subscribers,
@@ -42,13 +43,14 @@ impl Subscriptions {
         }
     }
 
-    /// The endpoints that want events of that type, each once, those of one tenant together.
+    /// Returns the endpoints that subscribe to an event type, each once, in the order of their tenants. `of` restricts
+    /// them to one tenant.
     pub(super) fn subscribers(&self, kind: &EventType, of: Option<TenantId>) -> Subscribers {
         let groups = kind.groups().filter_map(|group| self.groups.get(group));
-        let wanted = groups.chain(self.types.get(kind)).chain([&self.all]);
+        let matching = groups.chain(self.types.get(kind)).chain([&self.all]);
         let (from, to) = (of.unwrap_or(TenantId::MIN), of.unwrap_or(TenantId::MAX));
         let range = (from, EndpointId::MIN)..=(to, EndpointId::MAX);
-        wanted.flat_map(|subscribers| subscribers.range(range.clone())).copied().collect()
+        matching.flat_map(|subscribers| subscribers.range(range.clone())).copied().collect()
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a tenant is made of. Values are checked where they are made, so that one that exists is valid.
+//! Tenants, their API keys and their public keys. Constructors check values, so a value that exists is valid.
 
 use std::sync::OnceLock;
 
@@ -13,18 +13,18 @@ use crate::common::crypto::envelope::{KeyReuse, Sealer};
 use crate::common::crypto::keys::{KeyError, PublicKey};
 use crate::common::id::{ApiKeyId, TenantId};
 
-/// One isolated customer.
+/// One customer, isolated from all others.
 #[derive(Debug, Clone)]
 pub struct Tenant {
-    /// For good.
+    /// Id, which never changes.
     pub id: TenantId,
-    /// No other tenant has it.
+    /// Name, unique among tenants.
     pub name: Name,
-    /// Where it differs from the server's limits.
+    /// Limits that differ from the server's.
     pub limits: LimitOverrides,
-    /// When it was made.
+    /// Time of its creation.
     pub created_at: Timestamp,
-    /// Grows with every change.
+    /// Version, which grows with every change.
     pub version: u64,
 }
 
@@ -51,32 +51,32 @@ impl From<TenantId> for TenantRef {
     }
 }
 
-/// What is known of an API key.
+/// An API key as the registry keeps it, without the key itself.
 #[derive(Debug, Clone)]
 pub struct ApiKeyRecord {
-    /// What it is revoked by.
+    /// Id, by which it is revoked.
     pub id: ApiKeyId,
-    /// Whose it is: `None` for the provider.
+    /// Tenant that owns it. `None` for the provider.
     pub tenant: Option<TenantId>,
-    /// What a presented key is compared with.
+    /// SHA-256 of the key.
     pub hash: KeyHash,
-    /// Its first characters.
+    /// First characters of the key.
     pub hint: String,
-    /// What its owner noted of it.
+    /// Note for people.
     pub description: Option<Name>,
-    /// When it was made.
+    /// Time of its creation.
     pub created_at: Timestamp,
 }
 
-/// Where a public key is in its life.
+/// State of a public key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum KeyState {
-    /// New events are sealed to it. A tenant with keys has exactly one of these.
+    /// New events are sealed to it. A tenant with public keys has exactly one active one.
     Active,
-    /// Another took its place: what was sealed to it before may still be on its way, so its private half is needed.
+    /// Another key replaced it. Earlier events may still be on their way, so the customer needs its private half.
     Retiring,
-    /// The customer said that it expects nothing any more that was sealed to it.
+    /// The customer expects no more events that were sealed to it.
     Retired,
 }
 
@@ -87,20 +87,20 @@ pub struct TenantKey {
     pub kid: Box<str>,
     /// SPKI as PEM.
     pub pem: Box<str>,
-    /// Of its modulus.
+    /// Bits of the modulus.
     pub bits: u32,
-    /// Where it is in its life.
+    /// State of the key.
     pub state: KeyState,
-    /// When it was added.
+    /// Time at which it was added.
     pub created_at: Timestamp,
-    /// When it came into this state.
+    /// Time of the last change of its state.
     pub changed_at: Timestamp,
-    /// Made when it is first sealed to: most of ten thousand tenants' keys lie idle.
+    /// Sealer, created on first use. Of ten thousand tenants' keys, most are idle.
     sealer: OnceLock<Sealer>,
 }
 
 impl TenantKey {
-    /// A key in that state.
+    /// Returns a key in that state. `times` are its creation and its last change of state.
     #[must_use]
     pub fn new(kid: &str, pem: &str, bits: u32, state: KeyState, times: [Timestamp; 2]) -> Self {
         let [created_at, changed_at] = times;
@@ -115,16 +115,16 @@ impl TenantKey {
         }
     }
 
-    /// The same key in another state.
+    /// Returns the same key in another state, from `now` on.
     #[must_use]
     pub fn in_state(&self, state: KeyState, now: Timestamp) -> Self {
         Self::new(&self.kid, &self.pem, self.bits, state, [self.created_at, now])
     }
 
-    /// What seals to it.
+    /// Returns the sealer for this key.
     ///
     /// # Errors
-    /// What was stored isn't a key any more.
+    /// The stored PEM can't be parsed.
     pub fn sealer(&self, reuse: KeyReuse) -> Result<&Sealer, KeyError> {
         if let Some(sealer) = self.sealer.get() {
             return Ok(sealer);

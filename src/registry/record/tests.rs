@@ -38,7 +38,7 @@ fn the_golden_records_of_version_1_are_read() {
     let tenants = database.tenants(None, 9).items;
     assert_eq!(state.tenants_after(None).count(), tenants.len());
     for tenant in &tenants {
-        let entry = state.entry_of(tenant.id).unwrap();
+        let entry = state.tenant(tenant.id).unwrap();
         assert_eq!(format!("{:?}", entry.tenant), format!("{tenant:?}"));
         let endpoints = database.endpoints(tenant.id, None, 9).items;
         assert_eq!(

@@ -1,4 +1,4 @@
-//! The rows of each table: how they are written and read.
+//! Writing and reading the rows of each table.
 
 use std::num::NonZeroU32;
 
@@ -20,6 +20,7 @@ use crate::registry::sealed;
 use crate::registry::state::Change;
 use crate::registry::tenant::{ApiKeyRecord, KeyState, Tenant, TenantKey};
 
+/// Writes one change.
 pub(super) fn write(transaction: &Transaction<'_>, vault: &Vault, change: &Change) -> Result<(), StoreError> {
     let written = match change {
         Change::PutTenant(tenant) => {
@@ -85,7 +86,7 @@ pub(super) fn write(transaction: &Transaction<'_>, vault: &Vault, change: &Chang
                     endpoint.id.to_string(),
                     endpoint.tenant.to_string(),
                     settings.description.as_ref().map(Name::as_str),
-                    // No filter holds a space.
+                    // A filter can't contain a space.
                     events.join(" "),
                     settings.content_type.as_str(),
                     to_name(&settings.envelope),
@@ -127,7 +128,7 @@ pub(super) fn api_key(row: &Row<'_>) -> Result<ApiKeyRecord, String> {
     Ok(ApiKeyRecord {
         id: parsed(row, "id", str::parse)?,
         tenant: optional(row, "tenant", str::parse)?,
-        hash: KeyHash::from_bytes(&hash).ok_or("hash isn't of 32 bytes")?,
+        hash: KeyHash::from_bytes(&hash).ok_or("hash isn't 32 bytes long")?,
         hint: get(row, "hint")?,
         description: optional(row, "description", Name::parse)?,
         created_at: time(row, "created_at")?,
@@ -192,7 +193,7 @@ fn time(row: &Row<'_>, column: &str) -> Result<Timestamp, String> {
     Timestamp::from_millisecond(get(row, column)?).map_err(|_| format!("{column} isn't a time"))
 }
 
-/// A value's name as serde has it, which is its name in the API as well.
+/// Returns the name that serde gives a value, which is its name in the API as well.
 fn to_name(value: &impl Serialize) -> Option<String> {
     serde_json::to_value(value).ok()?.as_str().map(str::to_owned)
 }

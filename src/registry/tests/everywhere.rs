@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::common::clock::after;
-use crate::registry::endpoint::{EndpointPatch, MOST_SECRETS};
+use crate::registry::endpoint::{EndpointPatch, MAX_SECRETS};
 use crate::registry::tenant::KeyState;
 
 macro_rules! kept_everywhere {
@@ -129,7 +129,7 @@ async fn old_secrets_sign_until_their_overlap_is_over(home: &Home) {
     assert_eq!(live(3_500), [rotated.secrets[0].secret.reveal(), endpoint.secrets[0].secret.reveal()]);
     assert_eq!(live(3_700), [rotated.secrets[0].secret.reveal()]);
     assert_eq!(rotate(0).await.unwrap().secrets.len(), 1, "at once");
-    for _ in 1..MOST_SECRETS {
+    for _ in 1..MAX_SECRETS {
         rotate(3_600).await.unwrap();
     }
     assert!(matches!(rotate(3_600).await, Err(RegistryError::Limit { .. })));

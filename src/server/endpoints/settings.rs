@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::api::{EndpointUpdate, NewEndpoint};
 use crate::common::endpoint_url::EndpointUrl;
 use crate::common::event_type::EventFilter;
-use crate::registry::endpoint::{EndpointPatch, EndpointSettings, MOST_FILTERS};
+use crate::registry::endpoint::{EndpointPatch, EndpointSettings, MAX_FILTERS};
 use crate::registry::headers::StaticHeaders;
 use crate::registry::name::Name;
 use crate::server::Server;
@@ -56,9 +56,9 @@ fn description(text: Option<&str>) -> Result<Option<Name>, Problem> {
 
 /// Parses event-type filters and removes duplicates.
 fn events(texts: &[String]) -> Result<Vec<EventFilter>, Problem> {
-    if texts.is_empty() || texts.len() > MOST_FILTERS {
+    if texts.is_empty() || texts.len() > MAX_FILTERS {
         let detail =
-            format!("'events' must have 1 to {MOST_FILTERS} filters; `*` alone subscribes to all events");
+            format!("'events' must have 1 to {MAX_FILTERS} filters; `*` alone subscribes to all events");
         return Err(Problem::bad_request(detail));
     }
     let mut filters = Vec::with_capacity(texts.len());

@@ -142,7 +142,7 @@ fn bad_input_is_refused_by_member_and_changes_nothing() {
     for (name, told) in [
         (json!(""), "'name'"),
         (json!("a\nb"), "control characters"),
-        (json!("\u{202e}evil"), "marks of direction"),
+        (json!("\u{202e}evil"), "direction marks"),
         (json!(" padded"), "white space"),
         (json!("ten_x"), "begin with `ten_`"),
         (json!(7), "'name'"),
