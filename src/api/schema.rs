@@ -77,8 +77,7 @@ pub(super) fn events() -> utoipa::openapi::schema::Array {
 
 /// Returns the schema of an endpoint's own headers.
 pub(super) fn headers() -> Object {
-    let value =
-        string().pattern(Some("^([!-~]([ -~]*[!-~])?)?$")).max_length(Some(MAX_HEADER_BYTES)).build();
+    let value = string().pattern(Some("^([!-~]([ -~]*[!-~])?)?$")).max_length(Some(MAX_HEADER_BYTES)).build();
     let reserved: Vec<String> = RESERVED_HEADERS.iter().map(|name| in_any_case(name)).collect();
     let name = string()
         .pattern(Some(format!(
