@@ -1,4 +1,4 @@
-//! Step 0, `whk kafka-setup`: makes the topics.
+//! Step 0, `whk kafka-setup`: creates the topics in Kafka.
 
 mod plan;
 
@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use self::plan::{Asked, CLEANUP, IN_SYNC, MOST_BYTES, RETENTION, plan};
+use self::plan::{CLEANUP, IN_SYNC, MAX_BYTES, RETENTION, RequestedTopics, plan};
 use super::confirm::confirm;
 use super::flags::kafka::KafkaArgs;
 use super::flags::value::duration;
@@ -17,36 +17,39 @@ use crate::common::kafka::Topics;
 use crate::common::kafka::admin::{Admin, Deadline, FoundTopic, Partition, WantedTopic};
 use crate::exit::UsageError;
 
-/// Make the topics in Kafka, or say that they are there; nothing that is there is changed
+/// Create the topics in Kafka; existing topics are checked and never changed
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   whk kafka-setup
   whk kafka-setup --kafka-brokers kafka-1:9092,kafka-2:9092 --partitions 24 --replication 3
-  whk kafka-setup --recreate --yes               all jobs, dead letters and tenants are gone then
+  whk kafka-setup --recreate --yes     delete the topics with all jobs, dead letters and tenants, and create new ones
 
-Made are events, events.retry and events.dlq with as many partitions each, and whk.tenants with one, which is compacted:
-it keeps the latest of each tenant for good. As many consumers as there are partitions can share the work.
-Exit status: 0 the topics are there, 1 one that is there won't do, or Kafka refuses, and nothing was changed, 64 usage, 69 Kafka can't be
-reached or isn't done in time, 77 Kafka doesn't permit it.")]
+It creates the topics events, events.retry and events.dlq with the same number of partitions, and whk.tenants with one.
+The last is compacted: Kafka keeps the latest state of each tenant and deletes the older ones.
+At most one consumer can work on a partition, so --partitions is the maximum number of useful consumers.
+
+Exit status: 0 the topics exist and can be used, 1 an existing topic can't be used or Kafka refused, and nothing was
+changed, 64 usage, 69 Kafka can't be reached or wasn't done within --wait, 77 Kafka denied permission.")]
 pub struct Args {
-    /// Partitions of the topics for jobs, retries and dead letters
+    /// Number of partitions of the topics for jobs, retries and dead letters: at least the number of consumers you expect
     #[arg(long, value_parser = clap::value_parser!(i32).range(1..=10_000), default_value_t = 6, value_name = "COUNT")]
     partitions: i32,
-    /// Brokers that have each record: 3 survive the loss of one without a pause
+    /// Number of brokers that store each record. With 3, one broker can fail without an interruption
     #[arg(long, value_parser = clap::value_parser!(i32).range(1..=100), default_value_t = 1, value_name = "COUNT")]
     replication: i32,
-    /// Of those, how many must have a record before it counts as written. Without it 2 where --replication is 3 or
+    /// Number of brokers that must have stored a record before it counts as written. Default: 2 if --replication is 3 or
     /// more, else 1
     #[arg(long, value_parser = clap::value_parser!(i32).range(1..=100), value_name = "COUNT")]
     min_insync_replicas: Option<i32>,
-    /// How long jobs are kept, delivered or not; those that wait for a retry at least 30 days
+    /// Time after which Kafka deletes jobs, delivered or not: longer than your consumers may ever be down. Jobs that wait for a
+    /// retry are kept for at least 30 days
     #[arg(long, value_parser = duration, default_value = "7d", value_name = "DURATION")]
     retention: Duration,
-    /// How long dead letters are kept
+    /// Time after which Kafka deletes dead letters
     #[arg(long, value_parser = duration, default_value = "30d", value_name = "DURATION")]
     dead_letter_retention: Duration,
-    /// Bytes of the largest record: a sealed payload is larger by half than the payload
+    /// Maximum bytes of a record. An encrypted payload is about half as large again as the payload
     #[arg(
         long,
         value_parser = clap::value_parser!(u32).range(1_024..=64 << 20),
@@ -54,13 +57,13 @@ pub struct Args {
         value_name = "BYTES"
     )]
     max_message_bytes: u32,
-    /// Delete the topics with all that is in them, and make them anew
+    /// Delete existing topics with all their records, and create new ones
     #[arg(long)]
     recreate: bool,
-    /// Don't ask
+    /// Delete without asking for confirmation
     #[arg(long, requires = "recreate")]
     yes: bool,
-    /// How long to wait for Kafka to be done with deleting, and with making them
+    /// Time limit for Kafka to delete topics, and again to create them
     #[arg(long, value_parser = duration, default_value = "30s", value_name = "DURATION")]
     wait: Duration,
     /// Format of the result
@@ -70,22 +73,24 @@ pub struct Args {
     kafka: KafkaArgs,
 }
 
-/// What became of a topic, and what it is like.
+/// A topic in the result.
 #[derive(Serialize)]
 struct TopicReport {
     topic: String,
-    outcome: Outcome,
+    outcome: TopicOutcome,
     partitions: Vec<Partition>,
 }
 
+/// What the command did with a topic.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Outcome {
+enum TopicOutcome {
     Created,
     Unchanged,
     Recreated,
 }
 
+/// The result.
 #[derive(Serialize)]
 struct Report {
     topics: Vec<TopicReport>,
@@ -94,10 +99,10 @@ struct Report {
 /// Runs the command.
 ///
 /// # Errors
-/// A flag can't be used, Kafka can't be reached or refuses, or a topic that is there won't do.
+/// A flag can't be used, Kafka can't be reached or refuses, or an existing topic can't be used.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let config = args.kafka.config()?;
-    let wanted = args.asked()?.topics(&config.topics);
+    let wanted = args.requested()?.topics(&config.topics);
     let admin = Admin::open(&config)?;
     let progress = spinner();
     progress.set_message(format!("looking for topics at {config}"));
@@ -106,11 +111,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let report = if args.recreate && found.iter().any(Option::is_some) {
         let is_sure = args.yes || setup.progress.suspend(|| confirm(&question(&config.topics)))?;
         if !is_sure {
-            anyhow::bail!("nothing is deleted");
+            anyhow::bail!("nothing was deleted");
         }
-        // What can't be made must not be found out once the old ones are gone.
+        // If Kafka refuses the new topics, this shows it before the old ones are deleted.
         setup.admin.validate(&setup.wanted).await?;
-        // Whoever was asked may have thought about it.
+        // The time limit starts after the question, which may wait for an answer for long.
         Setup { deadline: Deadline::new(args.wait), ..setup }.recreate(&found).await?
     } else {
         setup.create(&found).await?
@@ -119,11 +124,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 impl Args {
-    fn asked(&self) -> anyhow::Result<Asked> {
+    fn requested(&self) -> anyhow::Result<RequestedTopics> {
         let min_in_sync = self.min_insync_replicas.unwrap_or(if self.replication >= 3 { 2 } else { 1 });
         if min_in_sync > self.replication {
             let problem = format!(
-                "--min-insync-replicas: {min_in_sync} is more than the {} of --replication",
+                "--min-insync-replicas: {min_in_sync} is more than --replication {}",
                 self.replication
             );
             return Err(UsageError(problem).into());
@@ -132,10 +137,10 @@ impl Args {
             [("--retention", self.retention), ("--dead-letter-retention", self.dead_letter_retention)]
         {
             if kept < Duration::from_secs(60) || i64::try_from(kept.as_millis()).is_err() {
-                return Err(UsageError(format!("{flag}: a minute at least is needed")).into());
+                return Err(UsageError(format!("{flag}: expected at least 1m")).into());
             }
         }
-        Ok(Asked {
+        Ok(RequestedTopics {
             partitions: self.partitions,
             replication: self.replication,
             min_in_sync,
@@ -153,6 +158,7 @@ fn question(topics: &Topics) -> String {
     )
 }
 
+/// The command at work.
 struct Setup {
     admin: Admin,
     wanted: [WantedTopic; 4],
@@ -161,37 +167,37 @@ struct Setup {
 }
 
 impl Setup {
-    /// Makes what is missing, where what is there will do.
+    /// Creates the missing topics, if the existing ones can be used.
     async fn create(&self, found: &[Option<FoundTopic>; 4]) -> anyhow::Result<Report> {
         let planned = plan(&self.wanted, found);
-        refuse("nothing was changed, since what is there won't do", &planned.problems)?;
+        refuse("nothing was changed, because existing topics can't be used", &planned.problems)?;
         for note in &planned.notes {
             self.progress.suspend(|| tracing::warn!("{note}"));
         }
         let mut made = Vec::new();
         if !planned.missing.is_empty() {
-            self.progress.set_message("making topics");
+            self.progress.set_message("creating topics");
             let others = self.admin.create(&planned.missing).await?;
             let missing = planned.missing.into_iter().map(|topic| topic.name);
             made.extend(missing.filter(|name| !others.contains(name)));
         }
         let outcome = |topic: &str| match made.iter().any(|made| made == topic) {
-            true => Outcome::Created,
-            false => Outcome::Unchanged,
+            true => TopicOutcome::Created,
+            false => TopicOutcome::Unchanged,
         };
         self.report(outcome).await
     }
 
-    /// Deletes what is there and makes it anew.
+    /// Deletes the existing topics and creates all of them.
     async fn recreate(&self, found: &[Option<FoundTopic>; 4]) -> anyhow::Result<Report> {
         let there = || self.wanted.iter().zip(found).filter(|(_, found)| found.is_some());
         let old: Vec<&str> = there().map(|(wanted, _)| wanted.name.as_str()).collect();
         self.progress.set_message("deleting topics");
         self.admin.delete(&old).await?;
         self.admin.wait_until_gone(&old, self.deadline).await?;
-        self.progress.set_message("making topics");
+        self.progress.set_message("creating topics");
         let mut missing = self.wanted.to_vec();
-        // A broker may still know those that others have forgotten.
+        // A broker may not have noticed the deletion yet, and answer that a topic exists.
         loop {
             let there = self.admin.create(&missing).await?;
             missing.retain(|topic| there.contains(&topic.name));
@@ -201,35 +207,37 @@ impl Setup {
             self.deadline.pause(|| format!("deleting topic {}", there.join(", "))).await?;
         }
         self.report(|topic| match old.contains(&topic) {
-            true => Outcome::Recreated,
-            false => Outcome::Created,
+            true => TopicOutcome::Recreated,
+            false => TopicOutcome::Created,
         })
         .await
     }
 
-    /// Waits until all topics can be used, and says what they are like.
-    async fn report(&self, outcome: impl Fn(&str) -> Outcome) -> anyhow::Result<Report> {
+    /// Waits until all topics can be used, and describes them.
+    async fn report(&self, outcome: impl Fn(&str) -> TopicOutcome) -> anyhow::Result<Report> {
         self.progress.set_message("waiting for a leader of each partition");
         let names: Vec<&str> = self.wanted.iter().map(|topic| topic.name.as_str()).collect();
         self.admin.wait_until_ready(&names, self.deadline).await?;
         let found = describe(&self.admin, &self.wanted).await?;
-        // Another may have made them meanwhile.
-        refuse("the topics are there, and won't do", &plan(&self.wanted, &found).problems)?;
-        let (mut topics, mut of_one_broker) = (Vec::new(), Vec::new());
+        // Another process may have created them meanwhile, with other settings.
+        refuse("the topics exist, but can't be used", &plan(&self.wanted, &found).problems)?;
+        let (mut topics, mut unreplicated) = (Vec::new(), Vec::new());
         for (wanted, found) in self.wanted.iter().zip(found) {
-            let found = found.with_context(|| format!("topic {} is gone again", wanted.name))?;
+            let found = found.with_context(|| {
+                format!("topic {} was deleted by another process; run the command again", wanted.name)
+            })?;
             if found.replication() < 2 {
-                of_one_broker.push(wanted.name.clone());
+                unreplicated.push(wanted.name.clone());
             }
             let outcome = outcome(&wanted.name);
             topics.push(TopicReport { topic: wanted.name.clone(), outcome, partitions: found.partitions });
         }
         self.progress.finish_and_clear();
-        if !of_one_broker.is_empty() {
-            let topics = of_one_broker.join(", ");
+        if !unreplicated.is_empty() {
+            let topics = unreplicated.join(", ");
             tracing::warn!(
                 topics,
-                "one broker alone has their records: if its disk is lost, so are they; see --replication"
+                "only one broker stores the records of these topics, and they are lost with its disk; for production use --replication 3"
             );
         }
         Ok(Report { topics })
@@ -246,7 +254,7 @@ fn refuse(outcome: &str, problems: &[String]) -> anyhow::Result<()> {
 async fn describe(admin: &Admin, wanted: &[WantedTopic; 4]) -> anyhow::Result<[Option<FoundTopic>; 4]> {
     let mut found = [const { None }; 4];
     for (wanted, found) in wanted.iter().zip(&mut found) {
-        *found = admin.describe(&wanted.name, &[CLEANUP, RETENTION, MOST_BYTES, IN_SYNC]).await?;
+        *found = admin.describe(&wanted.name, &[CLEANUP, RETENTION, MAX_BYTES, IN_SYNC]).await?;
     }
     Ok(found)
 }
@@ -270,12 +278,12 @@ impl Report {
             })
         });
         let text = table(["topic", "partition", "leader", "replicas", "in sync", "topic is"], rows);
-        let is_unchanged = self.topics.iter().all(|topic| topic.outcome == Outcome::Unchanged);
-        if is_unchanged { text + "\nall topics are there; nothing was changed" } else { text }
+        let is_unchanged = self.topics.iter().all(|topic| topic.outcome == TopicOutcome::Unchanged);
+        if is_unchanged { text + "\nall topics exist already; nothing was changed" } else { text }
     }
 }
 
-impl Outcome {
+impl TopicOutcome {
     fn as_str(self) -> &'static str {
         match self {
             Self::Created => "created",
@@ -285,7 +293,7 @@ impl Outcome {
     }
 }
 
-/// Shown on a terminal only, as indicatif does on its own.
+/// Returns a spinner. indicatif shows it on a terminal only.
 fn spinner() -> ProgressBar {
     let style = ProgressStyle::with_template("{spinner} {msg} ({elapsed})")
         .unwrap_or(ProgressStyle::default_spinner());

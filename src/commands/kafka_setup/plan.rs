@@ -1,4 +1,4 @@
-//! What topics are wanted, and whether those that there are will do. Pure.
+//! Plans the topics: which are missing, and whether the existing ones can be used. Pure, without Kafka.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -6,25 +6,24 @@ use std::time::Duration;
 use crate::common::kafka::Topics;
 use crate::common::kafka::admin::{FoundTopic, WantedTopic};
 
-/// Settings of topics that are made and looked at.
+/// Names of topic settings that are set and checked.
 pub(super) const CLEANUP: &str = "cleanup.policy";
 pub(super) const RETENTION: &str = "retention.ms";
-pub(super) const MOST_BYTES: &str = "max.message.bytes";
+pub(super) const MAX_BYTES: &str = "max.message.bytes";
 
-/// What a job's record may grow by when it goes to another topic: its attempts, and what is said of its death.
-const OF_THE_PAST: u32 = 64 << 10;
+/// Bytes by which a record may grow on its way to another topic: its attempts and its cause of death.
+const HISTORY_BYTES: u32 = 64 << 10;
 pub(super) const IN_SYNC: &str = "min.insync.replicas";
-/// How long a deletion can be read, which is also how long a server may be away from the registry before it has to read
-/// all of it anew.
-const TOMBSTONES: &str = "delete.retention.ms";
+/// Setting: time for which deletions stay readable. A server that was away for longer has to read the whole registry again.
+const TOMBSTONE_RETENTION: &str = "delete.retention.ms";
 
-/// A retry waits for up to a day, and its job was published before.
-const LEAST_RETRY_RETENTION: Duration = Duration::from_secs(30 * 86_400);
-const TOMBSTONES_KEPT: Duration = Duration::from_secs(7 * 86_400);
+/// Minimum retention of retries. A retry waits for up to a day, and its record keeps the time stamp of the publication.
+const MIN_RETRY_RETENTION: Duration = Duration::from_secs(30 * 86_400);
+const TOMBSTONE_RETENTION_TIME: Duration = Duration::from_secs(7 * 86_400);
 
-/// What is asked for, of all topics.
+/// The topics' properties, as the flags give them.
 #[derive(Debug, Clone)]
-pub(super) struct Asked {
+pub(super) struct RequestedTopics {
     pub(super) partitions: i32,
     pub(super) replication: i32,
     pub(super) min_in_sync: i32,
@@ -33,24 +32,24 @@ pub(super) struct Asked {
     pub(super) most_bytes: u32,
 }
 
-/// What becomes of the topics.
+/// What to do with the topics.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
-    /// Topics to make.
+    /// Topics to create.
     pub(super) missing: Vec<WantedTopic>,
-    /// What of those that are there must be put right first, and how.
+    /// Reasons why existing topics can't be used, and how to mend them.
     pub(super) problems: Vec<String>,
-    /// What is otherwise than it was asked for, and may stay.
+    /// Harmless differences between existing topics and the flags.
     pub(super) notes: Vec<String>,
 }
 
-impl Asked {
-    /// Jobs, retries, dead letters, tenants.
+impl RequestedTopics {
+    /// Returns the topics for jobs, retries, dead letters and tenants, in this order.
     pub(super) fn topics(&self, topics: &Topics) -> [WantedTopic; 4] {
         let milliseconds = |duration: Duration| duration.as_millis().to_string();
         let most_of = |name: &str| match [&topics.retry, &topics.dead].into_iter().any(|topic| topic == name)
         {
-            true => self.most_bytes.saturating_add(OF_THE_PAST),
+            true => self.most_bytes.saturating_add(HISTORY_BYTES),
             false => self.most_bytes,
         };
         let of = |name: &str, partitions, cleanup: &str, own: &[(&'static str, String)]| WantedTopic {
@@ -59,7 +58,7 @@ impl Asked {
             replication: self.replication,
             settings: [
                 (CLEANUP, cleanup.to_owned()),
-                (MOST_BYTES, most_of(name).to_string()),
+                (MAX_BYTES, most_of(name).to_string()),
                 (IN_SYNC, self.min_in_sync.to_string()),
             ]
             .into_iter()
@@ -69,15 +68,22 @@ impl Asked {
         let kept = |duration| [(RETENTION, milliseconds(duration))];
         [
             of(&topics.events, self.partitions, "delete", &kept(self.retention)),
-            of(&topics.retry, self.partitions, "delete", &kept(self.retention.max(LEAST_RETRY_RETENTION))),
+            of(&topics.retry, self.partitions, "delete", &kept(self.retention.max(MIN_RETRY_RETENTION))),
             of(&topics.dead, self.partitions, "compact,delete", &kept(self.dead_retention)),
-            of(&topics.registry, 1, "compact", &[(TOMBSTONES, milliseconds(TOMBSTONES_KEPT))]),
+            of(
+                &topics.registry,
+                1,
+                "compact",
+                &[(TOMBSTONE_RETENTION, milliseconds(TOMBSTONE_RETENTION_TIME))],
+            ),
         ]
     }
 }
 
-/// What is to be done, so that there is what is wanted. The last topic is the registry; the others have as many
-/// partitions as each other, since retries and dead letters stay in the partition of the same number.
+/// Compares the wanted topics with the existing ones.
+///
+/// The last topic is the registry. The others must have the same number of partitions, because retries and dead letters
+/// stay in the partition of the same number.
 pub(super) fn plan(wanted: &[WantedTopic; 4], found: &[Option<FoundTopic>; 4]) -> Plan {
     let mut plan = Plan::default();
     let [jobs @ .., registry] = wanted;
@@ -85,8 +91,8 @@ pub(super) fn plan(wanted: &[WantedTopic; 4], found: &[Option<FoundTopic>; 4]) -
     let common = judge_partitions(&mut plan, jobs, found_jobs);
     if let Some(found) = found_registry.as_ref().filter(|found| found.partitions.len() != 1) {
         plan.problems.push(format!(
-            "{} has {} partitions, and only with one are changes in order: --recreate makes it anew without its \
-             tenants, --kafka-registry-topic names another",
+            "{} has {} partitions, and changes are in order only within one: --recreate creates it again without its \
+             tenants, or --kafka-registry-topic names another topic",
             registry.name,
             found.partitions.len()
         ));
@@ -101,7 +107,7 @@ pub(super) fn plan(wanted: &[WantedTopic; 4], found: &[Option<FoundTopic>; 4]) -
     plan
 }
 
-/// How many partitions those that are missing have: as many as those that are there.
+/// Returns the number of partitions of the missing topics: that of the existing ones.
 fn judge_partitions(plan: &mut Plan, wanted: &[WantedTopic], found: &[Option<FoundTopic>]) -> i32 {
     let asked = wanted.first().map_or(1, |topic| topic.partitions);
     let there: Vec<(&str, i32)> = wanted
@@ -118,7 +124,7 @@ fn judge_partitions(plan: &mut Plan, wanted: &[WantedTopic], found: &[Option<Fou
             let needed = if most > asked { "the others have" } else { "--partitions asks for" };
             plan.problems.push(format!(
                 "{topic} has {partitions} of the {most} partitions that {needed}: kafka-topics --alter --topic {topic} \
-                 --partitions {most} adds them, once no job is waiting; --recreate makes it anew and empty"
+                 --partitions {most} adds them, once no job is waiting; or --recreate creates it again, empty"
             ));
         } else if is_even && most > asked {
             plan.notes
@@ -134,27 +140,27 @@ fn judge_settings(plan: &mut Plan, wanted: &WantedTopic, found: &FoundTopic) {
         let Some(there) = found.setting(name) else { continue };
         let is_less = there.parse::<u64>().ok() < value.parse::<u64>().ok();
         let how = format!(
-            "kafka-configs --alter --topic {topic} --add-config {name}=[{value}] puts it right, --recreate makes it anew \
-             and empty"
+            "kafka-configs --alter --topic {topic} --add-config {name}=[{value}] sets it; or --recreate creates the \
+             topic again, empty"
         );
         match *name {
             CLEANUP if policies(there) != policies(value) => {
-                plan.problems.push(format!("{topic} has {name}={there} where {value} is needed: {how}"));
+                plan.problems.push(format!("{topic} has {name}={there} and needs {value}: {how}"));
             }
-            MOST_BYTES if is_less => {
+            MAX_BYTES if is_less => {
                 plan.problems.push(format!("{topic} has {name}={there}, less than {value}: {how}"));
             }
-            CLEANUP | MOST_BYTES => {}
-            _ if there != value => plan.notes.push(format!(
-                "{topic} has {name}={there}, and keeps it, where {value} would be set for a new topic"
-            )),
+            CLEANUP | MAX_BYTES => {}
+            _ if there != value => {
+                plan.notes.push(format!("{topic} keeps its {name}={there}; a new topic would get {value}"))
+            }
             _ => {}
         }
     }
     let replicas = i32::try_from(found.replication()).unwrap_or(i32::MAX);
     if replicas != wanted.replication {
         plan.notes.push(format!(
-            "{topic} has {replicas} replicas, and keeps them, where --replication says {}",
+            "{topic} keeps its {replicas} replicas; --replication {} applies to new topics",
             wanted.replication
         ));
     }
@@ -171,7 +177,7 @@ mod tests {
 
     fn wanted() -> [WantedTopic; 4] {
         let week = Duration::from_secs(7 * 86_400);
-        let asked = Asked {
+        let asked = RequestedTopics {
             partitions: 6,
             replication: 1,
             min_in_sync: 1,
@@ -182,7 +188,7 @@ mod tests {
         asked.topics(&Topics::parse("events", "whk.tenants").unwrap())
     }
 
-    fn as_wanted(topic: &WantedTopic) -> FoundTopic {
+    fn found_as_wanted(topic: &WantedTopic) -> FoundTopic {
         let partition =
             |partition| Partition { partition, leader: Some(1), replicas: vec![1], in_sync: vec![1] };
         FoundTopic {
@@ -195,10 +201,10 @@ mod tests {
         }
     }
 
-    /// All there and as they should be, but for what `change` does to the one of that number.
+    /// Plans for existing topics as wanted, except for the topic of that number, which `change` modifies.
     fn with(number: usize, change: impl FnOnce(&mut FoundTopic)) -> Plan {
         let wanted = wanted();
-        let mut found = wanted.each_ref().map(|topic| Some(as_wanted(topic)));
+        let mut found = wanted.each_ref().map(|topic| Some(found_as_wanted(topic)));
         change(found[number].as_mut().unwrap());
         plan(&wanted, &found)
     }
@@ -208,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_made_and_what_is_there_is_left() {
+    fn missing_topics_are_created_and_existing_ones_are_kept() {
         let wanted = wanted();
         let none = [const { None }; 4];
         assert_eq!(plan(&wanted, &none), Plan { missing: wanted.to_vec(), ..Plan::default() });
@@ -221,13 +227,13 @@ mod tests {
             (of(2, CLEANUP).unwrap(), of(3, CLEANUP).unwrap()),
             ("compact,delete".into(), "compact".into())
         );
-        assert_eq!((of(3, RETENTION), wanted[3].partitions), (None, 1), "tenants stay");
+        assert_eq!((of(3, RETENTION), wanted[3].partitions), (None, 1), "tenants don't expire");
     }
 
     #[test]
-    fn partitions_are_as_many_in_each_as_in_the_others() {
+    fn topics_get_the_same_number_of_partitions() {
         let wanted = wanted();
-        let mut more = as_wanted(&wanted[0]);
+        let mut more = found_as_wanted(&wanted[0]);
         more.partitions.extend_from_within(..);
         let found = [Some(more), None, None, None];
         let planned = plan(&wanted, &found);
@@ -245,16 +251,16 @@ mod tests {
     }
 
     #[test]
-    fn what_would_lose_something_is_a_problem_and_the_rest_a_note() {
+    fn a_setting_that_could_lose_records_is_a_problem_and_others_are_notes() {
         for (number, policy) in [(0, "compact"), (2, "delete"), (3, "compact,delete"), (3, "delete")] {
             let problems = with(number, |topic| set(topic, CLEANUP, policy)).problems;
             assert!(problems[0].contains(&format!("{CLEANUP}={policy}")), "{problems:?}");
             assert!(problems[0].contains("kafka-configs --alter"), "{problems:?}");
         }
         assert_eq!(with(2, |dead| set(dead, CLEANUP, "delete,compact")), Plan::default());
-        let small = with(0, |events| set(events, MOST_BYTES, "1048588")).problems;
+        let small = with(0, |events| set(events, MAX_BYTES, "1048588")).problems;
         assert!(small[0].contains("max.message.bytes=1048588, less than 4194304"), "{small:?}");
-        assert_eq!(with(0, |events| set(events, MOST_BYTES, "99999999")), Plan::default());
+        assert_eq!(with(0, |events| set(events, MAX_BYTES, "99999999")), Plan::default());
         let shorter = with(0, |events| set(events, RETENTION, "1000"));
         assert!(shorter.problems.is_empty() && shorter.notes[0].contains("retention.ms=1000"), "{shorter:?}");
         let replicas = with(0, |events| events.partitions[0].replicas = vec![]).notes;
