@@ -7,17 +7,20 @@ use serde_json::{Value, json};
 use whk::publish::DIRECT_TENANT;
 
 use crate::support::api::{UNKNOWN_ENDPOINT, UNKNOWN_MESSAGE};
-use crate::support::dead_letters::{die, hanging, ids, listed, moody, state};
+use crate::support::dead_letters::{
+    failing_until_set, ids, listed, make_dead_letters, never_answering, state,
+};
 use crate::support::{FAILS, RawCustomer, Server, publish_to, wait_until};
 
 const GONE: &str = "HTTP/1.1 410 Gone\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
 #[test]
 fn what_a_customer_missed_is_listed_shown_and_replayed_with_the_same_id() {
-    let (customer, is_up) = moody();
+    let (customer, is_up) = failing_until_set();
     let server = Server::tenants(&["--max-retries", "1"]);
     let api = server.api();
     let acme = api.subscribe("Acme", &customer.url(), &["*"]);
-    let id = die(&acme, 1).pop_first().unwrap();
+    let id = make_dead_letters(&acme, 1).pop_first().unwrap();
     let sealed = customer.request().body;
     assert_eq!(customer.request().headers["webhook-id"], id);
 
@@ -73,10 +76,10 @@ fn conditions_are_all_fulfilled_and_pages_hold_each_once() {
     let api = server.api();
     let (acme, other) =
         (api.subscribe("Acme", &down.url(), &["*"]), api.subscribe("Other", &gone.url(), &["*"]));
-    let of_acme = die(&acme, 3);
-    let of_other = die(&other, 1);
+    let of_acme = make_dead_letters(&acme, 3);
+    let of_other = make_dead_letters(&other, 1);
     let direct = publish_to(&server, &format!("{}?token=secret", down.url()), "1");
-    wait_until("its death", || state(&api, &direct) == "dead");
+    wait_until("a dead letter", || state(&api, &direct) == "dead");
     let everything = listed(&api, "/dead-letters");
     let all = ids(&everything);
     assert_eq!(all.len(), 5);
@@ -151,7 +154,7 @@ fn nothing_is_done_by_mistake() {
     let down = RawCustomer::answering(FAILS);
     let api = server.api();
     let acme = api.subscribe("Acme", &down.url(), &["*"]);
-    die(&acme, 5);
+    make_dead_letters(&acme, 5);
     let dead = || listed(&api, "/dead-letters").len();
     for (api, root) in [(&api, "/dead-letters"), (&acme.api, "/tenants/me/dead-letters")] {
         for act in ["replay", "purge"] {
@@ -201,12 +204,12 @@ fn nothing_is_done_by_mistake() {
 
 #[test]
 fn what_there_is_no_room_for_stays_dead() {
-    let (down, hangs) = (RawCustomer::answering(FAILS), hanging());
+    let (down, hangs) = (RawCustomer::answering(FAILS), never_answering());
     let server = Server::tenants(&["--max-retries", "0", "--max-queue-size", "2"]);
     let api = server.api();
     let acme = api.subscribe("Acme", &down.url(), &["*"]);
     for _ in 0..5 {
-        die(&acme, 1);
+        make_dead_letters(&acme, 1);
     }
     // From now on whatever is queued stays queued.
     assert_eq!(acme.api.patch(&acme.endpoint_path(), json!({"url": hangs.url()})).status, 200);
@@ -240,7 +243,7 @@ fn a_tenant_does_nothing_with_anothers() {
     let api = server.api();
     let (own, other) =
         (api.subscribe("Own", &down.url(), &["*"]), api.subscribe("Other", &down.url(), &["*"]));
-    let (of_own, of_other) = (die(&own, 2), die(&other, 2));
+    let (of_own, of_other) = (make_dead_letters(&own, 2), make_dead_letters(&other, 2));
     let theirs = of_other.first().unwrap();
     for act in ["replay", "purge"] {
         let path = format!("/tenants/me/dead-letters/{act}");

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::api::UNKNOWN_MESSAGE;
-use crate::support::dead_letters::{die, ids, listed, moody};
+use crate::support::dead_letters::{failing_until_set, ids, listed, make_dead_letters};
 use crate::support::{FAILS, OK, RawCustomer, Server, stderr, wait_until, whk};
 
 /// `whk` with the provider's key.
@@ -44,11 +44,11 @@ fn failed(command: &mut Command) -> (i32, String) {
 
 #[test]
 fn on_the_command_line_for_people_and_programs() {
-    let (customer, is_up) = moody();
+    let (customer, is_up) = failing_until_set();
     let server = Server::tenants(&["--max-retries", "0"]);
     let api = server.api();
     let acme = api.subscribe("Acme & Söhne", &customer.url(), &["*"]);
-    let published = die(&acme, 3);
+    let published = make_dead_letters(&acme, 3);
     let id = published.first().unwrap().as_str();
 
     let listed = text(&server, &["dlq", "list", "--tenant", "Acme & Söhne", "--since", "2h"]);
@@ -135,7 +135,7 @@ fn a_replay_waits_for_room_and_goes_on() {
     };
     let server = Server::tenants(&["--max-retries", "0", "--max-queue-size", "2"]);
     let acme = server.api().subscribe("Acme", &customer.url(), &["*"]);
-    let published: BTreeSet<String> = (0..5).flat_map(|_| die(&acme, 1)).collect();
+    let published: BTreeSet<String> = (0..5).flat_map(|_| make_dead_letters(&acme, 1)).collect();
     (0..5).for_each(|_| drop(customer.request()));
     set(Mood::Holds);
     let mut replay = command(&server, &["dlq", "replay", "--all"]);
@@ -156,7 +156,7 @@ fn purging_asks_first() {
     let down = RawCustomer::answering(FAILS);
     let server = Server::tenants(&["--max-retries", "0"]);
     let acme = server.api().subscribe("Acme", &down.url(), &["*"]);
-    let published = die(&acme, 4);
+    let published = make_dead_letters(&acme, 4);
     let id = published.first().unwrap().as_str();
     let (code, told) = failed(&mut command(&server, &["dlq", "purge", "--all"]));
     assert_eq!(
@@ -177,10 +177,10 @@ fn purging_asks_first() {
 
 #[test]
 fn what_the_command_can_not_do_has_its_exit_code() {
-    let (customer, is_up) = moody();
+    let (customer, is_up) = failing_until_set();
     let server = Server::tenants(&["--max-retries", "0"]);
     let acme = server.api().subscribe("Acme", &customer.url(), &["*"]);
-    let published: Vec<String> = die(&acme, 3).into_iter().collect();
+    let published: Vec<String> = make_dead_letters(&acme, 3).into_iter().collect();
     for (arguments, expected, part) in [
         (vec!["dlq", "replay"], 64, "which ones?"),
         (vec!["dlq", "purge", "--tenant", "me"], 64, "--all"),

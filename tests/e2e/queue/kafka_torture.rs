@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::support::kafka::{Kafka, publish_for};
-use crate::support::load::{Dice, Flaky, Publishers, assert_in_order, count_twice, missing, rounds};
+use crate::support::load::{Dice, Flaky, Publishers, assert_in_order, count_repeated, missing, rounds};
 use crate::support::{OK, RawCustomer, Server, publish, wait_until};
 
 /// Attempts at once of one consumer.
@@ -48,7 +48,7 @@ fn torture(ordered: bool) {
     wait_until("an empty queue", || server.queued_jobs() == 0);
     assert_eq!(server.metric("whk_queue_jobs{state=\"dead\"}"), 0);
     let taken = customer.taken();
-    let twice = count_twice(&taken);
+    let twice = count_repeated(&taken);
     eprintln!(
         "ordered {ordered}: {rounds} rounds, {kills} kills, {total} accepted, none lost, {twice} delivered twice"
     );
@@ -96,7 +96,7 @@ fn a_broker_that_is_killed_under_load_loses_nothing() {
     wait_until("everything accepted", || missing(&accepted, &customer).is_empty());
     wait_until("an empty queue", || server.queued_jobs() == 0);
     let total: usize = accepted.values().map(Vec::len).sum();
-    eprintln!("{total} accepted, none lost, {} delivered twice", count_twice(&customer.taken()));
+    eprintln!("{total} accepted, none lost, {} delivered twice", count_repeated(&customer.taken()));
     assert_in_order(&accepted, &customer.taken());
 }
 
@@ -127,7 +127,7 @@ fn three_brokers_that_are_killed_in_turn_lose_nothing() {
     wait_until("everything accepted", || missing(&accepted, &customer).is_empty());
     wait_until("an empty queue", || server.queued_jobs() == 0);
     let total: usize = accepted.values().map(Vec::len).sum();
-    eprintln!("{total} accepted, none lost, {} delivered twice", count_twice(&customer.taken()));
+    eprintln!("{total} accepted, none lost, {} delivered twice", count_repeated(&customer.taken()));
     assert_in_order(&accepted, &customer.taken());
 }
 

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::thread;
 use std::time::Duration;
 
-use crate::support::load::{Dice, Flaky, Publishers, assert_in_order, count_twice, missing, rounds};
+use crate::support::load::{Dice, Flaky, Publishers, assert_in_order, count_repeated, missing, rounds};
 use crate::support::{Redis, Server, fixture, own_port, wait_until, whk};
 
 /// Attempts at once, so that no kill can bring more duplicates.
@@ -52,8 +52,8 @@ fn torture(flags: &[&str], ordered: bool, blow: Blow<'_>, rounds: usize) {
             }
             Blow::Redis(redis) => redis.borrow_mut().kill_and_restart(),
             Blow::Pause(redis) => {
-                redis.say("CLIENT PAUSE 10000 ALL");
-                redis.say("PING");
+                redis.command("CLIENT PAUSE 10000 ALL");
+                redis.command("PING");
             }
         }
     }
@@ -68,7 +68,7 @@ fn torture(flags: &[&str], ordered: bool, blow: Blow<'_>, rounds: usize) {
     assert_eq!(server.wait().code(), Some(0), "{}", server.log());
 
     let taken = customer.taken();
-    let twice = count_twice(&taken);
+    let twice = count_repeated(&taken);
     let what = match blow {
         Blow::Server(signal) => signal,
         Blow::Redis(_) => "Redis killed",

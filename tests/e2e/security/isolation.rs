@@ -34,7 +34,7 @@ fn dead_letter_of(tenant: &Tenant) -> String {
     let id = tenant.api.published("x", json!(1)).remove(0);
     assert_eq!(tenant.api.patch(&tenant.endpoint_path(), json!({"enabled": false})).status, 200);
     let path = format!("/tenants/me/dead-letters/{id}");
-    wait_until("its death", || tenant.api.get(&path).status == 200);
+    wait_until("a dead letter", || tenant.api.get(&path).status == 200);
     assert_eq!(tenant.api.patch(&tenant.endpoint_path(), json!({"enabled": true})).status, 200);
     id
 }

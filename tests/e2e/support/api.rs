@@ -1,4 +1,4 @@
-//! The HTTP API as the holder of one key uses it.
+//! A client of the HTTP API, with one API key.
 
 use serde_json::json;
 
@@ -11,7 +11,7 @@ pub(crate) const UNKNOWN_ENDPOINT: &str = "ep_01980000000070008000000000000000";
 /// A well-formed tenant id that no tenant has.
 pub(crate) const UNKNOWN_TENANT: &str = "ten_01980000000070008000000000000000";
 
-/// The HTTP API as one key's holder sees it.
+/// A client of the HTTP API with one API key.
 #[derive(Clone)]
 pub(crate) struct Api {
     pub(crate) port: u16,
@@ -23,7 +23,7 @@ impl Api {
         Self { port: self.port, key: key.to_owned() }
     }
 
-    /// Sends a request with `headers` beside the key; a body of `null` is none.
+    /// Sends a request with `headers` and the API key. A body of `null` sends no body.
     pub(crate) fn call(
         &self,
         method: &str,
@@ -59,19 +59,19 @@ impl Api {
         self.call("DELETE", path, &[], &serde_json::Value::Null)
     }
 
-    /// What a successful POST made.
+    /// Sends a POST request, which must succeed, and returns the response as JSON.
     pub(crate) fn make(&self, path: &str, body: serde_json::Value) -> serde_json::Value {
         let answer = self.post(path, body);
         assert!((200..300).contains(&answer.status), "{path}: {answer:?}");
         answer.json()
     }
 
-    /// A tenant with the fixtures' public key, subscribed to `events` at `url`.
+    /// Creates a tenant with the fixtures' public key and an endpoint at `url` that subscribes to `events`.
     pub(crate) fn subscribe(&self, name: &str, url: &str, events: &[&str]) -> Tenant {
         self.subscribe_with(name, "keys/public_key.pem", url, events)
     }
 
-    /// The same with another public key.
+    /// Creates a tenant with the public key in fixture `key` and an endpoint at `url` that subscribes to `events`.
     pub(crate) fn subscribe_with(&self, name: &str, key: &str, url: &str, events: &[&str]) -> Tenant {
         let text = |value: &serde_json::Value, member: &str| value[member].as_str().unwrap().to_owned();
         let id = text(&self.make("/tenants", json!({"name": name})), "id");
@@ -85,12 +85,12 @@ impl Api {
         Tenant { id, api: self.with_key(&key), endpoint }
     }
 
-    /// Publishes an event and gives the answer.
+    /// Publishes an event and returns the response.
     pub(crate) fn publish(&self, kind: &str, payload: serde_json::Value) -> Answer {
         self.post("/publish", json!({"type": kind, "payload": payload}))
     }
 
-    /// Publishes an event and gives the ids of its messages.
+    /// Publishes an event, which must be accepted, and returns the ids of its messages.
     pub(crate) fn published(&self, kind: &str, payload: serde_json::Value) -> Vec<String> {
         let answer = self.publish(kind, payload);
         assert_eq!(answer.status, 202, "{answer:?}");
@@ -98,22 +98,22 @@ impl Api {
     }
 }
 
-/// A subscribed tenant.
+/// A tenant with one endpoint.
 pub(crate) struct Tenant {
     pub(crate) id: String,
-    /// With its own key.
+    /// Client of the API with the tenant's own key.
     pub(crate) api: Api,
     pub(crate) endpoint: String,
 }
 
 impl Tenant {
-    /// The path of its endpoint.
+    /// Returns the path of the tenant's endpoint.
     pub(crate) fn endpoint_path(&self) -> String {
         format!("/tenants/{}/endpoints/{}", self.id, self.endpoint)
     }
 }
 
-/// The message ids of an answer to a publish.
+/// Returns the message ids in the response to a publish.
 pub(crate) fn message_ids(answer: &Answer) -> Vec<String> {
     let messages = answer.json()["messages"].as_array().unwrap().clone();
     messages.iter().map(|message| message["id"].as_str().unwrap().to_owned()).collect()

@@ -1,4 +1,4 @@
-//! Customers that answer each request as the test says.
+//! Customers whose answers the test controls.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -22,7 +22,7 @@ pub(crate) const FAILS: &str = "HTTP/1.1 500 No\r\ncontent-length: 0\r\nconnecti
 /// A URL at which nothing listens.
 pub(crate) const NOWHERE: &str = "http://127.0.0.1:9/webhook";
 
-/// A request that a customer got.
+/// A request that a customer received.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) head: String,
@@ -30,7 +30,7 @@ pub(crate) struct Request {
     pub(crate) body: String,
 }
 
-/// A customer that does with each connection what `answer` says, and tells what it got.
+/// A customer that answers each request with a function of the test's, and keeps the requests.
 pub(crate) struct RawCustomer {
     pub(crate) port: u16,
     requests: Receiver<Request>,
@@ -41,7 +41,7 @@ impl RawCustomer {
         Self::start_on(0, answer)
     }
 
-    /// One at a port that is known before; 0 takes a free one.
+    /// Starts a customer at a port that the test chose; 0 takes a free one.
     pub(crate) fn start_on(
         port: u16,
         answer: impl Fn(&mut TcpStream, usize) + Send + Sync + 'static,
@@ -65,7 +65,7 @@ impl RawCustomer {
         Self { port, requests }
     }
 
-    /// One that answers every request with `text` and closes.
+    /// Starts a customer that answers every request with `text` and closes the connection.
     pub(crate) fn answering(text: &'static str) -> Self {
         Self::start(move |stream, _| drop(stream.write_all(text.as_bytes())))
     }
@@ -78,12 +78,12 @@ impl RawCustomer {
         self.requests.recv_timeout(PATIENCE).expect("a request")
     }
 
-    /// The next request, if one has come.
+    /// Returns the next request, if one has arrived.
     pub(crate) fn request_so_far(&self) -> Option<Request> {
         self.requests.try_recv().ok()
     }
 
-    /// Whether no request came: ask once whoever might have sent one is done.
+    /// Whether no request has arrived. Meaningful only after the last attempt that could have sent one.
     pub(crate) fn got_nothing(&self) -> bool {
         self.request_so_far().is_none()
     }

@@ -1,4 +1,4 @@
-//! Load for the tests that kill processes: publishers, a customer that fails now and then, and the count of what arrived.
+//! Load for the tests that kill processes: publishers, a flaky customer, and checks of the events that arrived.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::{Read as _, Write as _};
@@ -15,7 +15,7 @@ pub(crate) fn rounds() -> usize {
     std::env::var("WHK_TORTURE_ROUNDS").map_or(20, |rounds| rounds.parse().unwrap())
 }
 
-/// Numbers that look random and are the same each time.
+/// A pseudo-random generator with a fixed seed, so that each run has the same numbers.
 pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
@@ -28,7 +28,7 @@ impl Dice {
     }
 }
 
-/// A customer that answers every fifth request with 500, and remembers the ids that it took, by lane.
+/// A customer that answers a fifth of all requests with 500, and keeps the ids that it accepted, by lane.
 pub(crate) struct Flaky {
     pub(crate) port: u16,
     taken: Arc<Mutex<HashMap<String, Vec<String>>>>,
@@ -50,7 +50,7 @@ impl Flaky {
         Self { port, taken }
     }
 
-    /// Answers requests on one connection, as long as it lasts.
+    /// Answers the requests of one connection until it is closed.
     fn serve(mut stream: TcpStream, taken: &Mutex<HashMap<String, Vec<String>>>, dice: &Mutex<Dice>) {
         let mut bytes = Vec::new();
         let mut chunk = [0; 65_536];
@@ -88,13 +88,15 @@ impl Flaky {
         }
     }
 
-    /// The ids that it took, each lane's in order.
+    /// Returns the accepted ids of each lane, in the order of arrival.
     pub(crate) fn taken(&self) -> HashMap<String, Vec<String>> {
         self.taken.lock().unwrap().clone()
     }
 }
 
-/// Publishes one event of a tenant's; its id where it was answered 202, the status where it was answered otherwise.
+/// Publishes one event to `url` for `target` and returns its message id.
+///
+/// The error is the status of another answer than 202, or `None` where no answer came.
 fn publish(port: u16, url: &str, target: &str) -> Result<String, Option<String>> {
     let (status, body) = answer(port, url, target).ok_or(None)?;
     if status != "202" {
@@ -104,7 +106,7 @@ fn publish(port: u16, url: &str, target: &str) -> Result<String, Option<String>>
     Ok(body["messages"][0]["id"].as_str().unwrap().to_owned())
 }
 
-/// Status and body, if it was answered.
+/// Sends the publish request and returns the status and body, if a response came.
 fn answer(port: u16, url: &str, target: &str) -> Option<(String, String)> {
     let body = format!(r#"{{"url":"{url}","target":"{target}","payload":"x"}}"#);
     let head =
@@ -118,11 +120,12 @@ fn answer(port: u16, url: &str, target: &str) -> Option<(String, String)> {
     Some((head.split(' ').nth(1)?.to_owned(), body.to_owned()))
 }
 
-/// Those who publish, each to lanes of its own, and what they were answered 202 for, in order.
+/// Threads that publish without pause, each to its own lanes.
 pub(crate) struct Publishers {
     stop: Arc<AtomicBool>,
+    /// Ids that were answered 202, by lane, in order.
     accepted: Arc<Mutex<HashMap<String, Vec<String>>>>,
-    /// How else they were answered.
+    /// Statuses of the answers other than 202.
     refused: Arc<Mutex<BTreeSet<String>>>,
     threads: Vec<thread::JoinHandle<()>>,
 }
@@ -142,7 +145,7 @@ impl Publishers {
                     let url = format!("http://127.0.0.1:{customer}{lane}");
                     match publish(port, &url, &lane) {
                         Ok(id) => accepted.lock().unwrap().entry(lane).or_default().push(id),
-                        // It, or what it needs, is being started again.
+                        // The server, or a service that it needs, is being restarted.
                         Err(status) => {
                             refused.lock().unwrap().extend(status);
                             thread::sleep(Duration::from_millis(2));
@@ -155,12 +158,12 @@ impl Publishers {
         Self { stop, accepted, refused, threads }
     }
 
-    /// How they were answered where it wasn't 202.
+    /// Returns the statuses of the answers other than 202.
     pub(crate) fn refused(&self) -> BTreeSet<String> {
         self.refused.lock().unwrap().clone()
     }
 
-    /// Ends them; what was accepted, each lane's in order.
+    /// Stops the threads and returns the accepted ids of each lane, in order.
     pub(crate) fn stop(self) -> HashMap<String, Vec<String>> {
         self.stop.store(true, Ordering::Relaxed);
         self.threads.into_iter().for_each(|thread| thread.join().unwrap());
@@ -168,13 +171,13 @@ impl Publishers {
     }
 }
 
-/// The first time each came.
+/// Returns the ids without repetitions, in the order of their first arrival.
 pub(crate) fn deduped(ids: &[String]) -> Vec<&String> {
     let mut seen = HashSet::new();
     ids.iter().filter(|id| seen.insert(*id)).collect()
 }
 
-/// Which of what was accepted hasn't arrived.
+/// Returns the accepted ids that the customer hasn't received.
 pub(crate) fn missing(accepted: &HashMap<String, Vec<String>>, customer: &Flaky) -> Vec<String> {
     let taken = customer.taken();
     let of_lane = |(lane, ids): (&String, &Vec<String>)| -> Vec<String> {
@@ -184,12 +187,12 @@ pub(crate) fn missing(accepted: &HashMap<String, Vec<String>>, customer: &Flaky)
     accepted.iter().flat_map(of_lane).collect()
 }
 
-/// What came more than once.
-pub(crate) fn count_twice(taken: &HashMap<String, Vec<String>>) -> usize {
+/// Returns the number of repeated deliveries.
+pub(crate) fn count_repeated(taken: &HashMap<String, Vec<String>>) -> usize {
     taken.values().map(|ids| ids.len() - deduped(ids).len()).sum()
 }
 
-/// That what was accepted came in order, of each lane, the first time.
+/// Asserts that each lane's accepted events arrived in order, repetitions aside.
 pub(crate) fn assert_in_order(accepted: &HashMap<String, Vec<String>>, taken: &HashMap<String, Vec<String>>) {
     for (lane, ids) in accepted {
         let known: HashSet<&String> = ids.iter().collect();

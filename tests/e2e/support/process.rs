@@ -1,4 +1,4 @@
-//! The `whk` binary as a process.
+//! The `whk` binary, and what every process of a test needs.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ pub(crate) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
 }
 
-/// `whk` with `arguments`, deaf to the environment's settings.
+/// Returns the command `whk` with `arguments`. Variables of the environment that whk reads are removed.
 pub(crate) fn whk(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_whk"));
     command.args(arguments).stdin(Stdio::null());
@@ -35,25 +35,25 @@ pub(crate) fn whk(arguments: &[&str]) -> Command {
     ] {
         command.env_remove(name);
     }
-    // Made only by servers that are given no other.
+    // A server creates this folder only where it is given no other data dir.
     static FOLDERS: AtomicUsize = AtomicUsize::new(0);
     let folder = format!("data-{}-{}", std::process::id(), FOLDERS.fetch_add(1, Ordering::Relaxed));
     command.env("WHK_DATA_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join(folder));
     command
 }
 
-/// Runs `whk` to its end.
+/// Runs `whk` until it ends.
 pub(crate) fn run(arguments: &[&str]) -> Output {
     whk(arguments).output().unwrap()
 }
 
-/// The output's stderr as text.
+/// Returns the stderr of an output as text.
 pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A port that no other test is given while the server that has it is being started again: outside the range that the
-/// system picks from.
+/// Returns a port that stays free while its server restarts: no other test gets it, and it is outside the range that the
+/// system picks ports from.
 pub(crate) fn own_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = 20_000 + u16::try_from(std::process::id() % 1_000).unwrap() * 10;

@@ -1,4 +1,4 @@
-//! A Redis server of the test's own, which it may kill.
+//! A Redis server of a test's own, which it may kill.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use super::{PATIENCE, wait_until};
 
-/// A Redis of the test's own, which writes down each command before it answers.
+/// A Redis server that syncs each command to disk before it answers. It is killed when this is dropped.
 pub(crate) struct Redis {
     child: Child,
     port: u16,
@@ -36,8 +36,8 @@ impl Redis {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Sends a command and waits for its answer.
-    pub(crate) fn say(&self, command: &str) {
+    /// Sends a command and waits until Redis answers it with a simple string.
+    pub(crate) fn command(&self, command: &str) {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(format!("{command}\r\n").as_bytes()).unwrap();

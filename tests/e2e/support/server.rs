@@ -11,17 +11,17 @@ use std::time::{Duration, Instant};
 
 use super::{Api, PATIENCE, fixture, get, wait_until, whk};
 
-/// Flags for trying out: loopback allowed and quick retries, unless `more` has them otherwise.
+/// Returns `more` with flags that allow loopback addresses and make retries quick, unless `more` sets those flags.
 fn locally<'a>(more: &[&'a str]) -> Vec<&'a str> {
     let local = ["--allow-net", "127.0.0.0/8", "--retry-delays", "50", "--max-retries", "20"];
     let wanted = local.chunks(2).filter(|pair| !more.contains(&pair[0]));
     wanted.flatten().chain(more).copied().collect()
 }
 
-/// A server that runs beside the test and is killed with it.
+/// A server process, which is killed when this is dropped.
 pub(crate) struct Server {
     child: Child,
-    /// Where it keeps its tenants, where the test named no folder.
+    /// Data dir of the server; `None` where the test named one itself.
     data_dir: Option<tempfile::TempDir>,
     pub(crate) port: u16,
     log: Arc<Mutex<Vec<String>>>,
@@ -30,7 +30,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts a command that says on stderr where it listens.
+    /// Starts a command and waits until its stderr names the address that it listens on.
     pub(crate) fn start(mut command: impl BorrowMut<Command>) -> Self {
         let command = command.borrow_mut();
         let mut child =
@@ -47,9 +47,10 @@ impl Server {
         let written = Arc::clone(&log);
         let log_reader = thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                // Other lines of whk's log name where a delivery goes; receivers in other languages write as they like.
-                let told = if line.starts_with('{') { "\"address\":\"127.0.0.1:" } else { "127.0.0.1:" };
-                if let Some((_, after)) = line.split_once(told) {
+                // whk's own lines have an `address`; other lines of its log may name the address of a customer. The
+                // example receivers write plain text.
+                let marker = if line.starts_with('{') { "\"address\":\"127.0.0.1:" } else { "127.0.0.1:" };
+                if let Some((_, after)) = line.split_once(marker) {
                     let digits: String = after.chars().take_while(char::is_ascii_digit).collect();
                     drop(found.send(digits.parse()));
                 }
@@ -57,11 +58,12 @@ impl Server {
             }
         });
         let port = port.recv_timeout(PATIENCE);
-        let port = port.unwrap_or_else(|_| panic!("it doesn't listen: {:?}", log.lock().unwrap())).unwrap();
+        let port =
+            port.unwrap_or_else(|_| panic!("the server doesn't listen: {:?}", log.lock().unwrap())).unwrap();
         Self { child, data_dir: None, port, log, log_reader: Some(log_reader), lines }
     }
 
-    /// `whk publish-server` with a data dir of its own and `more`.
+    /// Starts `whk publish-server` with its own data dir and the flags in `more`.
     pub(crate) fn publish_to_tenants(more: &[&str]) -> Self {
         let data_dir = tempfile::tempdir().unwrap();
         let mut command = whk(&["publish-server", "--port", "0", "--log-format", "json", "--data-dir"]);
@@ -70,7 +72,7 @@ impl Server {
         server
     }
 
-    /// `whk publish-server` in direct mode with the fixtures' keys and `more`.
+    /// Starts `whk publish-server` in direct mode, with the fixtures' keys and the flags in `more`.
     pub(crate) fn publish(more: &[&str]) -> Self {
         let data_dir = tempfile::tempdir().unwrap();
         let mut command = whk(&["publish-server", "--port", "0", "--log-format", "json", "--data-dir"]);
@@ -84,12 +86,12 @@ impl Server {
         server
     }
 
-    /// The same with loopback allowed and quick retries.
+    /// Starts `whk publish-server` in direct mode, with loopback addresses allowed and quick retries.
     pub(crate) fn publish_locally(more: &[&str]) -> Self {
         Self::publish(&locally(more))
     }
 
-    /// `whk customer` with the fixtures' keys and `more`.
+    /// Starts `whk customer` with the fixtures' keys and the flags in `more`.
     pub(crate) fn customer(more: &[&str]) -> Self {
         let mut command = whk(&["customer", "--log-format", "json", "--private-key"]);
         command.arg(fixture("keys/private_key.pem"));
@@ -103,17 +105,17 @@ impl Server {
         Self::start(command)
     }
 
-    /// The same for tenants.
+    /// Starts `whk publish-server` for tenants, with loopback addresses allowed and quick retries.
     pub(crate) fn tenants(more: &[&str]) -> Self {
         Self::publish_to_tenants(&locally(more))
     }
 
-    /// The folder with its tenants.
+    /// Returns the data dir. Panics where the test named one itself.
     pub(crate) fn data_dir(&self) -> &Path {
         self.data_dir.as_ref().expect("a data dir").path()
     }
 
-    /// Bounds what the process may write to a file; beyond it a write fails, as on a full disk.
+    /// Limits the size of the files that the process writes. A write beyond it fails, as on a full disk.
     pub(crate) fn limit_file_size(&self, bytes: Option<u64>) {
         let bytes = bytes.map_or("unlimited".to_owned(), |bytes| bytes.to_string());
         let limit = format!("--fsize={bytes}:unlimited");
@@ -121,14 +123,14 @@ impl Server {
         assert!(status.unwrap().success());
     }
 
-    /// Kills it and gives its folder.
+    /// Kills the server and returns its data dir.
     pub(crate) fn keep_data(mut self) -> tempfile::TempDir {
         self.signal("KILL");
         self.wait();
         self.data_dir.take().expect("a data dir")
     }
 
-    /// The API with the provider's key.
+    /// Returns a client of the API with the provider's key.
     pub(crate) fn api(&self) -> Api {
         let key = std::fs::read_to_string(self.data_dir().join("provider_key.txt")).unwrap();
         Api { port: self.port, key }
@@ -138,17 +140,19 @@ impl Server {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 
-    /// The next line on stdout.
+    /// Returns the next line of stdout.
     pub(crate) fn line(&self) -> String {
-        self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no line; its log: {}", self.log()))
+        self.lines
+            .recv_timeout(PATIENCE)
+            .unwrap_or_else(|_| panic!("no line on stdout; the log: {}", self.log()))
     }
 
-    /// The next `count` lines on stdout as JSON.
+    /// Returns the next `count` lines of stdout as JSON.
     pub(crate) fn events(&self, count: usize) -> Vec<serde_json::Value> {
         (0..count).map(|_| serde_json::from_str(&self.line()).unwrap()).collect()
     }
 
-    /// Kills it and gives what else it had printed.
+    /// Kills the server and returns the lines of stdout that weren't read, as JSON.
     pub(crate) fn kill(mut self) -> Vec<serde_json::Value> {
         self.signal("KILL");
         self.wait();
@@ -164,14 +168,14 @@ impl Server {
         wait_until(&format!("{text:?} in the log"), || self.log().contains(text));
     }
 
-    /// One value of `/metrics`.
+    /// Returns one value of `/metrics`.
     pub(crate) fn metric(&self, name: &str) -> u64 {
         let text = get(self.port, "/metrics").body;
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
     }
 
-    /// Jobs in its queue that aren't settled, at one moment.
+    /// Returns the number of unsettled jobs in the queue, all states read at one moment.
     pub(crate) fn queued_jobs(&self) -> u64 {
         let text = get(self.port, "/metrics").body;
         let of = |state| {
@@ -191,7 +195,7 @@ impl Server {
         assert!(kill.unwrap().success());
     }
 
-    /// Waits for its end, and that of its log.
+    /// Waits until the process has ended and its log was read to the end.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         let start = Instant::now();
         loop {
@@ -199,7 +203,7 @@ impl Server {
                 self.log_reader.take().into_iter().for_each(|reader| reader.join().unwrap());
                 return status;
             }
-            assert!(start.elapsed() < PATIENCE, "it doesn't end: {}", self.log());
+            assert!(start.elapsed() < PATIENCE, "the server doesn't end: {}", self.log());
             thread::sleep(Duration::from_millis(5));
         }
     }
