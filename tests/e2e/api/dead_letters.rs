@@ -15,7 +15,7 @@ use crate::support::{FAILS, RawCustomer, Server, publish_to, wait_until};
 const GONE: &str = "HTTP/1.1 410 Gone\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
 #[test]
-fn what_a_customer_missed_is_listed_shown_and_replayed_with_the_same_id() {
+fn dead_letters_are_listed_shown_and_replayed_with_the_same_id() {
     let (customer, is_up) = failing_until_set();
     let server = Server::tenants(&["--max-retries", "1"]);
     let api = server.api();
@@ -33,7 +33,10 @@ fn what_a_customer_missed_is_listed_shown_and_replayed_with_the_same_id() {
         assert_eq!(letter["detail"], "retries exhausted: answered 500");
         assert_eq!(letter["bytes"], sealed.len());
         let shown = api.get(&format!("{root}/dead-letters/{id}"));
-        assert!(shown.body.ends_with(&format!("\"body\":{sealed}}}")), "byte for byte: {shown:?}");
+        assert!(
+            shown.body.ends_with(&format!("\"body\":{sealed}}}")),
+            "the body must be unchanged: {shown:?}"
+        );
         let shown = shown.json();
         assert_eq!(shown["content_type"], "application/jose+json");
         assert_eq!(
@@ -57,9 +60,13 @@ fn what_a_customer_missed_is_listed_shown_and_replayed_with_the_same_id() {
     );
     let again = customer.request();
     assert_eq!((&again.headers["webhook-id"], &again.body), (&id, &sealed));
-    wait_until("its delivery", || state(&api, &id) == "delivered");
+    wait_until("the delivery", || state(&api, &id) == "delivered");
     let message = api.get(&format!("/messages/{id}")).json();
-    assert_eq!(message["attempts"].as_array().unwrap().len(), 1, "they begin anew: {message}");
+    assert_eq!(
+        message["attempts"].as_array().unwrap().len(),
+        1,
+        "a replay starts a new list of attempts: {message}"
+    );
     assert_eq!(message["attempts"][0]["status"], 200);
     assert_eq!((message.get("cause"), message.get("fault")), (None, None));
     assert_eq!(listed(&api, "/dead-letters"), Vec::<Value>::new());
@@ -70,7 +77,7 @@ fn what_a_customer_missed_is_listed_shown_and_replayed_with_the_same_id() {
 }
 
 #[test]
-fn conditions_are_all_fulfilled_and_pages_hold_each_once() {
+fn filters_combine_and_each_dead_letter_is_on_one_page() {
     let (down, gone) = (RawCustomer::answering(FAILS), RawCustomer::answering(GONE));
     let server = Server::publish_locally(&["--max-retries", "0"]);
     let api = server.api();
@@ -84,7 +91,7 @@ fn conditions_are_all_fulfilled_and_pages_hold_each_once() {
     let all = ids(&everything);
     assert_eq!(all.len(), 5);
     let died = |letter: &Value| letter["died_at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
-    assert!(everything.is_sorted_by_key(died), "the longest dead first");
+    assert!(everything.is_sorted_by_key(died), "the oldest dead letter comes first");
     let last = died(&everything[4]);
 
     let none = BTreeSet::new();
@@ -105,11 +112,11 @@ fn conditions_are_all_fulfilled_and_pages_hold_each_once() {
         ("since=2020-01-01T00:00:00Z&until=2020-01-02T00:00:00Z".into(), &none),
         (format!("since={last}"), &of_direct),
         (format!("until={last}"), &of_endpoints),
-        // A tenant that was deleted, or never was.
+        // A tenant that was deleted or never existed.
         ("tenant=ten_01980000000070008000000000000000".into(), &none),
     ] {
         assert_eq!(&ids(&listed(&api, &format!("/dead-letters?{query}"))), found, "{query}");
-        // What a dry run counts is what a list shows.
+        // A dry run counts the same dead letters that a list shows.
         let conditions = query.split('&').filter_map(|pair| pair.split_once('='));
         let mut body = json!({"dry_run": true});
         for (name, value) in conditions {
@@ -123,7 +130,11 @@ fn conditions_are_all_fulfilled_and_pages_hold_each_once() {
         }
         assert_eq!(api.make("/dead-letters/purge", body)["matched"], found.len(), "{query}");
     }
-    assert_eq!(ids(&listed(&acme.api, "/tenants/me/dead-letters")), of_acme, "nothing of direct mode");
+    assert_eq!(
+        ids(&listed(&acme.api, "/tenants/me/dead-letters")),
+        of_acme,
+        "dead letters of direct mode belong to no tenant"
+    );
 
     let mut paged = Vec::new();
     let mut cursor = String::new();
@@ -139,17 +150,20 @@ fn conditions_are_all_fulfilled_and_pages_hold_each_once() {
     assert!(shown.contains(&format!("\"origin\":\"http://127.0.0.1:{}\"", down.port)), "{shown}");
     assert!(shown.contains(&format!("\"target\":\"{DIRECT_TENANT}\"")), "{shown}");
     let message = api.get(&format!("/messages/{direct}")).body;
-    assert!(![shown, message, server.log()].iter().any(|text| text.contains("secret")), "the URL's query");
-    for (query, told) in
+    assert!(
+        ![shown, message, server.log()].iter().any(|text| text.contains("secret")),
+        "the URL's query must be hidden"
+    );
+    for (query, expected) in
         [("cause=none", "'cause'"), ("tenant=Nobody", "no such tenant"), ("limit=0", "'limit'")]
     {
         let refused = api.get(&format!("/dead-letters?{query}"));
-        assert!(matches!(refused.status, 400 | 404) && refused.problem().contains(told), "{refused:?}");
+        assert!(matches!(refused.status, 400 | 404) && refused.problem().contains(expected), "{refused:?}");
     }
 }
 
 #[test]
-fn nothing_is_done_by_mistake() {
+fn replay_and_purge_need_a_condition_or_all() {
     let server = Server::tenants(&["--max-retries", "0"]);
     let down = RawCustomer::answering(FAILS);
     let api = server.api();
@@ -185,7 +199,7 @@ fn nothing_is_done_by_mistake() {
     }
     assert_eq!((dead(), server.metric("whk_jobs_replayed_total")), (5, 0));
 
-    // A repeated request is done once.
+    // A repeated request with the same idempotency key has no further effect.
     let once = || {
         api.call(
             "POST",
@@ -203,7 +217,7 @@ fn nothing_is_done_by_mistake() {
 }
 
 #[test]
-fn what_there_is_no_room_for_stays_dead() {
+fn a_replay_leaves_the_dead_letters_that_exceed_a_limit() {
     let (down, hangs) = (RawCustomer::answering(FAILS), never_answering());
     let server = Server::tenants(&["--max-retries", "0", "--max-queue-size", "2"]);
     let api = server.api();
@@ -211,7 +225,7 @@ fn what_there_is_no_room_for_stays_dead() {
     for _ in 0..5 {
         make_dead_letters(&acme, 1);
     }
-    // From now on whatever is queued stays queued.
+    // From now on queued jobs stay queued, because the customer never answers.
     assert_eq!(acme.api.patch(&acme.endpoint_path(), json!({"url": hangs.url()})).status, 200);
     assert_eq!(api.patch("/tenants/Acme", json!({"limits": {"queued_jobs": 1}})).status, 200);
     let replay = || acme.api.post("/tenants/me/dead-letters/replay", json!({"all": true}));
@@ -219,17 +233,13 @@ fn what_there_is_no_room_for_stays_dead() {
     assert_eq!(
         (&first["replayed"], &first["more"]),
         (&json!(1), &json!(true)),
-        "what it may have in the queue"
+        "the tenant's limit of queued jobs"
     );
     let full = replay();
     assert_eq!((full.status, full.problem().contains("queued jobs")), (429, true), "{full:?}");
     let of_all = || api.post("/dead-letters/replay", json!({"all": true}));
     let first = of_all().json();
-    assert_eq!(
-        (&first["replayed"], &first["more"]),
-        (&json!(1), &json!(true)),
-        "what the queue has room for"
-    );
+    assert_eq!((&first["replayed"], &first["more"]), (&json!(1), &json!(true)), "the limit of the queue");
     let full = of_all();
     assert_eq!((full.status, full.problem().contains("the queue is full")), (503, true), "{full:?}");
     assert!(full.headers.contains_key("retry-after"));
@@ -237,7 +247,7 @@ fn what_there_is_no_room_for_stays_dead() {
 }
 
 #[test]
-fn a_tenant_does_nothing_with_anothers() {
+fn a_tenant_can_not_replay_or_purge_dead_letters_of_another() {
     let down = RawCustomer::answering(FAILS);
     let server = Server::tenants(&["--max-retries", "0"]);
     let api = server.api();
@@ -272,7 +282,7 @@ fn a_tenant_does_nothing_with_anothers() {
     }
     assert_eq!(listed(&own.api, &format!("/tenants/me/dead-letters?endpoint={}", other.endpoint)).len(), 0);
     assert_eq!(ids(&listed(&own.api, "/tenants/me/dead-letters?tenant=me")), of_own);
-    // The provider's key on a tenant's route reaches no further either.
+    // With the provider's key, a tenant's route reaches that tenant alone as well.
     let refused = api.post("/tenants/Own/dead-letters/purge", json!({"tenant": "Other"}));
     assert_eq!(refused.status, 404, "{refused:?}");
     let purged = own.api.make("/tenants/me/dead-letters/purge", json!({"all": true}));
@@ -281,7 +291,7 @@ fn a_tenant_does_nothing_with_anothers() {
 }
 
 #[test]
-fn what_has_been_dead_for_too_long_goes() {
+fn dead_letters_are_purged_after_their_retention() {
     let down = RawCustomer::answering(FAILS);
     let server = Server::tenants(&["--max-retries", "0", "--dead-letter-retention", "1s"]);
     let acme = server.api().subscribe("Acme", &down.url(), &["*"]);

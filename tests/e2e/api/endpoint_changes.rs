@@ -40,7 +40,7 @@ fn a_public_key_rotates_while_a_thousand_jobs_are_queued() {
 }
 
 #[test]
-fn new_events_are_sealed_to_the_new_key_alone() {
+fn after_a_rotation_events_are_sealed_with_the_new_key_only() {
     let customer = RawCustomer::answering(OK);
     let server = Server::tenants(&[]);
     let tenant = server.api().subscribe("Acme", &customer.url(), &["*"]);
@@ -55,7 +55,7 @@ fn new_events_are_sealed_to_the_new_key_alone() {
 }
 
 #[test]
-fn both_secrets_verify_while_one_is_rotated_under_load() {
+fn both_secrets_verify_while_a_secret_rotates_under_load() {
     let customer = RawCustomer::answering(OK);
     let server = Server::tenants(&["--tenant-publish-rate", "100000"]);
     let api = server.api();
@@ -79,15 +79,18 @@ fn both_secrets_verify_while_one_is_rotated_under_load() {
         rotated["secret"].as_str().unwrap().to_owned()
     });
     let requests: Vec<Request> = (0..300).map(|_| customer.request()).collect();
-    assert!(requests.iter().all(|request| verifies_with(&old, request)), "the old one, all the time");
+    assert!(
+        requests.iter().all(|request| verifies_with(&old, request)),
+        "the old secret verifies all deliveries"
+    );
     let signatures = |request: &&Request| request.headers["webhook-signature"].split(' ').count();
     let with_both = requests.iter().filter(|request| signatures(request) == 2).count();
-    assert!((1..300).contains(&with_both), "it was rotated under load: {with_both}");
+    assert!((1..300).contains(&with_both), "the rotation must happen under load: {with_both}");
     api.published("x", json!(1));
     let after = customer.request();
     assert!(verifies_with(&old, &after) && verifies_with(&new, &after));
     assert_eq!(after.headers["webhook-signature"].split(' ').count(), 2);
-    // No overlap: the old ones end at once.
+    // Without an overlap the old secrets end at once.
     let path = format!("{}/rotate-secret", tenant.endpoint_path());
     let newest = tenant.api.make(&path, json!({"overlap_seconds": 0}))["secret"].as_str().unwrap().to_owned();
     api.published("x", json!(1));
@@ -96,7 +99,7 @@ fn both_secrets_verify_while_one_is_rotated_under_load() {
 }
 
 #[test]
-fn a_disabled_endpoint_gets_nothing_more_and_no_other_notices() {
+fn disabling_an_endpoint_stops_its_deliveries_and_no_others() {
     let (failing, healthy) = (RawCustomer::answering(FAILS), RawCustomer::answering(OK));
     let server = Server::tenants(&["--retry-delays", "3600000"]);
     let api = server.api();
@@ -108,7 +111,7 @@ fn a_disabled_endpoint_gets_nothing_more_and_no_other_notices() {
     assert_eq!(disabled.json()["disabled_reason"], "by_tenant");
     server.wait_for_metric("whk_jobs_dead_total", 10);
     server.wait_for_log("the endpoint is disabled");
-    assert_eq!(api.published("x", json!(1)).len(), 1, "the other alone");
+    assert_eq!(api.published("x", json!(1)).len(), 1, "only the other endpoint");
     let test = tenant.api.post(&format!("{}/test", tenant.endpoint_path()), json!(null));
     assert_eq!(test.status, 409);
     let enabled = tenant.api.patch(&tenant.endpoint_path(), json!({"enabled": true}));
@@ -117,7 +120,7 @@ fn a_disabled_endpoint_gets_nothing_more_and_no_other_notices() {
 }
 
 #[test]
-fn what_is_queued_follows_an_endpoint_to_its_new_url_at_once() {
+fn queued_jobs_go_to_the_new_url_of_an_endpoint_at_once() {
     let (failing, moved) = (RawCustomer::answering(FAILS), RawCustomer::answering(OK));
     let server = Server::tenants(&["--retry-delays", "3600000"]);
     let tenant = server.api().subscribe("Acme", &failing.url(), &["*"]);
@@ -129,7 +132,7 @@ fn what_is_queued_follows_an_endpoint_to_its_new_url_at_once() {
 }
 
 #[test]
-fn an_endpoint_that_answers_410_is_disabled_and_says_why() {
+fn an_endpoint_that_answers_410_is_disabled_with_the_reason() {
     let gone = RawCustomer::answering("HTTP/1.1 410 Gone\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
     let server = Server::tenants(&[]);
     let tenant = server.api().subscribe("Acme", &gone.url(), &["*"]);
@@ -141,7 +144,7 @@ fn an_endpoint_that_answers_410_is_disabled_and_says_why() {
 }
 
 #[test]
-fn a_410_of_an_old_url_says_nothing_of_the_new_one() {
+fn a_410_from_an_old_url_does_not_disable_the_new_one() {
     use std::io::Write as _;
     let (asked, is_asked) = std::sync::mpsc::channel();
     let (go_on, wait) = std::sync::mpsc::channel::<()>();
@@ -175,7 +178,7 @@ fn a_deleted_tenants_jobs_are_dropped_and_counted() {
     assert_eq!((deleted.status, &deleted.json()["dropped_jobs"]), (200, &json!(25)));
     server.wait_for_metric("whk_jobs_dropped_total", 25);
     assert_eq!(server.metric("whk_queue_jobs{state=\"delayed\"}"), 0);
-    assert_eq!(tenant.api.get("/tenants/me").status, 401, "its key is gone with it");
+    assert_eq!(tenant.api.get("/tenants/me").status, 401, "the tenant's key is deleted with it");
     assert_eq!(other.api.published("x", json!(1)).len(), 1);
     healthy.request();
 }

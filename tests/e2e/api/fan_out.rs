@@ -9,7 +9,7 @@ use crate::support::customer::{opens_with, verifies_with};
 use crate::support::{Answer, FAILS, NOWHERE, OK, RawCustomer, Request, Server, fixture, message_ids, post};
 
 #[test]
-fn an_event_reaches_who_subscribes_each_sealed_with_their_own_key() {
+fn an_event_reaches_each_subscriber_sealed_with_its_own_key() {
     let (acme, other) = (RawCustomer::answering(OK), RawCustomer::answering(OK));
     let server = Server::tenants(&[]);
     let api = server.api();
@@ -40,12 +40,16 @@ fn an_event_reaches_who_subscribes_each_sealed_with_their_own_key() {
     let nobody = api.publish("nobody.wants.this.but.other", json!(null));
     assert_eq!(message_ids(&nobody).len(), 1, "the one with *");
     let to_one = api.post("/publish", json!({"type": "x", "payload": 1, "tenant": "Acme"}));
-    assert_eq!((to_one.status, message_ids(&to_one).len()), (202, 0), "nobody subscribes: still accepted");
+    assert_eq!(
+        (to_one.status, message_ids(&to_one).len()),
+        (202, 0),
+        "an event without subscribers is accepted"
+    );
     let by_id = api.post("/publish", json!({"type": "invoice.sent", "payload": 1, "tenant": first.id}));
     assert_eq!(message_ids(&by_id).len(), 1);
     let unknown = api.post("/publish", json!({"type": "x", "payload": 1, "tenant": "Nobody"}));
     assert_eq!((unknown.status, unknown.problem().as_str()), (404, "no such tenant"));
-    // A typing error would send it to everybody.
+    // A misspelt `tenant` must not publish the event to all tenants.
     for member in ["tenat", "target", "Tenant"] {
         let answer = api.post("/publish", json!({"type": "invoice.paid", "payload": 1, member: "Acme"}));
         assert_eq!((answer.status, answer.problem().contains("nothing else")), (400, true), "{member}");
@@ -53,7 +57,7 @@ fn an_event_reaches_who_subscribes_each_sealed_with_their_own_key() {
 }
 
 #[test]
-fn endpoints_of_one_tenant_share_one_seal_and_have_ids_of_their_own() {
+fn endpoints_of_one_tenant_get_the_same_sealed_body_and_distinct_ids() {
     let customer = RawCustomer::answering(OK);
     let server = Server::tenants(&[]);
     let api = server.api();
@@ -72,7 +76,7 @@ fn endpoints_of_one_tenant_share_one_seal_and_have_ids_of_their_own() {
 }
 
 #[test]
-fn settings_of_an_endpoint_are_what_it_receives() {
+fn deliveries_follow_the_settings_of_the_endpoint() {
     let customer = RawCustomer::answering(OK);
     let server = Server::tenants(&[]);
     let api = server.api();
@@ -109,7 +113,7 @@ fn settings_of_an_endpoint_are_what_it_receives() {
 }
 
 #[test]
-fn a_repeated_publish_gives_the_same_ids_and_is_delivered_once() {
+fn a_repeated_publish_returns_the_same_ids_and_is_delivered_once() {
     let customer = RawCustomer::answering(OK);
     let server = Server::tenants(&[]);
     let api = server.api();
@@ -131,11 +135,11 @@ fn a_repeated_publish_gives_the_same_ids_and_is_delivered_once() {
     assert!(reused.problem().contains("Idempotency-Key"), "{reused:?}");
     assert_eq!(publish(&api, "a b", &event).status, 400);
     let of_tenant = publish(&tenant.api, "order-1", &event);
-    assert_ne!(message_ids(&of_tenant), message_ids(&first), "another publisher's key is another key");
+    assert_ne!(message_ids(&of_tenant), message_ids(&first), "idempotency keys are per publisher");
     server.wait_for_metric("whk_jobs_delivered_total", 2);
     assert_eq!(server.metric("whk_jobs_published_total"), 2);
 
-    // Many at once that none came before.
+    // Eight concurrent requests, none of which was seen before.
     let many: HashSet<String> = thread::scope(|scope| {
         let sending: Vec<_> = (0..8).map(|_| scope.spawn(|| publish(&api, "order-2", &event).body)).collect();
         sending.into_iter().map(|sent| sent.join().unwrap()).collect()
@@ -145,7 +149,7 @@ fn a_repeated_publish_gives_the_same_ids_and_is_delivered_once() {
 }
 
 #[test]
-fn ids_of_a_repeated_publish_outlive_the_process() {
+fn a_repeated_publish_returns_the_same_ids_after_a_restart() {
     let server = Server::tenants(&[]);
     let api = server.api();
     api.subscribe("Acme", NOWHERE, &["*"]);
@@ -158,11 +162,11 @@ fn ids_of_a_repeated_publish_outlive_the_process() {
     );
     let api = crate::support::Api { port: again.port, key: api.key };
     let second = api.call("POST", "/publish", &[("idempotency-key", "k")], &event);
-    assert_eq!(second.body, first.body, "made from the key and the endpoint");
+    assert_eq!(second.body, first.body, "the ids derive from the key and the endpoint");
 }
 
 #[test]
-fn a_failed_publish_is_not_remembered() {
+fn a_failed_publish_can_be_repeated() {
     let server =
         Server::tenants(&["--max-queue-size", "1", "--tenant-queued-jobs", "9", "--retry-delays", "3600000"]);
     let api = server.api();
@@ -177,7 +181,7 @@ fn a_failed_publish_is_not_remembered() {
 }
 
 #[test]
-fn cloud_events_are_taken_in_both_modes() {
+fn cloud_events_are_accepted_in_structured_and_binary_mode() {
     let customer = RawCustomer::answering(OK);
     let server = Server::tenants(&[]);
     let api = server.api();
@@ -208,13 +212,17 @@ fn cloud_events_are_taken_in_both_modes() {
         ];
         api.call("POST", "/publish", &[&headers, more].concat(), &json!({"n": 1}))
     };
-    assert_eq!(binary("1", &[]).body, first.body, "the same source and id: the same event, in either mode");
+    assert_eq!(
+        binary("1", &[]).body,
+        first.body,
+        "the same source and id are the same event, in either mode"
+    );
     let second = binary("2", &[("ce-tenant", "Acme")]);
     assert_ne!(second.body, first.body);
     assert_eq!(opens_with("keys/private_key.pem", &customer.request()).unwrap()["data"], json!({"n": 1}));
     assert_eq!(server.metric("whk_jobs_published_total"), 2);
 
-    for (member, value, told) in [
+    for (member, value, expected) in [
         ("specversion", json!("0.3"), "'specversion' must be 1.0"),
         ("id", json!(""), "'id' is required"),
         ("source", json!(null), "'source' is required"),
@@ -226,11 +234,11 @@ fn cloud_events_are_taken_in_both_modes() {
         event[member] = value;
         let answer = send(&event);
         assert_eq!(answer.status, 400, "{member}");
-        assert!(answer.problem().contains(told), "{member}: {}", answer.problem());
+        assert!(answer.problem().contains(expected), "{member}: {}", answer.problem());
     }
     let mut to_another = structured.clone();
     to_another["tenant"] = json!("Acme");
-    assert_eq!(send(&to_another).status, 409, "the same source and id, and another recipient");
+    assert_eq!(send(&to_another).status, 409, "the same source and id for another recipient is a conflict");
     let batch = api.call(
         "POST",
         "/publish",
@@ -241,7 +249,7 @@ fn cloud_events_are_taken_in_both_modes() {
 }
 
 #[test]
-fn an_ordered_endpoint_waits_for_its_head_and_no_other_does() {
+fn an_ordered_endpoint_waits_for_its_first_event() {
     use std::io::Write as _;
     use std::sync::atomic::{AtomicBool, Ordering};
     let up = std::sync::Arc::new(AtomicBool::new(false));
@@ -271,7 +279,7 @@ fn an_ordered_endpoint_waits_for_its_head_and_no_other_does() {
 }
 
 #[test]
-fn direct_mode_is_off_unless_a_key_is_given_and_works_beside_tenants() {
+fn direct_mode_needs_a_public_key_and_works_beside_tenants() {
     let server = Server::tenants(&[]);
     let body = json!({"url": NOWHERE, "payload": 1});
     let off = server.api().post("/publish", body.clone());
@@ -293,7 +301,7 @@ fn direct_mode_is_off_unless_a_key_is_given_and_works_beside_tenants() {
 }
 
 #[test]
-fn a_fan_out_that_does_not_fit_is_queued_for_nobody() {
+fn a_fan_out_that_exceeds_the_queue_is_refused_as_a_whole() {
     let server =
         Server::tenants(&["--max-queue-size", "5", "--tenant-queued-jobs", "9", "--retry-delays", "3600000"]);
     let api = server.api();
@@ -308,7 +316,7 @@ fn a_fan_out_that_does_not_fit_is_queued_for_nobody() {
         api.subscribe(&format!("t{number}"), NOWHERE, &["*"]);
     }
     let never = api.publish("x", json!(1));
-    assert_eq!(never.status, 413, "more than an empty queue holds: {never:?}");
+    assert_eq!(never.status, 413, "an event that exceeds an empty queue must not be retried: {never:?}");
     assert!(never.problem().contains("--max-queue-size"));
     assert_eq!(server.metric("whk_jobs_published_total"), 3);
 }

@@ -1,4 +1,4 @@
-//! `POST /publish`: what it takes and how it refuses the rest.
+//! `POST /publish`: accepted and refused requests.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -13,9 +13,9 @@ fn text_of(bytes: usize) -> String {
 }
 
 #[test]
-fn what_is_not_an_event_is_refused_and_says_why() {
+fn an_invalid_event_is_refused_with_the_reason() {
     let server = Server::publish_locally(&[]);
-    for (body, told) in [
+    for (body, expected) in [
         ("", "isn't JSON"),
         ("{", "isn't JSON"),
         ("{\"url\":\"http://127.0.0.1/\",\"payload\":{}", "isn't JSON"),
@@ -37,7 +37,7 @@ fn what_is_not_an_event_is_refused_and_says_why() {
     ] {
         let answer = publish(&server, body);
         assert_eq!(answer.status, 400, "{body}: {answer:?}");
-        assert!(answer.problem().contains(told), "{body}: {}", answer.problem());
+        assert!(answer.problem().contains(expected), "{body}: {}", answer.problem());
     }
     let nested = |depth: usize| {
         let payload = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
@@ -68,7 +68,7 @@ fn other_content_types_routes_and_methods_are_refused() {
 }
 
 #[test]
-fn a_payload_of_a_mebibyte_is_taken_and_a_byte_more_is_not() {
+fn a_payload_of_a_mebibyte_is_accepted_and_one_byte_more_is_refused() {
     let customer = Server::customer(&[]);
     let server = Server::publish_locally(&[]);
     let event = |payload: &str| format!(r#"{{"url":"{}","payload":{payload}}}"#, customer.url("/webhook"));
@@ -82,7 +82,7 @@ fn a_payload_of_a_mebibyte_is_taken_and_a_byte_more_is_not() {
 }
 
 #[test]
-fn stray_bytes_after_a_request_do_not_hold_its_answer_back() {
+fn stray_bytes_after_a_request_do_not_delay_its_response() {
     let server = Server::publish_locally(&["--idle-timeout", "600s"]);
     let body = r#"{"url":"http://127.0.0.1:1/","payload":{}}"#;
     let length = body.len();
@@ -98,7 +98,7 @@ fn stray_bytes_after_a_request_do_not_hold_its_answer_back() {
 }
 
 #[test]
-fn a_full_queue_answers_503_and_when_to_come_back() {
+fn a_full_queue_answers_503_with_retry_after() {
     let hanging = RawCustomer::start(|_, _| std::thread::sleep(Duration::from_secs(600)));
     let server = Server::publish_locally(&["--max-queue-size", "3"]);
     for _ in 0..3 {
@@ -111,7 +111,7 @@ fn a_full_queue_answers_503_and_when_to_come_back() {
 }
 
 #[test]
-fn the_scripts_own_body_and_environment_are_understood() {
+fn the_body_and_environment_of_the_scripts_are_accepted() {
     let customer = Server::customer(&["--allow-unsigned"]);
     let failing = RawCustomer::answering(FAILS);
     let mut command = whk(&["publish-server", "--allow-net", "127.0.0.0/8", "--public-key"]);
@@ -139,7 +139,7 @@ fn the_scripts_own_body_and_environment_are_understood() {
 }
 
 #[test]
-fn max_retries_bounds_the_attempts() {
+fn max_retries_limits_the_attempts() {
     let failing = RawCustomer::answering(FAILS);
     let mut command = whk(&["publish-server", "--port", "0", "--allow-net", "127.0.0.0/8", "--public-key"]);
     command.arg(fixture("keys/public_key.pem")).env("RETRY_DELAYS", "10").env("MAX_RETRIES", "3");
@@ -150,7 +150,7 @@ fn max_retries_bounds_the_attempts() {
 }
 
 #[test]
-fn the_legacy_envelope_refuses_what_does_not_fit() {
+fn the_legacy_envelope_refuses_a_payload_that_is_too_large() {
     let server = Server::publish_locally(&["--envelope", "rsa-oaep"]);
     let over = publish(&server, &format!(r#"{{"url":"http://127.0.0.1/","payload":{}}}"#, text_of(400)));
     assert_eq!(over.status, 413);

@@ -3,7 +3,7 @@
 use crate::support::{Server, fixture, run, stderr, whk};
 
 #[test]
-fn help_teaches_every_command() {
+fn each_command_has_help() {
     for arguments in [vec!["--help"], vec!["keygen", "--help"], vec!["publish-server", "--help"]] {
         let help = run(&arguments);
         assert!(help.status.success());
@@ -12,7 +12,7 @@ fn help_teaches_every_command() {
 }
 
 #[test]
-fn what_can_not_be_used_is_named_with_its_flag_and_exit_code() {
+fn an_unusable_file_or_flag_is_named_and_has_its_exit_code() {
     let taken = Server::customer(&[]);
     let port = taken.port.to_string();
     let key = |name: &str| fixture(&format!("keys/{name}")).to_str().unwrap().to_owned();
@@ -32,7 +32,7 @@ fn what_can_not_be_used_is_named_with_its_flag_and_exit_code() {
         arguments
     };
     let secret = key("public_key.pem");
-    for (arguments, code, told) in [
+    for (arguments, code, expected) in [
         (vec!["--no-such-flag".into()], 64, "--no-such-flag"),
         (vec!["keygen".into(), "--bits=1024".into()], 64, "4096"),
         (public("none.pem"), 66, "none.pem"),
@@ -65,14 +65,14 @@ fn what_can_not_be_used_is_named_with_its_flag_and_exit_code() {
     ] {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let output = run(&arguments);
-        let told_text = stderr(&output);
-        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {told_text}");
-        assert!(told_text.contains(told), "{arguments:?}: {told_text}");
+        let message = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {message}");
+        assert!(message.contains(expected), "{arguments:?}: {message}");
     }
 }
 
 #[test]
-fn send_counts_what_was_accepted_and_what_was_refused() {
+fn send_counts_accepted_and_refused_events() {
     let customer = Server::customer(&[]);
     let server = Server::publish_locally(&[]);
     let send = |more: &[&str]| {

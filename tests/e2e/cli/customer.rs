@@ -44,7 +44,7 @@ fn deliver(customer: &Server, id: &str, body: &[u8]) -> u16 {
 }
 
 #[test]
-fn an_event_is_printed_once_however_often_it_comes() {
+fn an_event_that_arrives_twice_is_printed_once() {
     let customer = Server::customer(&[]);
     assert_eq!(deliver(&customer, "msg_1", &sealed()), 200);
     assert_eq!(deliver(&customer, "msg_1", &sealed()), 200);
@@ -71,26 +71,26 @@ fn forged_replayed_and_unsigned_deliveries_are_refused() {
     let headers =
         [("webhook-id", "msg_2"), ("webhook-timestamp", &timestamp), ("webhook-signature", &signature)];
     assert_eq!(post(customer.port, "/webhook", &headers, &body).status, 401, "another id");
-    assert_eq!(deliver(&customer, "msg_1", &body), 200, "a refused id isn't taken for handled");
+    assert_eq!(deliver(&customer, "msg_1", &body), 200, "a refused id must not count as handled");
     assert_eq!(customer.kill().len(), 1);
 }
 
 #[test]
-fn what_can_not_be_opened_is_refused_and_the_next_is_taken() {
+fn a_body_that_can_not_be_decrypted_is_refused_and_the_next_is_accepted() {
     let customer = Server::customer(&["--max-body", "4096"]);
     let other = seal_with("keys/public_key.pem", "not a message");
     let damaged = String::from_utf8(sealed()).unwrap().replace("\"tag\":\"", "\"tag\":\"AAAA");
     for body in ["", "{}", "null", "\"", "\"aGk=\"", "[1]", damaged.as_str()] {
         assert_eq!(deliver(&customer, "msg_1", body.as_bytes()), 400, "{body}");
     }
-    assert_eq!(deliver(&customer, "msg_1", &other), 400, "opened, but not a message");
+    assert_eq!(deliver(&customer, "msg_1", &other), 400, "decrypted, but not a message");
     assert_eq!(deliver(&customer, "msg_1", &vec![b'x'; 5_000]), 413);
     assert_eq!(deliver(&customer, &"m".repeat(300), &sealed()), 400);
     assert_eq!(deliver(&customer, "msg_1", &sealed()), 200);
 }
 
 #[test]
-fn a_retired_key_goes_on_opening_while_it_is_given() {
+fn each_private_key_that_is_given_decrypts() {
     let current = fixture("keys/other_private_key.pem");
     let mut command = crate::support::whk(&["customer", "--port", "0", "--secret-file"]);
     command.arg(fixture("keys/signing_secret.txt"));
@@ -102,7 +102,7 @@ fn a_retired_key_goes_on_opening_while_it_is_given() {
 }
 
 #[test]
-fn the_scripts_deliveries_open() {
+fn deliveries_of_the_scripts_are_decrypted() {
     let customer = Server::customer(&["--allow-unsigned"]);
     let body = std::fs::read(fixture("envelopes/scripts.json")).unwrap();
     assert_eq!(post(customer.port, "/webhook", &[("content-type", "application/json")], &body).status, 200);
@@ -112,22 +112,26 @@ fn the_scripts_deliveries_open() {
 }
 
 #[test]
-fn failing_on_purpose_answers_what_was_asked_for() {
+fn fail_rate_answers_with_fail_status() {
     let customer = Server::customer(&["--fail-rate", "1", "--fail-status", "429"]);
     assert_eq!(deliver(&customer, "msg_1", &sealed()), 429);
     assert!(customer.kill().is_empty());
 }
 
 #[test]
-fn forwarded_messages_are_plain_and_signed_anew() {
+fn forwarded_messages_are_decrypted_and_signed_again() {
     let application = RawCustomer::start(|stream, number| {
         let status = if number == 0 { 503 } else { 204 };
         drop(write!(stream, "HTTP/1.1 {status} x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"));
     });
     let customer = Server::customer(&["--forward", &application.url()]);
     assert_eq!(deliver(&customer, "msg_1", &sealed()), 503, "the application's own status");
-    assert_eq!(deliver(&customer, "msg_1", &sealed()), 200, "not taken for handled before");
-    assert_eq!(deliver(&customer, "msg_1", &sealed()), 200, "now it is");
+    assert_eq!(deliver(&customer, "msg_1", &sealed()), 200, "a failed forward must not count as handled");
+    assert_eq!(
+        deliver(&customer, "msg_1", &sealed()),
+        200,
+        "a repeated delivery is accepted without another forward"
+    );
     for _ in 0..2 {
         let request = application.request();
         assert_eq!(request.body, MESSAGE);
@@ -144,11 +148,11 @@ fn forwarded_messages_are_plain_and_signed_anew() {
             .unwrap();
     }
     assert!(application.got_nothing());
-    assert!(customer.kill().is_empty(), "nothing is printed");
+    assert!(customer.kill().is_empty(), "forwarded messages must not be printed");
 }
 
 #[test]
-fn an_application_that_is_down_is_a_502() {
+fn an_unreachable_application_is_answered_with_502() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let customer = Server::customer(&["--forward", &format!("http://{closed}/")]);
     assert_eq!(deliver(&customer, "msg_1", &sealed()), 502);

@@ -13,7 +13,7 @@ use crate::support::api::UNKNOWN_MESSAGE;
 use crate::support::dead_letters::{failing_until_set, ids, listed, make_dead_letters};
 use crate::support::{FAILS, OK, RawCustomer, Server, stderr, wait_until, whk};
 
-/// `whk` with the provider's key.
+/// Returns the command `whk` with the server's address and the provider's key.
 fn command(server: &Server, arguments: &[&str]) -> Command {
     let mut command = whk(arguments);
     command.args(["--server", &server.url(""), "--data-dir"]).arg(server.data_dir());
@@ -24,26 +24,26 @@ fn out(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// What it prints for people.
+/// Runs the command, which must succeed, and returns its text output.
 fn text(server: &Server, arguments: &[&str]) -> String {
     let output = command(server, arguments).output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
     out(&output)
 }
 
-/// What it prints for programs.
+/// Runs the command, which must succeed, and returns its JSON output.
 fn json_of(server: &Server, arguments: &[&str]) -> Value {
     serde_json::from_str(&text(server, &[arguments, &["--output", "json"]].concat())).unwrap()
 }
 
-/// Its exit code and what it says on stderr.
+/// Runs the command and returns its exit code and stderr.
 fn failed(command: &mut Command) -> (i32, String) {
     let output = command.output().unwrap();
     (output.status.code().unwrap(), stderr(&output))
 }
 
 #[test]
-fn on_the_command_line_for_people_and_programs() {
+fn dlq_prints_text_and_json() {
     let (customer, is_up) = failing_until_set();
     let server = Server::tenants(&["--max-retries", "0"]);
     let api = server.api();
@@ -74,7 +74,7 @@ fn on_the_command_line_for_people_and_programs() {
     assert!(json_of(&server, &["dlq", "show", id])["body"]["ciphertext"].is_string());
     assert!(text(&server, &["message", id]).contains("dead: exhausted"));
 
-    // A customer sees its own with its own key.
+    // A customer sees its own dead letters with its own key.
     let of_customer = |arguments: &[&str]| {
         let mut command = command(&server, arguments);
         command.env("WHK_API_KEY", &acme.api.key);
@@ -90,27 +90,30 @@ fn on_the_command_line_for_people_and_programs() {
     assert_eq!(counted, json!({"matched": 3, "replayed": 0}));
     assert!(text(&server, &["dlq", "replay", id, "--dry-run"]).contains("1 dead letter would be replayed"));
 
-    // What dies again isn't replayed again.
+    // A job that is dead-lettered again isn't replayed again.
     (0..3).for_each(|_| drop(customer.request()));
     assert_eq!(json_of(&server, &["dlq", "replay", "--all"]), json!({"matched": 3, "replayed": 3}));
     server.wait_for_metric("whk_jobs_dead_total", 6);
     (0..3).for_each(|_| drop(customer.request()));
     assert!(customer.got_nothing());
-    wait_until("their second deaths", || self::listed(&api, "/dead-letters").len() == 3);
+    wait_until("the dead letters of the replayed jobs", || self::listed(&api, "/dead-letters").len() == 3);
 
     is_up.store(true, Ordering::SeqCst);
     let start = Instant::now();
     let replayed = text(&server, &["dlq", "replay", "--tenant", "Acme & Söhne", "--rate", "5"]);
-    assert!(start.elapsed() >= Duration::from_millis(400), "the third is due 0.4 s after the first");
+    assert!(
+        start.elapsed() >= Duration::from_millis(400),
+        "at 5 a second the third is due 0.4 s after the first"
+    );
     assert!(replayed.contains("replayed 3 of 3"), "{replayed}");
     let received: BTreeSet<String> =
         (0..3).map(|_| customer.request().headers["webhook-id"].clone()).collect();
     assert_eq!(received, published);
-    wait_until("its delivery", || text(&server, &["message", id]).contains("delivered"));
+    wait_until("the delivery", || text(&server, &["message", id]).contains("delivered"));
     assert_eq!(json_of(&server, &["dlq", "replay", "--all"]), json!({"matched": 0, "replayed": 0}));
 }
 
-/// What a customer does, as it is told.
+/// Behaviour of the customer, which the test switches.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mood {
     Fails,
@@ -119,7 +122,7 @@ enum Mood {
 }
 
 #[test]
-fn a_replay_waits_for_room_and_goes_on() {
+fn a_replay_waits_while_the_queue_is_full() {
     let mood = Arc::new((Mutex::new(Mood::Fails), Condvar::new()));
     let set = |to| {
         *mood.0.lock().unwrap() = to;
@@ -152,17 +155,17 @@ fn a_replay_waits_for_room_and_goes_on() {
 }
 
 #[test]
-fn purging_asks_first() {
+fn purge_asks_for_confirmation() {
     let down = RawCustomer::answering(FAILS);
     let server = Server::tenants(&["--max-retries", "0"]);
     let acme = server.api().subscribe("Acme", &down.url(), &["*"]);
     let published = make_dead_letters(&acme, 4);
     let id = published.first().unwrap().as_str();
-    let (code, told) = failed(&mut command(&server, &["dlq", "purge", "--all"]));
+    let (code, message) = failed(&mut command(&server, &["dlq", "purge", "--all"]));
     assert_eq!(
-        (code, told.contains("Delete 4 dead letters") && told.contains("--yes")),
+        (code, message.contains("Delete 4 dead letters") && message.contains("--yes")),
         (64, true),
-        "{told}"
+        "{message}"
     );
     assert_eq!(json_of(&server, &["dlq", "purge", "--all", "--dry-run"]), json!({"matched": 4, "purged": 0}));
     assert_eq!(text(&server, &["dlq", "purge", id, "--yes"]), "purged 1 of 1\n");
@@ -176,7 +179,7 @@ fn purging_asks_first() {
 }
 
 #[test]
-fn what_the_command_can_not_do_has_its_exit_code() {
+fn each_failure_of_dlq_has_its_exit_code() {
     let (customer, is_up) = failing_until_set();
     let server = Server::tenants(&["--max-retries", "0"]);
     let acme = server.api().subscribe("Acme", &customer.url(), &["*"]);
@@ -192,8 +195,8 @@ fn what_the_command_can_not_do_has_its_exit_code() {
         (vec!["dlq", "list", "--tenant", "Nobody"], 1, "no such tenant"),
         (vec!["message", UNKNOWN_MESSAGE], 1, "no such message"),
     ] {
-        let (code, told) = failed(&mut command(&server, &arguments));
-        assert_eq!((code, told.contains(part)), (expected, true), "{arguments:?}: {told}");
+        let (code, message) = failed(&mut command(&server, &arguments));
+        assert_eq!((code, message.contains(part)), (expected, true), "{arguments:?}: {message}");
     }
     let nowhere = ["--server", "http://127.0.0.1:9"];
     for arguments in [["dlq", "list"].as_slice(), &["dlq", "replay", "--all"], &["message", UNKNOWN_MESSAGE]]
@@ -203,14 +206,14 @@ fn what_the_command_can_not_do_has_its_exit_code() {
         let mut unknown_key = command(&server, arguments);
         assert_eq!(failed(unknown_key.env("WHK_API_KEY", "k")).0, 77, "{arguments:?}");
     }
-    // In part is not done: what is there is replayed all the same.
+    // Where one id is unknown the exit code is 1, and the others are replayed.
     is_up.store(true, Ordering::SeqCst);
     let output = command(&server, &["dlq", "replay", UNKNOWN_MESSAGE, &published[0]]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains(UNKNOWN_MESSAGE) && out(&output).contains("1 of 1"), "{output:?}");
     server.wait_for_metric("whk_jobs_delivered_total", 1);
 
-    // A signal ends it after what is under way, and says what is left.
+    // After a signal the current replay finishes, and the rest is counted.
     let mut slow = command(&server, &["dlq", "replay", "--all", "--rate", "0.001"]);
     let running = slow.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     server.wait_for_metric("whk_jobs_replayed_total", 2);

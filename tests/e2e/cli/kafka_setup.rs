@@ -1,4 +1,4 @@
-//! `whk kafka-setup` through the binary: against the broker in WHK_TEST_KAFKA, which `scripts/test.sh` starts.
+//! `whk kafka-setup`, with the broker that all tests share.
 
 use std::net::TcpListener;
 use std::process::Output;
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::support::{run, services, stderr};
 
-/// Topics of the test's own. None where there is no broker to test with.
+/// Names of topics that no other test uses. They are deleted when this is dropped.
 struct Topics {
     brokers: String,
     events: String,
@@ -73,7 +73,7 @@ fn all(outcome: &str, partitions: usize) -> Vec<(usize, String)> {
 }
 
 #[test]
-fn topics_are_made_once_and_stay_as_they_are() {
+fn topics_are_created_once_and_stay_unchanged() {
     let topics = Topics::new("once");
     let made = topics.setup(&[]);
     assert_eq!(made.status.code(), Some(0), "{}", stderr(&made));
@@ -83,14 +83,14 @@ fn topics_are_made_once_and_stay_as_they_are() {
     assert_eq!(outcomes(&topics.json(&[])), all("unchanged", 6));
     let again = topics.setup(&[]);
     assert!(String::from_utf8_lossy(&again.stdout).contains("nothing was changed"), "{again:?}");
-    // More than are asked for do, and it is said.
+    // More partitions than requested are accepted with a warning.
     let more = topics.setup(&["--partitions", "3", "--output", "json"]);
     assert!(stderr(&more).contains("6 partitions, more than the 3"), "{}", stderr(&more));
     assert_eq!(more.status.code(), Some(0));
 }
 
 #[test]
-fn what_will_not_do_is_refused_until_it_is_made_anew() {
+fn topics_with_unfit_settings_are_refused_until_they_are_recreated() {
     let topics = Topics::new("anew");
     assert_eq!(outcomes(&topics.json(&["--partitions", "2"])), all("created", 2));
     let few = topics.refused(&[]);
@@ -112,21 +112,25 @@ fn more_replicas_than_brokers_are_refused_with_the_flag_to_change() {
     assert_eq!(outcomes(&topics.json(&["--partitions", "1"])), all("created", 1));
     let refused = topics.refused(&["--replication", "99", "--recreate", "--yes"]);
     assert!(refused.contains("--replication"), "{refused}");
-    assert_eq!(outcomes(&topics.json(&["--partitions", "1"])), all("unchanged", 1), "nothing was deleted");
+    assert_eq!(
+        outcomes(&topics.json(&["--partitions", "1"])),
+        all("unchanged", 1),
+        "a refused --recreate must not delete topics"
+    );
     let usage = topics.setup(&["--min-insync-replicas", "2"]);
     assert_eq!(usage.status.code(), Some(64), "{}", stderr(&usage));
     assert!(stderr(&usage).contains("--min-insync-replicas: 2 is more"), "{}", stderr(&usage));
 }
 
 #[test]
-fn without_a_broker_it_ends_in_time() {
+fn without_a_broker_kafka_setup_ends_within_its_timeout() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let brokers = format!("127.0.0.1:{port}");
     let started = Instant::now();
     let output = run(&["kafka-setup", "--kafka-brokers", &brokers, "--kafka-timeout", "1s"]);
     assert_eq!(output.status.code(), Some(69), "{}", stderr(&output));
-    let told = stderr(&output);
-    assert!(told.contains("--kafka-brokers") && told.contains(&brokers), "{told}");
-    // Far less than waiting for ever, and far more than a second for a machine that is busy.
+    let message = stderr(&output);
+    assert!(message.contains("--kafka-brokers") && message.contains(&brokers), "{message}");
+    // A busy machine may take far longer than the timeout of one second.
     assert!(started.elapsed() < Duration::from_secs(20));
 }

@@ -12,7 +12,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn keygen_makes_a_pair_with_safe_modes_and_says_its_key_id() {
+fn keygen_creates_a_key_pair_with_safe_modes_and_prints_its_key_id() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("keys");
     let arguments = ["keygen", "--bits", "2048", "--signing-secret", "--output", "json", "--out-dir"];
@@ -23,7 +23,7 @@ fn keygen_makes_a_pair_with_safe_modes_and_says_its_key_id() {
     let public = PublicKey::read(&out.join("public_key.pem")).unwrap();
     assert_eq!(made["key_id"], public.kid());
     assert_eq!(mode(&out.join("private_key.pem")), 0o600);
-    assert_eq!(mode(&out.join("public_key.pem")) & 0o022, 0, "nobody else writes it");
+    assert_eq!(mode(&out.join("public_key.pem")) & 0o022, 0, "only the owner may write the public key");
     assert_eq!(mode(&out.join("signing_secret.txt")), 0o600);
     let text = |name: &str| std::fs::read_to_string(out.join(name)).unwrap();
     assert!(text("private_key.pem").starts_with("-----BEGIN PRIVATE KEY-----"));
@@ -32,12 +32,12 @@ fn keygen_makes_a_pair_with_safe_modes_and_says_its_key_id() {
 }
 
 #[test]
-fn keygen_makes_4096_bits_unless_told_otherwise_and_says_what_to_do() {
+fn keygen_creates_4096_bits_by_default_and_prints_the_next_step() {
     let folder = tempfile::tempdir().unwrap();
     let made = whk(&["keygen", "--out-dir"]).arg(folder.path()).output().unwrap();
     assert_eq!(PublicKey::read(&folder.path().join("public_key.pem")).unwrap().bits(), 4096);
-    let told = String::from_utf8(made.stdout).unwrap();
-    assert!(told.contains("hand it to the provider") && told.contains("key id"), "{told}");
+    let message = String::from_utf8(made.stdout).unwrap();
+    assert!(message.contains("hand it to the provider") && message.contains("key id"), "{message}");
     assert!(!folder.path().join("signing_secret.txt").exists());
 }
 
@@ -57,11 +57,11 @@ fn keygen_overwrites_only_with_force() {
     assert!(keygen(&["--force"]).status.success());
     assert_ne!(std::fs::read(&private).unwrap(), first);
     assert_eq!(mode(&private), 0o600);
-    assert_eq!(folder.path().read_dir().unwrap().count(), 2, "nothing partial is left");
+    assert_eq!(folder.path().read_dir().unwrap().count(), 2, "no partial file may be left");
 }
 
 #[test]
-fn keygen_encrypts_with_a_passphrase() {
+fn keygen_encrypts_the_private_key_with_a_passphrase() {
     let folder = tempfile::tempdir().unwrap();
     let mut keygen = whk(&["keygen", "--bits", "2048", "--passphrase-file"]);
     keygen.arg(fixture("keys/passphrase.txt")).arg("--out-dir").arg(folder.path());

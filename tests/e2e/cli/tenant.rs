@@ -1,4 +1,4 @@
-//! `whk tenant`, as a provider and as a customer use it.
+//! `whk tenant`, with the provider's key and with a tenant's key.
 
 use std::process::{Command, Output};
 
@@ -12,14 +12,14 @@ fn tenant(server: &Server, arguments: &[&str]) -> Command {
     command
 }
 
-/// What it prints for people.
+/// Runs the command, which must succeed, and returns its text output.
 fn text(server: &Server, arguments: &[&str]) -> String {
     let output = tenant(server, arguments).output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What it prints for programs.
+/// Runs the command, which must succeed, and returns its JSON output.
 fn json(server: &Server, arguments: &[&str]) -> Value {
     let text = text(server, &[&["--output", "json"], arguments].concat());
     serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}"))
@@ -35,7 +35,7 @@ fn key(name: &str) -> String {
 }
 
 #[test]
-fn onboarding_does_the_whole_flow_in_one_go() {
+fn onboard_creates_tenant_key_and_endpoint_in_one_step() {
     let customer = RawCustomer::answering(OK);
     let server = Server::tenants(&[]);
     let public_key = key("public_key.pem");
@@ -55,16 +55,16 @@ fn onboarding_does_the_whole_flow_in_one_go() {
     let of_customer = server.api().with_key(made["api_key"].as_str().unwrap());
     assert_eq!(of_customer.published("invoice.paid", serde_json::json!(1)).len(), 1);
     customer.request();
-    let (code, told) = refused(&server, &arguments);
+    let (code, message) = refused(&server, &arguments);
     assert_eq!(code, 1);
-    assert!(told.contains("another tenant has this name"), "{told}");
-    // A step that fails leaves nothing half made.
-    let (code, told) = refused(
+    assert!(message.contains("another tenant has this name"), "{message}");
+    // Where one step fails, the steps before it are undone.
+    let (code, message) = refused(
         &server,
         &["onboard", "Bad", "--public-key", &public_key, "--url", "http://10.0.0.1/", "--events", "*"],
     );
     assert_eq!(code, 1);
-    assert!(told.contains("add the endpoint") && told.contains("10.0.0.1"), "{told}");
+    assert!(message.contains("add the endpoint") && message.contains("10.0.0.1"), "{message}");
     assert_eq!(json(&server, &["list"]).as_array().unwrap().len(), 1);
     let shown = text(
         &server,
@@ -76,7 +76,7 @@ fn onboarding_does_the_whole_flow_in_one_go() {
 }
 
 #[test]
-fn each_step_by_itself_for_people_and_programs() {
+fn each_subcommand_of_tenant_prints_text_and_json() {
     let customer = RawCustomer::answering(OK);
     let server = Server::tenants(&[]);
     let made = json(&server, &["create", "Acme", "--queued-jobs", "50"]);
@@ -163,22 +163,22 @@ fn each_step_by_itself_for_people_and_programs() {
     assert_eq!(as_customer(&["endpoint", "list", "me"]).status.code(), Some(77));
 
     assert!(text(&server, &["endpoint", "delete", acme, id]).contains("deleted"));
-    let (code, told) = refused(&server, &["delete", acme]);
-    assert_eq!((code, told.contains("--yes")), (64, true));
+    let (code, message) = refused(&server, &["delete", acme]);
+    assert_eq!((code, message.contains("--yes")), (64, true));
     assert!(text(&server, &["delete", acme, "--yes"]).contains("0 queued jobs are dropped"));
     assert_eq!(json(&server, &["list"]), serde_json::json!([]));
 }
 
 #[test]
-fn what_can_not_be_done_says_what_to_do() {
+fn each_failure_of_tenant_names_the_remedy() {
     let server = Server::tenants(&[]);
-    let (code, told) = refused(&server, &["show", "Nobody"]);
-    assert_eq!((code, told.contains("no such tenant")), (1, true), "{told}");
-    let (code, told) = refused(&server, &["key", "add", "me", "--public-key", &key("none.pem")]);
-    assert_eq!((code, told.contains("none.pem")), (66, true), "{told}");
-    let (code, told) = refused(&server, &["key", "add", "me", "--public-key", &key("private_key.pem")]);
-    assert_eq!((code, told.contains("private key where a public key belongs")), (64, true), "{told}");
-    for (arguments, told) in [
+    let (code, message) = refused(&server, &["show", "Nobody"]);
+    assert_eq!((code, message.contains("no such tenant")), (1, true), "{message}");
+    let (code, message) = refused(&server, &["key", "add", "me", "--public-key", &key("none.pem")]);
+    assert_eq!((code, message.contains("none.pem")), (66, true), "{message}");
+    let (code, message) = refused(&server, &["key", "add", "me", "--public-key", &key("private_key.pem")]);
+    assert_eq!((code, message.contains("private key where a public key belongs")), (64, true), "{message}");
+    for (arguments, expected) in [
         (vec!["api-key", "revoke", "Acme", "whk_tenant_secret"], "key_"),
         (vec!["endpoint", "show", "Acme", "acme-1"], "ep_"),
         (
@@ -189,12 +189,12 @@ fn what_can_not_be_done_says_what_to_do() {
         (vec!["endpoint", "update", "Acme", "ep_00000000000000000000000000000000"], "nothing to change"),
     ] {
         let (code, said) = refused(&server, &arguments);
-        assert_eq!((code, said.contains(told)), (64, true), "{arguments:?}: {said}");
+        assert_eq!((code, said.contains(expected)), (64, true), "{arguments:?}: {said}");
     }
-    let (code, told) = refused(&server, &["show", "me"]);
-    assert_eq!((code, told.contains("tenant's own API key")), (1, true), "{told}");
-    let (code, told) = refused(&server, &["update", "Nobody"]);
-    assert_eq!((code, told.contains("--default-limits")), (64, true), "{told}");
+    let (code, message) = refused(&server, &["show", "me"]);
+    assert_eq!((code, message.contains("tenant's own API key")), (1, true), "{message}");
+    let (code, message) = refused(&server, &["update", "Nobody"]);
+    assert_eq!((code, message.contains("--default-limits")), (64, true), "{message}");
     let unreachable =
         whk(&["tenant", "--server", "http://127.0.0.1:9", "list"]).env("WHK_API_KEY", "k").output().unwrap();
     assert_eq!(unreachable.status.code(), Some(69));

@@ -10,7 +10,7 @@ use crate::support::{
 };
 
 #[test]
-fn a_delivery_on_the_wire_is_as_documented() {
+fn a_delivery_has_the_documented_headers_and_body() {
     let customer = RawCustomer::answering(OK);
     let server = Server::publish_locally(&[]);
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -33,7 +33,7 @@ fn a_delivery_on_the_wire_is_as_documented() {
     assert!(now.abs_diff(header("webhook-timestamp").parse().unwrap()) < 60);
     assert!(header("webhook-signature").starts_with("v1,"));
     assert!(header("traceparent").starts_with(&format!("00-{trace}-")));
-    assert!(!header("traceparent").contains("00f067aa0ba902b7"), "the attempt has a span of its own");
+    assert!(!header("traceparent").contains("00f067aa0ba902b7"), "each attempt has its own span");
     assert!(!request.body.contains("tiger"));
     let envelope: Value = serde_json::from_str(&request.body).unwrap();
     assert_eq!(envelope.as_object().unwrap().len(), 5);
@@ -66,7 +66,7 @@ fn a_flaky_customer_gets_every_event_once() {
     server.wait_for_metric("whk_jobs_delivered_total", 200);
     assert!(server.metric("whk_retries_total") > 0);
     assert_eq!(server.metric("whk_jobs_dead_total"), 0);
-    assert!(customer.kill().is_empty(), "events came twice");
+    assert!(customer.kill().is_empty(), "an event was printed twice");
 }
 
 fn send(server: &Server, urls: &[&str], count: u64) -> std::process::Output {
@@ -89,8 +89,12 @@ fn ordered_events_arrive_in_order_though_the_customer_fails() {
     assert!(server.metric("whk_retries_total") > 0);
 }
 
-/// What a bad customer does is a counted failure, and a good one beside it is served meanwhile.
-fn is_counted_as_failure(told: &str, misbehave: impl Fn(&mut std::net::TcpStream) + Send + Sync + 'static) {
+/// Asserts that an attempt at a misbehaving customer is a failure, logged with `cause`, and that a second customer gets its
+/// event meanwhile.
+fn assert_counted_as_failure(
+    cause: &str,
+    misbehave: impl Fn(&mut std::net::TcpStream) + Send + Sync + 'static,
+) {
     let good = Server::customer(&[]);
     let bad = RawCustomer::start(move |stream, _| misbehave(stream));
     let server = Server::publish_locally(&["--max-retries", "1", "--delivery-timeout", "1s"]);
@@ -103,37 +107,37 @@ fn is_counted_as_failure(told: &str, misbehave: impl Fn(&mut std::net::TcpStream
     server.wait_for_log("dead-lettered");
     let log = server.log();
     let dead = log.lines().find(|line| line.contains("dead-lettered")).unwrap();
-    assert!(dead.contains(&id) && dead.contains(told), "{dead}");
+    assert!(dead.contains(&id) && dead.contains(cause), "{dead}");
 }
 
 #[test]
-fn a_customer_that_answers_and_stalls() {
-    is_counted_as_failure("time limit", |stream| {
+fn a_response_that_stalls_is_a_failure() {
+    assert_counted_as_failure("time limit", |stream| {
         drop(stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n12345"));
         thread::sleep(PATIENCE);
     });
 }
 
 #[test]
-fn a_customer_that_never_answers() {
-    is_counted_as_failure("time limit", |_| thread::sleep(PATIENCE));
+fn no_response_is_a_failure() {
+    assert_counted_as_failure("time limit", |_| thread::sleep(PATIENCE));
 }
 
 #[test]
-fn a_customer_that_hangs_up() {
-    is_counted_as_failure("retries exhausted", |_| {});
+fn a_closed_connection_is_a_failure() {
+    assert_counted_as_failure("retries exhausted", |_| {});
 }
 
 #[test]
-fn a_customer_that_resets_in_the_middle_of_its_answer() {
-    is_counted_as_failure("broke off", |stream| {
+fn a_connection_closed_in_the_middle_of_the_response_is_a_failure() {
+    assert_counted_as_failure("broke off", |stream| {
         drop(stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n12345"));
     });
 }
 
 #[test]
-fn a_customer_that_streams_endlessly() {
-    is_counted_as_failure("65536 bytes", |stream| {
+fn an_endless_response_is_a_failure() {
+    assert_counted_as_failure("65536 bytes", |stream| {
         drop(stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"));
         while stream.write_all(b"3e8\r\n").and_then(|()| stream.write_all(&[b'x'; 1_000])).is_ok() {
             if stream.write_all(b"\r\n").is_err() {
@@ -144,27 +148,27 @@ fn a_customer_that_streams_endlessly() {
 }
 
 #[test]
-fn a_customer_that_answers_with_a_gibibyte() {
-    let (told, written) = std::sync::mpsc::channel();
-    is_counted_as_failure("65536 bytes", move |stream| {
+fn a_response_of_a_gibibyte_is_a_failure_and_is_not_read() {
+    let (sender, written) = std::sync::mpsc::channel();
+    assert_counted_as_failure("65536 bytes", move |stream| {
         drop(stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1073741824\r\n\r\n"));
         let mebibyte = vec![b'x'; 1 << 20];
-        let _ = told.send((0..1_024).take_while(|_| stream.write_all(&mebibyte).is_ok()).count());
+        let _ = sender.send((0..1_024).take_while(|_| stream.write_all(&mebibyte).is_ok()).count());
     });
     let written = written.recv_timeout(PATIENCE).unwrap();
-    assert!(written < 64, "{written} MiB of it were read");
+    assert!(written < 64, "{written} MiB of the response were read");
 }
 
 #[test]
-fn a_customer_that_resets_the_connection() {
-    is_counted_as_failure("reset", |stream| {
-        // Without lingering, closing sends a reset.
+fn a_reset_connection_is_a_failure() {
+    assert_counted_as_failure("reset", |stream| {
+        // With a linger of zero, a close sends a reset.
         socket2::SockRef::from(&*stream).set_linger(Some(Duration::ZERO)).unwrap();
     });
 }
 
 #[test]
-fn a_refusal_counts_though_the_rest_of_its_answer_never_comes() {
+fn a_refusal_counts_although_its_body_never_arrives() {
     let gone = RawCustomer::start(|stream, _| {
         drop(stream.write_all(b"HTTP/1.1 410 Gone\r\ncontent-length: 10\r\n\r\n"));
         thread::sleep(PATIENCE);
@@ -175,7 +179,7 @@ fn a_refusal_counts_though_the_rest_of_its_answer_never_comes() {
 }
 
 #[test]
-fn connections_are_kept_and_used_again() {
+fn connections_are_reused() {
     let customer = RawCustomer::start(|stream, _| {
         for _ in 0..10 {
             if stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").is_err() {
@@ -193,19 +197,19 @@ fn connections_are_kept_and_used_again() {
         server.wait_for_metric("whk_jobs_delivered_total", number);
     }
     customer.request();
-    assert!(customer.got_nothing(), "a second connection was opened");
+    assert!(customer.got_nothing(), "a second connection must not be opened");
 }
 
 #[test]
-fn a_customer_that_does_not_speak_http() {
-    is_counted_as_failure("retries exhausted", |stream| {
+fn a_response_that_is_not_http_is_a_failure() {
+    assert_counted_as_failure("retries exhausted", |stream| {
         drop(stream.write_all(b"220 smtp.example.com ESMTP\r\n"))
     });
 }
 
 #[test]
-fn a_customer_with_endless_headers() {
-    is_counted_as_failure("retries exhausted", |stream| {
+fn endless_headers_are_a_failure() {
+    assert_counted_as_failure("retries exhausted", |stream| {
         drop(stream.write_all(b"HTTP/1.1 200 OK\r\n"));
         while stream.write_all(b"x-padding: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n").is_ok()
         {
@@ -232,7 +236,7 @@ fn a_redirect_is_a_failure_and_never_followed() {
 }
 
 #[test]
-fn gone_is_dead_at_once_and_other_refusals_are_retried() {
+fn a_410_is_dead_lettered_without_a_retry() {
     let gone = RawCustomer::answering("HTTP/1.1 410 Gone\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
     let server = Server::publish_locally(&[]);
     publish_to(&server, &gone.url(), "{}");
@@ -242,13 +246,13 @@ fn gone_is_dead_at_once_and_other_refusals_are_retried() {
 }
 
 #[test]
-fn retry_after_is_waited_for_in_seconds_and_as_a_date() {
-    waits_for(|| "2".into());
-    // A date has whole seconds: up to one of the three is lost.
-    waits_for(|| httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(3)));
+fn retry_after_is_obeyed_in_seconds_and_as_a_date() {
+    assert_waits_for(|| "2".into());
+    // A date has whole seconds, so up to one of the three is lost.
+    assert_waits_for(|| httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(3)));
 }
 
-fn waits_for(retry_after: fn() -> String) {
+fn assert_waits_for(retry_after: fn() -> String) {
     let busy = RawCustomer::start(move |stream, number| {
         let refusal = format!("503 Busy\r\nretry-after: {}", retry_after());
         let answer = if number == 0 { refusal.as_str() } else { "200 OK" };
@@ -259,11 +263,11 @@ fn waits_for(retry_after: fn() -> String) {
     busy.request();
     let first = Instant::now();
     busy.request();
-    assert!(first.elapsed() >= Duration::from_millis(1_500), "it came back too early");
+    assert!(first.elapsed() >= Duration::from_millis(1_500), "the retry came too early");
 }
 
 #[test]
-fn hanging_endpoints_do_not_hold_up_a_healthy_one() {
+fn hanging_endpoints_do_not_delay_a_healthy_one() {
     let healthy = Server::customer(&[]);
     let hanging = RawCustomer::start(|_, _| thread::sleep(PATIENCE * 2));
     let server = Server::publish_locally(&["--in-flight", "16"]);
@@ -279,11 +283,11 @@ fn hanging_endpoints_do_not_hold_up_a_healthy_one() {
     }
     healthy.events(20);
     server.wait_for_metric("whk_jobs_delivered_total", 21);
-    assert_eq!(server.metric("whk_retries_total"), 0, "none of those that hang has ended yet");
+    assert_eq!(server.metric("whk_retries_total"), 0, "no attempt at a hanging endpoint may have ended yet");
 }
 
 #[test]
-fn a_customer_that_is_killed_and_comes_back_gets_everything() {
+fn a_customer_that_was_killed_gets_every_event_after_its_restart() {
     let customer = Server::customer(&["--delay", "5ms"]);
     let server = Server::publish_locally(&["--max-retries", "1000"]);
     let url = customer.url("/webhook");
@@ -302,7 +306,7 @@ fn a_customer_that_is_killed_and_comes_back_gets_everything() {
 }
 
 #[test]
-fn every_envelope_and_key_file_works_end_to_end() {
+fn every_envelope_and_key_format_works_end_to_end() {
     for (key, envelope) in [
         ("keys/public_key.pem", "jwe"),
         ("keys/public_key.jwk.json", "jwe"),
@@ -314,13 +318,16 @@ fn every_envelope_and_key_file_works_end_to_end() {
             Server::publish_locally(&["--public-key", key.to_str().unwrap(), "--envelope", envelope]);
         let id = publish_to(&server, &customer.url("/webhook"), r#"{"n":18446744073709551615,"x":1.10}"#);
         let line = customer.line();
-        assert!(line.contains(r#""data":{"n":18446744073709551615,"x":1.10}"#), "byte for byte: {line}");
+        assert!(
+            line.contains(r#""data":{"n":18446744073709551615,"x":1.10}"#),
+            "the payload must be unchanged: {line}"
+        );
         assert!(line.contains(&id), "{line}");
     }
 }
 
 #[test]
-fn a_payload_with_line_ends_stays_one_line() {
+fn a_payload_with_line_breaks_is_printed_on_one_line() {
     let customer = Server::customer(&[]);
     let server = Server::publish_locally(&["--key-reuse", "1"]);
     publish(
@@ -340,7 +347,7 @@ fn an_event_type_of_any_characters_arrives() {
 }
 
 #[test]
-fn help_says_what_a_run_prints() {
+fn customer_help_names_its_flags() {
     let help = String::from_utf8(run(&["customer", "--help"]).stdout).unwrap();
     assert!(help.contains("--forward") && help.contains("--fail-rate"));
 }

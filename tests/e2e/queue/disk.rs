@@ -1,4 +1,4 @@
-//! The queue on disk as a whole process sees it: a disk that fills, a folder that is taken, jobs that outlive it.
+//! The queue on disk: a full disk, a data dir in use, jobs that survive a restart.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -8,7 +8,7 @@ use crate::support::{
     Api, FAILS, NOWHERE, OK, RawCustomer, Server, fixture, publish, publish_to, run, stderr, wait_until, whk,
 };
 
-/// A server in direct mode that keeps its queue in `data_dir`.
+/// Starts a server in direct mode with its queue in `data_dir`.
 fn start(data_dir: &Path, more: &[&str]) -> Server {
     let mut command = whk(&["publish-server", "--port", "0", "--log-format", "json", "--data-dir"]);
     command.arg(data_dir).arg("--public-key").arg(fixture("keys/public_key.pem"));
@@ -16,13 +16,13 @@ fn start(data_dir: &Path, more: &[&str]) -> Server {
     Server::start(command)
 }
 
-/// A file system of its own size, until it is dropped.
+/// A small file system, which is unmounted when this is dropped.
 struct SmallDisk {
     folder: tempfile::TempDir,
 }
 
 impl SmallDisk {
-    /// `None` where this user may not mount one.
+    /// Mounts one; `None` where this user may not mount.
     fn mount(mebibytes: u32) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let options = format!("size={mebibytes}m,mode=700");
@@ -45,10 +45,10 @@ impl Drop for SmallDisk {
 }
 
 #[test]
-fn a_full_disk_answers_503_goes_on_delivering_and_takes_events_again_when_there_is_room() {
+fn a_full_disk_answers_503_and_deliveries_continue_until_there_is_room() {
     let Some(disk) = SmallDisk::mount(24) else {
-        assert!(std::env::var_os("CI").is_none(), "CI may not mount a small file system");
-        eprintln!("passed over: mounting a small file system takes root");
+        assert!(std::env::var_os("CI").is_none(), "this test needs root, to mount a small file system");
+        eprintln!("skipped: this test needs root, to mount a small file system");
         return;
     };
     let payload = format!("\"{}\"", "x".repeat(100_000));
@@ -62,18 +62,18 @@ fn a_full_disk_answers_503_goes_on_delivering_and_takes_events_again_when_there_
                 break answer;
             }
             accepted += 1;
-            assert!(accepted < 1_000, "the disk never fills");
+            assert!(accepted < 1_000, "the disk must fill up");
         };
         assert_eq!((refused.status, refused.headers["retry-after"].as_str()), (503, "1"), "{refused:?}");
         refused.problem();
         assert!(accepted > 20, "{accepted}");
         server.wait_for_log("the disk is full");
-        assert_eq!(server.queued_jobs(), accepted, "what was refused isn't there");
-        // The reserve is let go of: what there is can still be settled and retried, nothing more is taken.
+        assert_eq!(server.queued_jobs(), accepted, "refused events must not be queued");
+        // The reserved space is released: queued jobs are still retried and settled, new events are refused.
         wait_until("more retries", || server.metric("whk_retries_total") > accepted / 4);
         assert_eq!(publish(&server, &body).status, 503);
         disk.grow(64);
-        wait_until("room", || publish(&server, &body).status == 202);
+        wait_until("an accepted event", || publish(&server, &body).status == 202);
         accepted += 1;
         server.wait_for_log("has room again");
         let mut server = server;
@@ -85,7 +85,7 @@ fn a_full_disk_answers_503_goes_on_delivering_and_takes_events_again_when_there_
 }
 
 #[test]
-fn what_waits_outlives_the_process_and_a_second_process_is_refused() {
+fn queued_jobs_survive_a_restart_and_a_second_process_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = start(folder.path(), &[]);
     let port = {
@@ -113,7 +113,7 @@ fn what_waits_outlives_the_process_and_a_second_process_is_refused() {
 }
 
 #[test]
-fn a_queue_that_can_not_be_used_says_why() {
+fn an_unusable_queue_is_refused_with_the_reason() {
     let open = |damage: &dyn Fn(&Path)| {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().to_str().unwrap().to_owned();
@@ -130,7 +130,7 @@ fn a_queue_that_can_not_be_used_says_why() {
     assert_eq!(newer.status.code(), Some(64), "{}", stderr(&newer));
     assert!(stderr(&newer).contains("newer whk"), "{}", stderr(&newer));
     let foreign = open(&|folder| {
-        // Its log, where it ended before that was copied.
+        // The write-ahead log, where the process ended before it was merged into the database.
         drop(std::fs::remove_file(folder.join("queue.db-wal")));
         std::fs::write(folder.join("queue.db"), "x".repeat(8_192)).unwrap();
     });
@@ -139,7 +139,7 @@ fn a_queue_that_can_not_be_used_says_why() {
 }
 
 #[test]
-fn a_job_that_blocks_its_lane_for_too_long_makes_way() {
+fn a_job_that_blocks_its_lane_for_too_long_is_dead_lettered() {
     for queue in ["disk", "memory"] {
         let accepts = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
         let answers = std::sync::Arc::clone(&accepts);
@@ -153,7 +153,7 @@ fn a_job_that_blocks_its_lane_for_too_long_makes_way() {
         let ids: Vec<String> = (0..2).map(|_| publish_to(&server, &customer.url(), "1")).collect();
         let began = std::time::Instant::now();
         while customer.request().headers["webhook-id"] == ids[0] {}
-        assert!(began.elapsed().as_millis() >= 500, "{queue}: it gave up before its time");
+        assert!(began.elapsed().as_millis() >= 500, "{queue}: the first job was given up too early");
         accepts.store(true, std::sync::atomic::Ordering::Relaxed);
         server.wait_for_metric("whk_jobs_delivered_total", 1);
         let key = std::fs::read_to_string(folder.path().join("provider_key.txt")).unwrap();

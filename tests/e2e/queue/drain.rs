@@ -5,7 +5,7 @@ use std::thread;
 use crate::support::{PATIENCE, RawCustomer, Server, publish_to, whk};
 
 #[test]
-fn sigterm_delivers_what_is_queued_and_ends_well() {
+fn sigterm_delivers_the_queued_jobs_and_exits_with_0() {
     let customer = Server::customer(&["--delay", "100ms"]);
     let mut server = Server::publish_locally(&["--queue", "memory", "--endpoint-in-flight", "4"]);
     for _ in 0..40 {
@@ -18,7 +18,7 @@ fn sigterm_delivers_what_is_queued_and_ends_well() {
 }
 
 #[test]
-fn idle_and_silent_connections_do_not_hold_up_the_end() {
+fn idle_and_silent_connections_do_not_delay_the_shutdown() {
     let mut server = Server::publish_locally(&["--drain-timeout", "1h", "--idle-timeout", "1h"]);
     let connect = || TcpStream::connect(("127.0.0.1", server.port)).unwrap();
     let (mut idle, silent) = (connect(), connect());
@@ -37,7 +37,7 @@ fn sigint_stops_a_customer_too() {
 }
 
 #[test]
-fn what_can_not_be_delivered_in_time_is_named() {
+fn jobs_that_are_left_after_the_drain_are_logged() {
     let hanging = RawCustomer::start(|_, _| thread::sleep(PATIENCE));
     let mut server = Server::publish_locally(&["--queue", "memory", "--drain-timeout", "500ms"]);
     let ids: Vec<String> = (0..3).map(|_| publish_to(&server, &hanging.url(), "{}")).collect();
@@ -50,7 +50,7 @@ fn what_can_not_be_delivered_in_time_is_named() {
 }
 
 #[test]
-fn a_second_signal_ends_at_once() {
+fn a_second_signal_exits_at_once() {
     let hanging = RawCustomer::start(|_, _| thread::sleep(PATIENCE * 2));
     let mut server = Server::publish_locally(&["--drain-timeout", "1h"]);
     publish_to(&server, &hanging.url(), "{}");
@@ -61,7 +61,7 @@ fn a_second_signal_ends_at_once() {
 }
 
 #[test]
-fn a_sender_that_is_interrupted_says_what_it_sent() {
+fn an_interrupted_send_prints_its_summary() {
     let customer = Server::customer(&[]);
     let server = Server::publish_locally(&[]);
     let mut send = whk(&["send", "--rate", "10", "--count", "100000", "--output", "json", "--server"]);

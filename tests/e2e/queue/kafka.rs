@@ -1,4 +1,4 @@
-//! `whk publish-server --queue kafka` and `whk consume-kafka` with a real broker.
+//! `whk publish-server --queue kafka` and `whk consume-kafka`, with a real broker.
 
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,18 +25,18 @@ fn noise(n: u64) -> u8 {
 }
 
 #[test]
-fn a_consumer_delivers_and_leaves_no_lag() {
+fn a_consumer_delivers_and_commits_all_of_its_offsets() {
     let kafka = Kafka::shared(3);
     let (server, customer) = (kafka.server(&[]), RawCustomer::answering(OK));
     let mut ids: Vec<String> =
         (0..30).map(|n| publish_for(&server, &customer.url(), &format!("tenant-{}", n % 7))).collect();
-    assert_eq!(server.queued_jobs(), 30, "the server delivers nothing itself");
+    assert_eq!(server.queued_jobs(), 30, "a server with this queue must not deliver");
     let mut consumer = kafka.consumer(&[]);
-    let mut came: Vec<String> =
+    let mut received: Vec<String> =
         ids.iter().map(|_| customer.request().headers["webhook-id"].clone()).collect();
     ids.sort();
-    came.sort();
-    assert_eq!(ids, came);
+    received.sort();
+    assert_eq!(ids, received);
     consumer.wait_for_metric("whk_jobs_delivered_total", 30);
     consumer.signal("TERM");
     assert_eq!(consumer.wait().code(), Some(0), "{}", consumer.log());
@@ -48,9 +48,9 @@ fn a_consumer_delivers_and_leaves_no_lag() {
     assert_eq!(server.queued_jobs(), 0);
 }
 
-/// An endpoint that fails until `jobs` were published to it and most were put aside, and the order in which it takes them.
+/// An endpoint fails while its jobs move to the retry topic and consumers are killed. Then it gets its events in order.
 #[test]
-fn order_outlives_jobs_that_were_put_aside() {
+fn order_is_kept_when_jobs_go_through_the_retry_topic() {
     let kafka = Kafka::shared(1);
     let server = kafka.server(&["--ordered"]);
     let is_well = Arc::new(AtomicBool::new(false));
@@ -67,8 +67,8 @@ fn order_outlives_jobs_that_were_put_aside() {
         let rows = kafka.describe_group().into_iter();
         rows.filter(|row| row[0].ends_with(".retry")).map(|row| row[3].parse::<u64>().unwrap()).sum()
     };
-    wait_until("most of them in events.retry", || in_retry(&kafka) >= 20);
-    // Of those that are killed, one is while others are put aside.
+    wait_until("20 records in events.retry", || in_retry(&kafka) >= 20);
+    // Two of these consumers are killed, the first of them while it moves jobs to the retry topic.
     drop(consumer);
     for round in 0..3 {
         let mut consumer = kafka.consumer(&flags);
@@ -79,7 +79,7 @@ fn order_outlives_jobs_that_were_put_aside() {
     }
     is_well.store(true, Ordering::Relaxed);
     let _consumer = kafka.consumer(&["--window", "40", "--retry-delays", "50"]);
-    wait_until("all of them", || {
+    wait_until("all events", || {
         while let Some(request) = customer.request_so_far() {
             taken.lock().unwrap().push(request.headers["webhook-id"].clone());
         }
@@ -87,15 +87,15 @@ fn order_outlives_jobs_that_were_put_aside() {
     });
     wait_until("an empty queue", || server.queued_jobs() == 0);
     let taken = taken.lock().unwrap();
-    // Attempts that failed were all of the first.
+    // All failed attempts were attempts at the first job.
     let failed = taken.iter().take_while(|id| **id == expected[0]).count();
-    assert!(failed > 1, "it was tried before");
-    let came: Vec<&String> = deduped(&taken);
-    assert!(came.iter().copied().eq(&expected), "out of order");
+    assert!(failed > 1, "the first job must have failed before");
+    let received: Vec<&String> = deduped(&taken);
+    assert!(received.iter().copied().eq(&expected), "out of order");
 }
 
 #[test]
-fn what_is_no_job_is_dead_lettered_and_what_has_nowhere_to_go_is_dropped() {
+fn a_damaged_record_is_dead_lettered_and_a_job_of_a_deleted_endpoint_is_dropped() {
     let kafka = Kafka::shared(2);
     let server = kafka.server(&[]);
     let customer = RawCustomer::answering(OK);
@@ -119,7 +119,7 @@ fn what_is_no_job_is_dead_lettered_and_what_has_nowhere_to_go_is_dropped() {
     send(BaseRecord::to(&kafka.topic).key("d").payload("{}").headers(header(stranger.to_string())));
     send(BaseRecord::to(&kafka.topic).key("e"));
     send(BaseRecord::to(&kafka.topic).key("f").headers(header(stranger.to_string())));
-    // Larger than the topic of dead letters takes.
+    // This record is larger than the topic of dead letters accepts.
     kafka.configure(&format!("{}.dlq", kafka.topic), "max.message.bytes", "100000");
     let noise: String = (0..900_000).map(|n| char::from(b'0' + noise(n))).collect();
     send(BaseRecord::to(&kafka.topic).key("g").payload(&noise));
@@ -134,8 +134,8 @@ fn what_is_no_job_is_dead_lettered_and_what_has_nowhere_to_go_is_dropped() {
     let shown = api.get(&format!("/dead-letters/{id}")).json();
     assert_eq!((shown["body"].is_null(), shown["attempt_count"].as_u64()), (true, Some(0)), "{shown}");
     let replayed = api.post("/dead-letters/replay", json!({"all": true})).json();
-    assert_eq!(replayed["replayed"], 0, "what can't be read can't be delivered: {replayed}");
-    // It isn't read again either.
+    assert_eq!(replayed["replayed"], 0, "a record that can't be parsed can't be replayed: {replayed}");
+    // The next consumer must not read those records again.
     consumer.signal("TERM");
     assert_eq!(consumer.wait().code(), Some(0));
     let again = kafka.consumer(&[]);
@@ -147,7 +147,7 @@ fn what_is_no_job_is_dead_lettered_and_what_has_nowhere_to_go_is_dropped() {
 }
 
 #[test]
-fn the_dead_are_listed_and_replayed() {
+fn dead_letters_in_kafka_are_listed_and_replayed() {
     let kafka = Kafka::shared(2);
     let server = kafka.server(&[]);
     let api = server.api();
@@ -172,7 +172,7 @@ fn the_dead_are_listed_and_replayed() {
     let shown = tenant.api.get(&format!("/tenants/me/dead-letters/{id}")).json();
     assert_eq!(shown["attempts"].as_array().unwrap().len(), 2, "{shown}");
     assert!(shown["body"]["ciphertext"].is_string(), "{shown}");
-    // The same through the command line, with its flags.
+    // `whk dlq` reads the same dead letters.
     let url = server.url("");
     let data_dir = server.data_dir().to_str().unwrap();
     let dlq = |arguments: &[&str]| {
@@ -208,15 +208,15 @@ fn a_far_retry_waits_in_the_retry_topic() {
     assert_eq!(consumer.wait().code(), Some(0), "{}", consumer.log());
     let mut lags = waiting(&kafka);
     lags.sort();
-    assert_eq!(lags, ["0", "1"], "the partition goes on");
-    // Who has it next knows when it is due.
+    assert_eq!(lags, ["0", "1"], "one offset is left, in events.retry alone");
+    // The partition's next consumer knows when the job is due.
     let next = kafka.consumer(&[]);
     next.wait_for_metric("whk_queue_jobs{state=\"delayed\"}", 1);
     assert!(customer.got_nothing());
 }
 
 #[test]
-fn one_partition_at_a_time_serves_all_of_them() {
+fn reading_one_partition_at_a_time_serves_all_partitions() {
     let kafka = Kafka::shared(4);
     let (server, customer) = (kafka.server(&[]), RawCustomer::answering(OK));
     let ids: Vec<String> =
@@ -229,7 +229,7 @@ fn one_partition_at_a_time_serves_all_of_them() {
 }
 
 #[test]
-fn a_consumer_with_a_name_comes_back_to_its_partitions() {
+fn a_consumer_with_an_instance_id_gets_its_partitions_back() {
     let kafka = Kafka::shared(4);
     let (server, customer) = (kafka.server(&[]), RawCustomer::answering(OK));
     let named = |name| kafka.consumer(&["--instance-id", name, "--session-timeout", "20s"]);
@@ -239,23 +239,23 @@ fn a_consumer_with_a_name_comes_back_to_its_partitions() {
         let now = log.rsplit_once("\"now\":\"").map_or("", |(_, now)| now);
         now.split_once(']').is_some_and(|(partitions, _)| partitions.split(", ").count() == 2)
     };
-    wait_until("two each", || has_two(&one) && has_two(&other));
+    wait_until("two partitions for each consumer", || has_two(&one) && has_two(&other));
     let before = one.log().matches("partitions came").count() + one.log().matches("partitions went").count();
     other.signal("TERM");
     assert_eq!(other.wait().code(), Some(0));
     let other = named("other");
-    wait_until("its own again", || other.log().contains("partitions came"));
+    wait_until("the partitions of the restarted consumer", || other.log().contains("partitions came"));
     let ids: Vec<String> =
         (0..20).map(|n| publish_for(&server, &customer.url(), &format!("tenant-{n}"))).collect();
     for _ in &ids {
         customer.request();
     }
     let after = one.log().matches("partitions came").count() + one.log().matches("partitions went").count();
-    assert_eq!(before, after, "the other didn't notice: {}", one.log());
+    assert_eq!(before, after, "the other consumer must not be rebalanced: {}", one.log());
 }
 
 #[test]
-fn a_broker_that_is_not_there_is_said_at_once() {
+fn an_unreachable_broker_is_reported_at_once() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let brokers = format!("127.0.0.1:{port}");
     let folder = tempfile::tempdir().unwrap();
@@ -265,14 +265,14 @@ fn a_broker_that_is_not_there_is_said_at_once() {
     let output = run(&[&server[..], &own].concat());
     assert_eq!(output.status.code(), Some(69), "{output:?}");
     assert!(stderr(&output).contains("--kafka-brokers"), "{}", stderr(&output));
-    // Nor would consumers know the tenants of one server.
+    // Consumers can't read a registry in SQLite.
     let output = run(&[&server[..], &own, &["--registry", "sqlite"]].concat());
     assert_eq!(output.status.code(), Some(64), "{output:?}");
     assert!(stderr(&output).contains("--registry sqlite"), "{}", stderr(&output));
 }
 
 #[test]
-fn tls_and_passwords_are_shown_and_checked() {
+fn tls_certificates_and_passwords_are_checked() {
     let (brokers, ca) = (services::kafka("WHK_TEST_KAFKA_TLS"), services::kafka("WHK_TEST_KAFKA_CA"));
     let setup = |mechanism: &str, password: &str, more: &[&str]| {
         let topic = format!("tls-{}-{mechanism}", std::process::id());
@@ -293,7 +293,7 @@ fn tls_and_passwords_are_shown_and_checked() {
         let output = setup(mechanism, "whk-secret", &["--kafka-ca-file", &ca]);
         assert_eq!(output.status.code(), Some(0), "{mechanism}: {}", stderr(&output));
     }
-    for (password, more, told) in [
+    for (password, more, expected) in [
         ("wrong-one", vec!["--kafka-ca-file", &ca, "--kafka-timeout", "2s"], "uthentication"),
         ("whk-secret", vec!["--kafka-timeout", "2s"], "ertificate"),
     ] {
@@ -304,12 +304,12 @@ fn tls_and_passwords_are_shown_and_checked() {
         let output = command.env("KAFKA_PASSWORD", password).output().unwrap();
         let said = stderr(&output);
         assert!(matches!(output.status.code(), Some(69 | 77)), "{said}");
-        assert!(said.contains(told) && !said.contains("wrong-one"), "{said}");
+        assert!(said.contains(expected) && !said.contains("wrong-one"), "{said}");
     }
 }
 
 #[test]
-fn all_of_it_goes_over_tls() {
+fn events_are_published_and_delivered_over_tls() {
     let (brokers, ca) = (services::kafka("WHK_TEST_KAFKA_TLS"), services::kafka("WHK_TEST_KAFKA_CA"));
     let mut password = tempfile::NamedTempFile::new().unwrap();
     writeln!(password, "whk-secret").unwrap();
@@ -327,8 +327,8 @@ fn all_of_it_goes_over_tls() {
 }
 
 #[test]
-fn the_scripts_environment_is_read() {
-    for (name, value, told) in [
+fn the_environment_variables_of_the_scripts_are_read() {
+    for (name, value, expected) in [
         ("PARTITIONS_CONCURRENCY", "0", "--partitions-concurrency"),
         ("SESSION_TIMEOUT", "50", "--session-timeout"),
         ("MAX_RETRIES", "many", "--max-retries"),
@@ -337,12 +337,12 @@ fn the_scripts_environment_is_read() {
     ] {
         let output = whk(&["consume-kafka"]).env(name, value).output().unwrap();
         assert_eq!(output.status.code(), Some(64), "{name}: {output:?}");
-        assert!(stderr(&output).contains(told), "{name}: {}", stderr(&output));
+        assert!(stderr(&output).contains(expected), "{name}: {}", stderr(&output));
     }
 }
 
 #[test]
-fn order_asked_of_the_server_holds_at_the_consumer() {
+fn the_servers_ordered_flag_holds_at_the_consumer() {
     let kafka = Kafka::shared(1);
     let server = kafka.server(&["--ordered"]);
     let first_fails = RawCustomer::start(|stream, number| {
@@ -353,6 +353,6 @@ fn order_asked_of_the_server_holds_at_the_consumer() {
     let ids: Vec<String> =
         (0..5).flat_map(|n| message_ids(&server.api().publish("invoice.paid", json!(n)))).collect();
     let _consumer = kafka.consumer(&[]);
-    let came: Vec<String> = (0..6).map(|_| first_fails.request().headers["webhook-id"].clone()).collect();
-    assert_eq!(came[1..], ids, "the first is tried again before the others");
+    let received: Vec<String> = (0..6).map(|_| first_fails.request().headers["webhook-id"].clone()).collect();
+    assert_eq!(received[1..], ids, "the first must be retried before the others");
 }

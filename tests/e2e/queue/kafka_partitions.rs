@@ -1,4 +1,4 @@
-//! In which partition a tenant's jobs are: the one that Java's own producer puts records with that key in.
+//! The partition of a tenant's jobs is the one that Java's own producer chooses for that key.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::support::publish;
 
 const PARTITIONS: i32 = 6;
 
-/// Keys and their murmur2, as Kafka's own UtilsTest has them.
+/// Keys and their murmur2 hashes, from Kafka's own UtilsTest.
 const HASHES: [(&str, i32); 6] = [
     ("21", -973_932_308),
     ("foobar", -790_332_482),
@@ -22,7 +22,7 @@ const HASHES: [(&str, i32); 6] = [
     ("abc", 479_470_107),
 ];
 
-/// In which partitions of `events` each key is, of `count` records.
+/// Reads `count` records of `events` and returns the partitions of each key.
 fn partitions(kafka: &Kafka, count: usize) -> BTreeMap<String, BTreeSet<i32>> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", &kafka.brokers)
@@ -50,7 +50,7 @@ fn partitions(kafka: &Kafka, count: usize) -> BTreeMap<String, BTreeSet<i32>> {
 }
 
 #[test]
-fn a_tenant_is_in_the_partition_that_javas_producer_has_it_in() {
+fn the_partition_of_a_tenant_is_the_one_that_javas_producer_chooses() {
     let kafka = Kafka::shared(usize::try_from(PARTITIONS).unwrap());
     let server = kafka.server(&[]);
     let tenants: Vec<String> = (0..40).map(|n| format!("ten_{n:032x}")).collect();
@@ -66,9 +66,9 @@ fn a_tenant_is_in_the_partition_that_javas_producer_has_it_in() {
         assert_eq!(ours[key], BTreeSet::from([expected]), "{key}");
     }
     kafka.produce_with_java(&keys);
-    // Each key twice now, and still in one partition.
+    // Each key has two records now, still in one partition.
     let both = partitions(&kafka, 2 * keys.len());
     assert_eq!(both, ours);
     let used: BTreeSet<i32> = both.values().flatten().copied().collect();
-    assert_eq!(used.len(), 6, "all partitions have some");
+    assert_eq!(used.len(), 6, "all partitions must be used");
 }

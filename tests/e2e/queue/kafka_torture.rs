@@ -1,4 +1,4 @@
-//! Kafka's consumers and brokers are killed under load: nothing accepted is lost.
+//! Consumers and brokers of Kafka are killed under load. No accepted event may be lost.
 
 use std::collections::BTreeSet;
 use std::thread;
@@ -10,13 +10,13 @@ use crate::support::kafka::{Kafka, publish_for};
 use crate::support::load::{Dice, Flaky, Publishers, assert_in_order, count_repeated, missing, rounds};
 use crate::support::{OK, RawCustomer, Server, publish, wait_until};
 
-/// Attempts at once of one consumer.
+/// Concurrent attempts of one consumer.
 const IN_FLIGHT: usize = 16;
 
-/// Jobs that a consumer settles at most before that is committed.
+/// Maximum number of jobs that a consumer settles before it commits.
 const UNCOMMITTED: usize = 500;
 
-/// Three consumers; each round one is killed, or leaves, and another joins.
+/// Runs three consumers. In each round one is killed or leaves the group, and another joins.
 fn torture(ordered: bool) {
     let kafka = Kafka::shared(6);
     let (server, customer) = (kafka.server(&[]), Flaky::start());
@@ -43,8 +43,8 @@ fn torture(ordered: bool) {
     }
     let accepted = publishers.stop();
     let total: usize = accepted.values().map(Vec::len).sum();
-    assert!(total > rounds, "next to nothing was published: {total}");
-    wait_until("everything accepted", || missing(&accepted, &customer).is_empty());
+    assert!(total > rounds, "too few events were published: {total}");
+    wait_until("all accepted events", || missing(&accepted, &customer).is_empty());
     wait_until("an empty queue", || server.queued_jobs() == 0);
     assert_eq!(server.metric("whk_queue_jobs{state=\"dead\"}"), 0);
     let taken = customer.taken();
@@ -52,24 +52,24 @@ fn torture(ordered: bool) {
     eprintln!(
         "ordered {ordered}: {rounds} rounds, {kills} kills, {total} accepted, none lost, {twice} delivered twice"
     );
-    assert!(twice <= kills * (IN_FLIGHT + UNCOMMITTED), "{twice} twice after {kills} kills");
+    assert!(twice <= kills * (IN_FLIGHT + UNCOMMITTED), "{twice} delivered twice after {kills} kills");
     if ordered {
         assert_in_order(&accepted, &taken);
     }
 }
 
 #[test]
-fn consumers_that_are_killed_lose_nothing() {
+fn nothing_is_lost_when_consumers_are_killed() {
     torture(false);
 }
 
 #[test]
-fn consumers_that_are_killed_keep_order() {
+fn order_is_kept_when_consumers_are_killed() {
     torture(true);
 }
 
 #[test]
-fn a_broker_that_is_killed_under_load_loses_nothing() {
+fn nothing_is_lost_when_the_broker_is_killed_under_load() {
     let mut kafka = Kafka::own(3);
     let (server, customer) = (kafka.server(&["--kafka-timeout", "2s"]), Flaky::start());
     let flags = ["--retry-delays", "20", "--max-retries", "1000", "--kafka-timeout", "2s", "--ordered"];
@@ -85,15 +85,15 @@ fn a_broker_that_is_killed_under_load_loses_nothing() {
         thread::sleep(Duration::from_secs(1));
         kafka.restart(0);
         let restarted = Instant::now();
-        wait_until("a 202 again", || {
+        wait_until("an accepted event after the restart", || {
             publish(&server, &json!({"url": url, "payload": 1}).to_string()).status == 202
         });
         eprintln!("published again {:.1} s after the broker listened", restarted.elapsed().as_secs_f64());
     }
     let refused = publishers.refused();
-    assert_eq!(refused, BTreeSet::from(["503".to_owned()]), "202, or 503, and nothing else");
+    assert_eq!(refused, BTreeSet::from(["503".to_owned()]), "only 202 and 503 were expected");
     let accepted = publishers.stop();
-    wait_until("everything accepted", || missing(&accepted, &customer).is_empty());
+    wait_until("all accepted events", || missing(&accepted, &customer).is_empty());
     wait_until("an empty queue", || server.queued_jobs() == 0);
     let total: usize = accepted.values().map(Vec::len).sum();
     eprintln!("{total} accepted, none lost, {} delivered twice", count_repeated(&customer.taken()));
@@ -103,7 +103,7 @@ fn a_broker_that_is_killed_under_load_loses_nothing() {
 /// Each of three brokers is killed and started again while events are published and delivered.
 #[test]
 #[ignore = "it takes minutes: scripts/test.sh --full runs it"]
-fn three_brokers_that_are_killed_in_turn_lose_nothing() {
+fn nothing_is_lost_when_three_brokers_are_killed_in_turn() {
     let mut kafka = Kafka::cluster(3, 6);
     let (server, customer) = (kafka.server(&[]), Flaky::start());
     let flags = ["--retry-delays", "20", "--max-retries", "1000", "--ordered"];
@@ -113,7 +113,7 @@ fn three_brokers_that_are_killed_in_turn_lose_nothing() {
     for broker in (0..3).cycle().take(3 * (rounds() / 20).max(1)) {
         thread::sleep(Duration::from_secs(2));
         kafka.kill(broker);
-        wait_until("a 202 of the two that are left", || {
+        wait_until("an accepted event with two brokers", || {
             publish(&server, &json!({"url": url, "payload": 1}).to_string()).status == 202
         });
         thread::sleep(Duration::from_secs(3));
@@ -124,15 +124,16 @@ fn three_brokers_that_are_killed_in_turn_lose_nothing() {
     let refused = publishers.refused();
     assert!(refused.iter().all(|status| status == "503"), "only 202 and 503 were expected: {refused:?}");
     let accepted = publishers.stop();
-    wait_until("everything accepted", || missing(&accepted, &customer).is_empty());
+    wait_until("all accepted events", || missing(&accepted, &customer).is_empty());
     wait_until("an empty queue", || server.queued_jobs() == 0);
     let total: usize = accepted.values().map(Vec::len).sum();
     eprintln!("{total} accepted, none lost, {} delivered twice", count_repeated(&customer.taken()));
     assert_in_order(&accepted, &customer.taken());
 }
 
-/// Publishes to an endpoint that hangs more than the window holds, and then to another tenant's in the same partition.
-fn beside_one_that_hangs(ordered: bool) {
+/// Publishes more jobs to a hanging endpoint than the window holds, then measures deliveries of another tenant in the same
+/// partition.
+fn deliver_beside_a_hanging_endpoint(ordered: bool) {
     let kafka = Kafka::shared(1);
     let server = kafka.server(&[]);
     let (hangs, well) =
@@ -148,22 +149,22 @@ fn beside_one_that_hangs(ordered: bool) {
         let published = Instant::now();
         let id = publish_for(&server, &well.url(), "another");
         assert_eq!(well.request().headers["webhook-id"], id);
-        // The first waits until the jobs that fill the window were put aside.
+        // The first delivery waits until the jobs that fill the window have moved to the retry topic.
         if round > 0 {
             slowest = slowest.max(published.elapsed());
         }
     }
     eprintln!("ordered {ordered}: slowest beside one that hangs {slowest:?}");
     assert_eq!(consumer.metric("whk_jobs_delivered_total"), 30);
-    wait_until("200 that wait", || server.queued_jobs() == 200);
+    wait_until("200 unsettled jobs", || server.queued_jobs() == 200);
 }
 
 #[test]
-fn an_endpoint_that_hangs_does_not_hold_up_its_partition() {
-    beside_one_that_hangs(false);
+fn a_hanging_endpoint_does_not_delay_its_partition() {
+    deliver_beside_a_hanging_endpoint(false);
 }
 
 #[test]
-fn an_ordered_endpoint_that_hangs_does_not_hold_up_its_partition() {
-    beside_one_that_hangs(true);
+fn a_hanging_ordered_endpoint_does_not_delay_its_partition() {
+    deliver_beside_a_hanging_endpoint(true);
 }

@@ -1,7 +1,7 @@
-//! The server is killed again and again while events are published and a fifth of all attempts fail: whatever was
-//! answered 202 arrives, what arrives twice was under way when it was killed, and ordered lanes stay in order.
+//! The server is killed again and again while events are published and a fifth of all attempts fail. Every event that was
+//! answered 202 must arrive. Only attempts that a kill interrupted may be repeated. Ordered lanes must stay in order.
 //!
-//! `scripts/torture.sh --rounds 100` does it for longer.
+//! `scripts/torture.sh --rounds 100` runs it for longer.
 
 use std::cell::RefCell;
 use std::thread;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::support::load::{Dice, Flaky, Publishers, assert_in_order, count_repeated, missing, rounds};
 use crate::support::{Redis, Server, fixture, own_port, wait_until, whk};
 
-/// Attempts at once, so that no kill can bring more duplicates.
+/// Concurrent attempts: the maximum number of repeated deliveries per kill.
 const IN_FLIGHT: usize = 16;
 
 fn start(data_dir: &std::path::Path, port: u16, flags: &[&str]) -> Server {
@@ -21,18 +21,18 @@ fn start(data_dir: &std::path::Path, port: u16, flags: &[&str]) -> Server {
     Server::start(command)
 }
 
-/// What happens at a random moment of each round.
+/// An interruption at a random moment of each round.
 #[derive(Clone, Copy)]
 enum Blow<'a> {
-    /// The server is sent this signal, and started again.
+    /// Sends the server this signal and starts it again.
     Server(&'a str),
-    /// Its Redis is killed and started again.
+    /// Kills Redis and starts it again.
     Redis(&'a RefCell<Redis>),
-    /// Its Redis answers nobody for ten seconds.
+    /// Lets Redis answer no command for ten seconds.
     Pause(&'a Redis),
 }
 
-/// Deals a blow in each of `rounds`, and looks at what arrived in the end.
+/// Interrupts the server or Redis once per round, then checks the events that arrived.
 fn torture(flags: &[&str], ordered: bool, blow: Blow<'_>, rounds: usize) {
     let customer = Flaky::start();
     let folder = tempfile::tempdir().unwrap();
@@ -60,8 +60,8 @@ fn torture(flags: &[&str], ordered: bool, blow: Blow<'_>, rounds: usize) {
     thread::sleep(Duration::from_millis(200));
     let accepted = publishers.stop();
     let total: usize = accepted.values().map(Vec::len).sum();
-    assert!(total > rounds, "next to nothing was published: {total}");
-    wait_until("everything accepted", || missing(&accepted, &customer).is_empty());
+    assert!(total > rounds, "too few events were published: {total}");
+    wait_until("all accepted events", || missing(&accepted, &customer).is_empty());
     wait_until("an empty queue", || server.queued_jobs() == 0);
     assert_eq!(server.metric("whk_queue_jobs{state=\"dead\"}"), 0);
     server.signal("TERM");
@@ -76,28 +76,28 @@ fn torture(flags: &[&str], ordered: bool, blow: Blow<'_>, rounds: usize) {
     };
     eprintln!("{flags:?}: {rounds} times {what}, {total} accepted, none lost, {twice} delivered twice");
     let in_flight = if what == "TERM" { 0 } else { rounds * IN_FLIGHT };
-    assert!(twice <= in_flight, "{twice} twice, though {in_flight} were in flight");
+    assert!(twice <= in_flight, "{twice} delivered twice, but at most {in_flight} were in flight");
     if ordered {
         assert_in_order(&accepted, &taken);
     }
 }
 
 #[test]
-fn disk_survives_being_killed() {
+fn disk_loses_nothing_when_the_server_is_killed() {
     torture(&["--queue", "disk"], false, Blow::Server("KILL"), rounds());
 }
 
 #[test]
-fn disk_survives_being_killed_and_keeps_order() {
+fn disk_keeps_order_when_the_server_is_killed() {
     torture(&["--queue", "disk"], true, Blow::Server("KILL"), rounds());
 }
 
 #[test]
-fn disk_goes_on_after_being_stopped_under_load() {
+fn disk_loses_nothing_when_the_server_is_stopped_under_load() {
     torture(&["--queue", "disk"], true, Blow::Server("TERM"), 5);
 }
 
-/// Flags for a queue in that Redis, which no other test uses.
+/// Returns the flags for a queue in that Redis, with a registry of its own.
 fn in_redis(redis: &Redis) -> Vec<String> {
     ["--queue", "redis", "--registry", "sqlite", "--redis-url", &redis.url()].map(str::to_owned).into()
 }
@@ -110,22 +110,22 @@ fn torture_in_redis(ordered: bool, signal: &str, rounds: usize) {
 }
 
 #[test]
-fn redis_survives_a_server_being_killed() {
+fn redis_loses_nothing_when_a_server_is_killed() {
     torture_in_redis(false, "KILL", rounds());
 }
 
 #[test]
-fn redis_survives_a_server_being_killed_and_keeps_order() {
+fn redis_keeps_order_when_a_server_is_killed() {
     torture_in_redis(true, "KILL", rounds());
 }
 
 #[test]
-fn redis_goes_on_after_its_server_was_stopped_under_load() {
+fn redis_loses_nothing_when_a_server_is_stopped_under_load() {
     torture_in_redis(true, "TERM", 5);
 }
 
 #[test]
-fn a_redis_that_is_killed_under_load_loses_nothing() {
+fn redis_loses_nothing_when_redis_is_killed_under_load() {
     let redis = Redis::start();
     let flags = in_redis(&redis);
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
@@ -133,7 +133,7 @@ fn a_redis_that_is_killed_under_load_loses_nothing() {
 }
 
 #[test]
-fn a_redis_that_pauses_for_ten_seconds_loses_nothing() {
+fn redis_loses_nothing_when_redis_pauses_for_ten_seconds() {
     let redis = Redis::start();
     let flags = in_redis(&redis);
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();

@@ -1,4 +1,4 @@
-//! Servers that share tenants through Kafka: the one that WHK_TEST_KAFKA names.
+//! Servers that share their tenants through Kafka.
 
 use serde_json::json;
 
@@ -6,7 +6,7 @@ use crate::support::services::named_kafka_brokers;
 use crate::support::{Api, OK, RawCustomer, Server, fixture, message_ids, run, stderr, wait_until};
 
 #[test]
-fn a_tenant_made_at_one_server_is_known_to_the_other() {
+fn a_tenant_created_on_one_server_is_known_to_the_other() {
     let brokers = named_kafka_brokers();
     let since = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos();
     let events = format!("e2e-{}-{since}", std::process::id());
@@ -24,7 +24,7 @@ fn a_tenant_made_at_one_server_is_known_to_the_other() {
     let own = ["--registry", "kafka", "--queue", "memory", "--secret-key-file", key.to_str().unwrap()];
     let flags = [&own[..], &kafka].concat();
     let (one, other) = (Server::tenants(&flags), Server::tenants(&flags));
-    assert!(!other.data_dir().join("provider_key.txt").exists(), "there is one");
+    assert!(!other.data_dir().join("provider_key.txt").exists(), "the registry has a provider key already");
     let provider = one.api();
     let there = Api { port: other.port, key: provider.key.clone() };
     let customer = RawCustomer::answering(OK);
@@ -40,5 +40,5 @@ fn a_tenant_made_at_one_server_is_known_to_the_other() {
     let key = keys["data"][0]["id"].as_str().unwrap();
     assert_eq!(there.delete(&format!("/tenants/{}/api-keys/{key}", tenant.id)).status, 204);
     let own = Api { port: one.port, key: tenant.api.key.clone() };
-    wait_until("refused", || own.publish("x", json!(1)).status == 401);
+    wait_until("a revoked key that is refused", || own.publish("x", json!(1)).status == 401);
 }

@@ -1,4 +1,4 @@
-//! Managing tenants over HTTP, and where they are kept.
+//! Managing tenants over HTTP, with the registry in the data dir.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -14,7 +14,7 @@ fn serve_from(folder: &Path) -> Server {
 }
 
 #[test]
-fn the_first_start_makes_a_key_and_later_ones_keep_it() {
+fn the_first_start_creates_a_provider_key_and_later_starts_keep_it() {
     let server = Server::tenants(&[]);
     let key = server.api().key;
     server.wait_for_log("provider_key.txt");
@@ -23,7 +23,7 @@ fn the_first_start_makes_a_key_and_later_ones_keep_it() {
     let folder = server.keep_data();
     let again = serve_from(folder.path());
     let api = Api { port: again.port, key: key.clone() };
-    assert_eq!(api.get("/tenants/Acme").status, 200, "also after kill -9");
+    assert_eq!(api.get("/tenants/Acme").status, 200, "the tenant must survive kill -9");
     assert!(!again.log().contains("wrote a new API key"));
     drop(again);
     let mut command = whk(&["publish-server", "--port", "0", "--log-format", "json", "--new-provider-key"]);
@@ -31,11 +31,11 @@ fn the_first_start_makes_a_key_and_later_ones_keep_it() {
     let new = std::fs::read_to_string(folder.path().join("provider_key.txt")).unwrap();
     assert_ne!(new, key);
     let status = |key| Api { port: rotated.port, key }.get("/tenants").status;
-    assert_eq!((status(new), status(key)), (200, 401), "the one that was there is revoked");
+    assert_eq!((status(new), status(key)), (200, 401), "the old key must be revoked");
 }
 
 #[test]
-fn what_was_answered_is_there_after_kill_9() {
+fn acknowledged_changes_survive_kill_9() {
     let server = Server::tenants(&[]);
     let api = server.api();
     let made: Vec<String> = thread::scope(|scope| {
@@ -60,12 +60,12 @@ fn what_was_answered_is_there_after_kill_9() {
 }
 
 #[test]
-fn a_folder_that_can_not_be_used_is_named_with_what_to_do() {
+fn an_unusable_data_dir_is_named_with_the_remedy() {
     let server = Server::tenants(&[]);
     let in_use = run(&["publish-server", "--port", "0", "--data-dir", server.data_dir().to_str().unwrap()]);
     assert_eq!(in_use.status.code(), Some(69));
     assert!(stderr(&in_use).contains("in use by another whk"), "{}", stderr(&in_use));
-    // Where not even root makes a folder.
+    // Not even root can create a folder there.
     let read_only = run(&["publish-server", "--port", "0", "--data-dir", "/sys/whk"]);
     assert_eq!(read_only.status.code(), Some(77), "{read_only:?}");
     assert!(stderr(&read_only).contains("--data-dir"), "{}", stderr(&read_only));
@@ -81,7 +81,7 @@ fn a_folder_that_can_not_be_used_is_named_with_what_to_do() {
 #[test]
 fn a_full_disk_refuses_changes_and_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    // The signal that comes before the error would end the process, which no full disk sends.
+    // A write beyond the limit sends SIGXFSZ, which would end the process. A full disk sends no signal, so it is ignored.
     let mut command = std::process::Command::new("sh");
     command.args(["-c", r#"trap "" XFSZ; exec "$0" "$@""#, env!("CARGO_BIN_EXE_whk"), "publish-server"]);
     command.args(["--port", "0", "--log-format", "json", "--data-dir"]).arg(folder.path());
@@ -89,13 +89,13 @@ fn a_full_disk_refuses_changes_and_loses_nothing() {
     let key = std::fs::read_to_string(folder.path().join("provider_key.txt")).unwrap();
     let api = Api { port: server.port, key };
     api.make("/tenants", json!({"name": "before"}));
-    // As a disk that has no byte left: no file of the process grows any more.
+    // No file of the process can grow any more, as on a disk without a free byte.
     server.limit_file_size(Some(0));
     let refused = api.post("/tenants", json!({"name": "during"}));
     assert_eq!((refused.status, refused.headers.contains_key("retry-after")), (503, true), "{refused:?}");
     assert!(refused.problem().contains("wasn't made"));
     assert_eq!(api.get("/tenants/during").status, 404);
-    assert_eq!(api.get("/tenants/before").status, 200, "what is there can be read");
+    assert_eq!(api.get("/tenants/before").status, 200, "existing tenants must be readable");
     server.limit_file_size(None);
     api.make("/tenants", json!({"name": "during"}));
     server.signal("KILL");
@@ -108,7 +108,7 @@ fn a_full_disk_refuses_changes_and_loses_nothing() {
 }
 
 #[test]
-fn of_two_who_change_the_same_version_one_is_refused() {
+fn of_two_changes_to_the_same_version_one_is_refused() {
     let server = Server::tenants(&[]);
     let api = server.api();
     let tenant = api.subscribe("Acme", NOWHERE, &["*"]);
@@ -130,16 +130,16 @@ fn of_two_who_change_the_same_version_one_is_refused() {
         assert_eq!(api.call("PATCH", &path, &[("if-match", &now)], &json!({})).status, 200);
         assert_eq!(api.call("DELETE", &path, &[("if-match", &tag)], &Value::Null).status, 412);
         assert_eq!(api.call("PATCH", &path, &[("if-match", "*")], &json!({})).status, 200);
-        assert_eq!(api.get(&path).headers["etag"], now, "nothing has changed");
+        assert_eq!(api.get(&path).headers["etag"], now, "an empty change must not make a version");
     }
 }
 
 #[test]
-fn bad_input_is_refused_by_member_and_changes_nothing() {
+fn invalid_input_is_refused_with_the_member_and_changes_nothing() {
     let server = Server::tenants(&[]);
     let api = server.api();
     let tenant = api.subscribe("Acme", NOWHERE, &["*"]);
-    for (name, told) in [
+    for (name, expected) in [
         (json!(""), "'name'"),
         (json!("a\nb"), "control characters"),
         (json!("\u{202e}evil"), "direction marks"),
@@ -150,10 +150,10 @@ fn bad_input_is_refused_by_member_and_changes_nothing() {
     ] {
         let answer = api.post("/tenants", json!({"name": name}));
         assert_eq!(answer.status, 400, "{name}");
-        assert!(answer.problem().contains(told), "{name}: {}", answer.problem());
+        assert!(answer.problem().contains(expected), "{name}: {}", answer.problem());
     }
     let good = json!({"url": NOWHERE, "events": ["*"]});
-    for (member, value, told) in [
+    for (member, value, expected) in [
         ("url", json!("http://10.0.0.1/"), "--allow-net"),
         ("url", json!("ftp://example.com/"), "http or https"),
         ("url", json!("http://user:pw@127.0.0.1/"), "credentials"),
@@ -175,9 +175,9 @@ fn bad_input_is_refused_by_member_and_changes_nothing() {
         body[member] = value.clone();
         let answer = tenant.api.post("/tenants/me/endpoints", body);
         assert_eq!(answer.status, 400, "{member} {value}");
-        assert!(answer.problem().contains(told), "{member} {value}: {}", answer.problem());
+        assert!(answer.problem().contains(expected), "{member} {value}: {}", answer.problem());
     }
-    for (key, told) in [
+    for (key, expected) in [
         ("", "empty"),
         ("no key", "'public_key' holds no PEM"),
         ("private_key.pem", "private key where a public key belongs"),
@@ -188,7 +188,7 @@ fn bad_input_is_refused_by_member_and_changes_nothing() {
         let answer =
             tenant.api.post("/tenants/me/public-keys", json!({"public_key": text.unwrap_or(key.into())}));
         assert_eq!(answer.status, 400, "{key}");
-        assert!(answer.problem().contains(told), "{key}: {}", answer.problem());
+        assert!(answer.problem().contains(expected), "{key}: {}", answer.problem());
     }
     let large = json!({"name": "x".repeat(70_000)});
     assert_eq!(api.post("/tenants", large).status, 413);
@@ -227,7 +227,7 @@ fn names_of_any_script_are_found_by_name_and_listed_by_page() {
 }
 
 #[test]
-fn a_repeated_creation_gives_the_same_answer_once() {
+fn a_repeated_creation_returns_the_same_response() {
     let server = Server::tenants(&[]);
     let api = server.api();
     let create = |key: &str, name: &str| {
@@ -237,16 +237,16 @@ fn a_repeated_creation_gives_the_same_answer_once() {
     let again = create("k1", "Acme");
     assert_eq!((again.status, &again.body), (201, &first.body));
     assert_eq!(again.headers["etag"], first.headers["etag"]);
-    assert_eq!(create("k1", "Other").status, 409, "another request");
-    assert_eq!(create("k2", "Acme").status, 409, "another key: the name is taken");
-    assert_eq!(create("k2", "Other").status, 201, "a failure isn't remembered");
+    assert_eq!(create("k1", "Other").status, 409, "the same key with another request is a conflict");
+    assert_eq!(create("k2", "Acme").status, 409, "another key is another request, and the name is taken");
+    assert_eq!(create("k2", "Other").status, 201, "a failed request must not use up its key");
     assert_eq!(api.get("/tenants").json()["data"].as_array().unwrap().len(), 2);
     let key = || api.call("POST", "/tenants/Acme/api-keys", &[("idempotency-key", "k")], &json!({}));
     assert_eq!(key().body, key().body);
 }
 
 #[test]
-fn every_operation_has_a_name_of_its_own() {
+fn operation_ids_are_unique() {
     let server = Server::tenants(&[]);
     let api = crate::support::get(server.port, "/openapi.json").json();
     let mut names = Vec::new();

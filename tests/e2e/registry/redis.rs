@@ -1,4 +1,4 @@
-//! Servers that share tenants through Redis: the one that WHK_TEST_REDIS names.
+//! Servers that share their tenants through Redis.
 
 use std::path::Path;
 use std::sync::{Arc, Barrier};
@@ -10,17 +10,17 @@ use crate::support::{
     Api, NOWHERE, OK, RawCustomer, Server, fixture, message_ids, redis_url, run, stderr, wait_until, whk,
 };
 
-/// A registry of the test's own.
-struct Shared {
+/// A registry in Redis that no other test uses.
+struct SharedRegistry {
     url: String,
     prefix: String,
     folder: tempfile::TempDir,
 }
 
-impl Shared {
+impl SharedRegistry {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        // Nobody else has it at the moment, and nobody has it twice.
+        // The folder's name is unique while it exists, so the prefix is unique too.
         let name = folder.path().file_name().unwrap().to_str().unwrap();
         let prefix = format!("e2e-{}-{}", std::process::id(), name.trim_start_matches('.'));
         let shared = Self { url: redis_url(), prefix, folder };
@@ -36,7 +36,7 @@ impl Shared {
         [what, "redis", "--redis-url", &self.url, "--redis-prefix", &self.prefix]
     }
 
-    /// A server with a folder of its own that keeps its registry in Redis, and its jobs to itself.
+    /// Starts a server with its registry in Redis and its queue in its own data dir.
     fn serve(&self) -> Server {
         self.serve_with("--registry")
     }
@@ -52,8 +52,8 @@ fn provider_key_in(folder: &Path) -> Option<String> {
 }
 
 #[test]
-fn servers_that_start_at_once_make_one_key_and_know_the_same_tenants() {
-    let shared = Shared::new();
+fn servers_that_start_together_share_one_provider_key_and_all_tenants() {
+    let shared = SharedRegistry::new();
     let begin = Arc::new(Barrier::new(3));
     let servers: Vec<Server> = thread::scope(|scope| {
         let starting: Vec<_> = (0..3)
@@ -67,16 +67,16 @@ fn servers_that_start_at_once_make_one_key_and_know_the_same_tenants() {
         starting.into_iter().map(|server| server.join().unwrap()).collect()
     });
     let keys: Vec<String> = servers.iter().filter_map(|server| provider_key_in(server.data_dir())).collect();
-    assert_eq!(keys.len(), 1, "one server has it");
+    assert_eq!(keys.len(), 1, "one server must have written the key");
     let apis: Vec<Api> =
         servers.iter().map(|server| Api { port: server.port, key: keys[0].clone() }).collect();
     for api in &apis {
         assert_eq!(api.get("/api-keys").json()["data"].as_array().unwrap().len(), 1);
     }
     let later = shared.serve();
-    assert!(provider_key_in(later.data_dir()).is_none(), "there is one");
+    assert!(provider_key_in(later.data_dir()).is_none(), "the registry has a provider key already");
 
-    // What one answered, the others know at once.
+    // A change that one server acknowledged is known to the others at once.
     let customer = RawCustomer::answering(OK);
     for round in 0..10 {
         let (here, there) = (&apis[round % 3], &apis[(round + 1) % 3]);
@@ -93,8 +93,8 @@ fn servers_that_start_at_once_make_one_key_and_know_the_same_tenants() {
 }
 
 #[test]
-fn either_server_delivers_what_was_published_to_endpoints_made_at_the_other() {
-    let shared = Shared::new();
+fn either_server_delivers_to_endpoints_created_on_the_other() {
+    let shared = SharedRegistry::new();
     let servers = [shared.serve_with("--queue"), shared.serve_with("--queue")];
     let key = servers.iter().find_map(|server| provider_key_in(server.data_dir())).unwrap();
     let apis = servers.each_ref().map(|server| Api { port: server.port, key: key.clone() });
@@ -113,13 +113,13 @@ fn either_server_delivers_what_was_published_to_endpoints_made_at_the_other() {
     received.sort();
     assert_eq!(received, expected);
     let sum = |name: &str| servers.iter().map(|server| server.metric(name)).sum::<u64>();
-    wait_until("delivered", || sum("whk_jobs_delivered_total") == 20);
+    wait_until("20 deliveries", || sum("whk_jobs_delivered_total") == 20);
     assert_eq!((sum("whk_jobs_dropped_total"), sum("whk_jobs_dead_total")), (0, 0));
 }
 
 #[test]
-fn a_key_that_one_server_revoked_the_other_refuses() {
-    let shared = Shared::new();
+fn a_key_revoked_on_one_server_is_refused_by_the_other() {
+    let shared = SharedRegistry::new();
     let (one, other) = (shared.serve(), shared.serve());
     let provider = one.api();
     let tenant = provider.subscribe("Acme", NOWHERE, &["never"]);
@@ -128,13 +128,13 @@ fn a_key_that_one_server_revoked_the_other_refuses() {
     let keys = provider.get(&format!("/tenants/{}/api-keys", tenant.id)).json();
     let key = keys["data"][0]["id"].as_str().unwrap();
     assert_eq!(provider.delete(&format!("/tenants/{}/api-keys/{key}", tenant.id)).status, 204);
-    assert_eq!(own.get("/tenants/me").status, 401, "at once where something is managed");
-    wait_until("refused", || own.publish("x", json!(1)).status == 401);
+    assert_eq!(own.get("/tenants/me").status, 401, "routes that manage tenants must refuse it at once");
+    wait_until("a revoked key that is refused", || own.publish("x", json!(1)).status == 401);
 }
 
 #[test]
-fn a_redis_or_a_key_that_does_not_fit_is_told_with_what_to_do() {
-    let shared = Shared::new();
+fn an_unusable_redis_or_secret_key_is_reported_with_the_remedy() {
+    let shared = SharedRegistry::new();
     let server = shared.serve();
     let elsewhere = tempfile::tempdir().unwrap();
     let start = |flags: &[&str]| {
@@ -157,7 +157,7 @@ fn a_redis_or_a_key_that_does_not_fit_is_told_with_what_to_do() {
 }
 
 #[test]
-fn without_being_told_a_server_keeps_its_tenants_to_itself() {
+fn the_default_registry_is_in_the_data_dir() {
     let server = Server::tenants(&[]);
     assert!(server.data_dir().join("registry.db").exists());
     let mut command = whk(&["publish-server", "--help"]);

@@ -1,4 +1,4 @@
-//! Publishers that try to reach the inside, to exhaust the server, or to have secrets logged.
+//! Hostile publishers: private addresses, slow clients, large bodies, and secrets that must not be logged.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -9,7 +9,7 @@ use crate::support::{RawCustomer, Server, exchange, publish, publish_to, read_an
 const MIB: usize = 1 << 20;
 
 #[test]
-fn private_and_metadata_addresses_are_refused_in_every_spelling() {
+fn private_and_metadata_addresses_are_refused_in_every_notation() {
     let server = Server::publish(&["--allow-net", "192.0.2.0/24"]);
     for host in [
         "127.0.0.1",
@@ -40,7 +40,7 @@ fn private_and_metadata_addresses_are_refused_in_every_spelling() {
 }
 
 #[test]
-fn a_name_that_resolves_to_loopback_is_dead_lettered_and_never_dialled() {
+fn a_name_that_resolves_to_loopback_is_dead_lettered_without_a_connection() {
     let customer = RawCustomer::answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
     let server = Server::publish(&["--allow-net", "192.0.2.0/24"]);
     publish_to(&server, &format!("http://localhost:{}/webhook", customer.port), "{}");
@@ -52,7 +52,7 @@ fn a_name_that_resolves_to_loopback_is_dead_lettered_and_never_dialled() {
 }
 
 #[test]
-fn a_body_that_dribbles_in_is_cut_off_and_holds_nobody_up() {
+fn a_slow_body_times_out_and_delays_no_other_request() {
     let server = Server::publish_locally(&["--request-timeout", "2s"]);
     let mut slow = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
     let head = "POST /publish HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n";
@@ -75,7 +75,7 @@ fn a_body_that_dribbles_in_is_cut_off_and_holds_nobody_up() {
 }
 
 #[test]
-fn silent_connections_are_closed_and_others_get_their_turn() {
+fn silent_connections_are_closed_to_make_room_for_others() {
     let server = Server::publish_locally(&["--max-connections", "2", "--idle-timeout", "500ms"]);
     let silent: Vec<_> = [b"".as_slice(), b"PRI * HT", b"POST /publish HTTP/1.1\r\nhost: "]
         .into_iter()
@@ -86,7 +86,7 @@ fn silent_connections_are_closed_and_others_get_their_turn() {
         })
         .collect();
     let mut late = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
-    // Without the flag hyper's own limit of 30 s would let it in: that is too late.
+    // Without the flag hyper's own limit of 30 s would apply, which is too late.
     late.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     late.write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
     late.read_exact(&mut [0; 15]).expect("a turn");
@@ -94,7 +94,7 @@ fn silent_connections_are_closed_and_others_get_their_turn() {
 }
 
 #[test]
-fn bodies_that_are_being_received_have_bounded_memory() {
+fn memory_for_bodies_that_are_being_received_is_bounded() {
     // The smallest budget is 256 MiB: three bodies of 100 MiB are one too many.
     let size = (100 * MIB).to_string();
     let server = Server::publish_locally(&["--max-payload-size", &size]);
@@ -104,7 +104,7 @@ fn bodies_that_are_being_received_have_bounded_memory() {
             let head =
                 "POST /publish HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: ";
             stream.write_all(format!("{head}{size}\r\nexpect: 100-continue\r\n\r\n").as_bytes()).unwrap();
-            // The server asks for the body once it has made room for it.
+            // The server sends 100 Continue once it has reserved memory for the body.
             stream.read_exact(&mut [0; 25]).unwrap();
             stream
         })
@@ -117,7 +117,7 @@ fn bodies_that_are_being_received_have_bounded_memory() {
 }
 
 #[test]
-fn no_payload_and_no_token_is_logged_or_answered() {
+fn no_payload_or_token_is_logged_or_returned() {
     let server = Server::publish_locally(&["--log", "trace", "--max-retries", "1"]);
     let secret = "tiger-in-the-tank";
     publish(&server, &format!(r#"{{"url":"http://127.0.0.1:1/{secret}?t={secret}","payload":"{secret}"}}"#));

@@ -1,7 +1,6 @@
-//! The example receivers under fixtures/receivers, run as a customer would run them, with the libraries they name.
+//! The example receivers under fixtures/receivers, run as a customer would run them.
 //!
-//! `scripts/test.sh` installs those and says so in WHK_INTEROP; without it these tests tell that they were passed
-//! over, and fail where CI is set.
+//! `scripts/interop.sh` installs the libraries that they name.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -21,8 +20,8 @@ fn receiver(program: &str) -> Command {
     command
 }
 
-/// What we seal and sign is verified and opened, twice under one content key; a forgery isn't.
-fn opens_what_we_seal(program: &str) {
+/// Asserts that a receiver verifies and decrypts two deliveries with the same content key, and refuses forged ones.
+fn assert_receiver_decrypts(program: &str) {
     let command = receiver(program);
     let receiver = Server::start(command);
     let server = Server::publish_locally(&[]);
@@ -47,22 +46,22 @@ fn opens_what_we_seal(program: &str) {
 }
 
 #[test]
-fn node_with_express_jose_and_standardwebhooks() {
-    opens_what_we_seal("node/server.mjs");
+fn the_node_receiver_with_express_and_jose_decrypts() {
+    assert_receiver_decrypts("node/server.mjs");
 }
 
 #[test]
-fn python_with_flask_jwcrypto_and_standardwebhooks() {
-    opens_what_we_seal("python/flask_jwcrypto.py");
+fn the_python_receiver_with_flask_and_jwcrypto_decrypts() {
+    assert_receiver_decrypts("python/flask_jwcrypto.py");
 }
 
 #[test]
-fn python_with_joserfc_and_standardwebhooks() {
-    opens_what_we_seal("python/plain_joserfc.py");
+fn the_python_receiver_with_joserfc_decrypts() {
+    assert_receiver_decrypts("python/plain_joserfc.py");
 }
 
-/// What another library seals, the customer opens.
-fn is_opened_by_us(program: &str) {
+/// Asserts that `whk customer` decrypts an envelope that another library made.
+fn assert_customer_decrypts(program: &str) {
     let mut command = receiver(program);
     let message = r#"{"id":"msg_1","type":"a","timestamp":"2026-01-02T03:04:05Z","data":{"text":"Grüße"}}"#;
     let key = fixture("keys/public_key.pem");
@@ -77,16 +76,16 @@ fn is_opened_by_us(program: &str) {
 }
 
 #[test]
-fn what_jose_seals() {
-    is_opened_by_us("node/seal.mjs");
+fn the_customer_decrypts_an_envelope_of_jose() {
+    assert_customer_decrypts("node/seal.mjs");
 }
 
 #[test]
-fn what_jwcrypto_seals() {
-    is_opened_by_us("python/seal_jwcrypto.py");
+fn the_customer_decrypts_an_envelope_of_jwcrypto() {
+    assert_customer_decrypts("python/seal_jwcrypto.py");
 }
 
 #[test]
-fn what_joserfc_seals() {
-    is_opened_by_us("python/seal_joserfc.py");
+fn the_customer_decrypts_an_envelope_of_joserfc() {
+    assert_customer_decrypts("python/seal_joserfc.py");
 }

@@ -1,11 +1,11 @@
-//! A tenant never sees, or learns of, another, and never takes what is another's.
+//! A tenant can neither read, detect nor change the data of another tenant.
 
 use serde_json::{Value, json};
 
 use crate::support::api::{UNKNOWN_ENDPOINT, UNKNOWN_MESSAGE, UNKNOWN_TENANT};
 use crate::support::{Answer, Api, NOWHERE, OK, RawCustomer, Server, Tenant, fixture, get, wait_until};
 
-/// Every route of the API: method and path.
+/// Returns the method and path of every route of the API.
 fn routes(server: &Server) -> Vec<(String, String)> {
     let paths = get(server.port, "/openapi.json").json()["paths"].as_object().unwrap().clone();
     let of_path = |(path, item): (&String, &Value)| {
@@ -15,7 +15,7 @@ fn routes(server: &Server) -> Vec<(String, String)> {
     paths.iter().flat_map(of_path).collect()
 }
 
-/// A body that is right for the route.
+/// Returns a valid body for a route.
 fn body_for(method: &str, path: &str) -> Value {
     let key = || std::fs::read_to_string(fixture("keys/public_key.pem")).unwrap();
     match (method, path.rsplit('/').next().unwrap()) {
@@ -29,7 +29,7 @@ fn body_for(method: &str, path: &str) -> Value {
     }
 }
 
-/// The id of a dead letter of that tenant's.
+/// Makes a dead letter of a tenant and returns its id.
 fn dead_letter_of(tenant: &Tenant) -> String {
     let id = tenant.api.published("x", json!(1)).remove(0);
     assert_eq!(tenant.api.patch(&tenant.endpoint_path(), json!({"enabled": false})).status, 200);
@@ -40,7 +40,7 @@ fn dead_letter_of(tenant: &Tenant) -> String {
 }
 
 #[test]
-fn on_every_route_another_tenants_id_answers_as_an_unknown_one() {
+fn every_route_answers_for_another_tenants_ids_as_for_unknown_ones() {
     let server = Server::tenants(&[]);
     let api = server.api();
     let own = api.subscribe("Own", NOWHERE, &["*"]);
@@ -87,16 +87,16 @@ fn on_every_route_another_tenants_id_answers_as_an_unknown_one() {
             assert_eq!(unknown.status, 404, "{method} {path}");
         }
         if path.contains("{endpoint}") {
-            // Another's endpoint under one's own name.
+            // The endpoint of another tenant, under the caller's own tenant.
             let unknown = call(method, path, &fill(path, "me", UNKNOWN_ENDPOINT));
             let theirs = call(method, path, &fill(path, "me", &other.endpoint));
             assert_eq!(said(&theirs), said(&unknown), "{method} {path}");
             assert_eq!(unknown.status, 404, "{method} {path}");
         }
     }
-    assert_eq!(of_tenants, 21, "all of them were walked");
+    assert_eq!(of_tenants, 21, "the number of routes with a tenant has changed");
     let left = api.get(&format!("/tenants/{}/dead-letters", other.id)).json();
-    assert_eq!(left["data"][0]["id"], *dead, "neither replayed nor purged");
+    assert_eq!(left["data"][0]["id"], *dead, "the dead letter must be neither replayed nor purged");
     let elsewhere = json!({"type": "x", "payload": 1, "tenant": "Other"});
     let to_other = own.api.post("/publish", elsewhere);
     let to_unknown = own.api.post("/publish", json!({"type": "x", "payload": 1, "tenant": "Nobody"}));
@@ -126,7 +126,7 @@ fn a_tenant_publishes_to_itself_alone() {
 }
 
 #[test]
-fn without_a_known_key_every_route_is_closed() {
+fn every_route_is_closed_without_a_valid_key() {
     let server = Server::tenants(&[]);
     let api = server.api();
     let tenant = api.subscribe("Acme", NOWHERE, &["*"]);
@@ -148,7 +148,7 @@ fn without_a_known_key_every_route_is_closed() {
             assert_eq!(answer.headers["www-authenticate"], "Bearer");
             answer.problem();
         }
-        // A good key in the wrong place, with and without one in the right place.
+        // A valid key in the URL is refused, with and without a valid key in the header.
         let in_query = format!("{filled}?api_key={}", tenant.api.key);
         let in_path = filled.replace("{key_id}", &tenant.api.key).replace("{kid}", &tenant.api.key);
         for url in [in_query.as_str(), in_path.as_str()] {
@@ -171,7 +171,7 @@ fn without_a_known_key_every_route_is_closed() {
 }
 
 #[test]
-fn what_is_the_providers_a_tenant_may_not() {
+fn a_tenant_may_not_use_the_providers_routes() {
     let server = Server::tenants(&[]);
     let tenant = server.api().subscribe("Acme", NOWHERE, &["*"]);
     for (method, path) in [
@@ -195,7 +195,7 @@ fn what_is_the_providers_a_tenant_may_not() {
     }
 }
 
-/// A tenant with that limit, and another beside it.
+/// Creates a tenant with those limits and another without.
 fn limited(server: &Server, limits: Value) -> (Api, Tenant, Tenant) {
     let api = server.api();
     let limited = api.subscribe("Limited", NOWHERE, &["*"]);
@@ -205,7 +205,7 @@ fn limited(server: &Server, limits: Value) -> (Api, Tenant, Tenant) {
 }
 
 #[test]
-fn a_tenant_with_a_full_queue_gets_429_and_no_other_is_touched() {
+fn a_tenant_with_too_many_queued_jobs_gets_429_and_others_do_not() {
     let server = Server::tenants(&["--retry-delays", "3600000"]);
     let (api, tenant, other) = limited(&server, json!({"queued_jobs": 3}));
     (0..3).for_each(|n| drop(tenant.api.published("x", json!(n))));
@@ -218,7 +218,7 @@ fn a_tenant_with_a_full_queue_gets_429_and_no_other_is_touched() {
     assert_eq!(to_all["refused"], json!([{"tenant": tenant.id, "reason": "queued_jobs"}]));
     let test = tenant.api.post(&format!("{}/test", tenant.endpoint_path()), json!(null));
     assert_eq!(test.status, 429);
-    // What is settled makes room again.
+    // Settled jobs make room for new ones.
     assert_eq!(tenant.api.patch(&tenant.endpoint_path(), json!({"enabled": false})).status, 200);
     server.wait_for_metric("whk_jobs_dead_total", 3);
     assert_eq!(tenant.api.patch(&tenant.endpoint_path(), json!({"enabled": true})).status, 200);
@@ -226,20 +226,21 @@ fn a_tenant_with_a_full_queue_gets_429_and_no_other_is_touched() {
 }
 
 #[test]
-fn a_tenant_that_publishes_too_fast_gets_429_and_no_other_is_touched() {
+fn a_tenant_that_publishes_too_fast_gets_429_and_others_do_not() {
     let server = Server::tenants(&[]);
     let (api, tenant, other) = limited(&server, json!({"publishes_per_second": 2}));
     let many: Vec<Answer> = (0..30).map(|n| tenant.api.publish("x", json!(n))).collect();
-    let refused = many.iter().find(|answer| answer.status == 429).expect("faster than two a second");
+    let refused =
+        many.iter().find(|answer| answer.status == 429).expect("30 events must exceed two a second");
     assert!(refused.problem().contains("2 published events per second"), "{refused:?}");
     assert_eq!(refused.headers["retry-after"], "1");
     assert!(many[..2].iter().all(|answer| answer.status == 202));
     (0..30).for_each(|n| drop(other.api.published("x", json!(n))));
-    assert_eq!(api.published("x", json!(1)).len(), 2, "an event to all isn't the tenant's");
+    assert_eq!(api.published("x", json!(1)).len(), 2, "an event that the provider publishes must not count");
 }
 
 #[test]
-fn a_tenant_has_no_more_endpoints_than_it_may() {
+fn the_number_of_a_tenants_endpoints_is_limited() {
     let server = Server::tenants(&["--tenant-endpoints", "2"]);
     let (api, tenant, other) = limited(&server, json!({"endpoints": 1}));
     let more = json!({"url": NOWHERE, "events": ["*"]});
@@ -249,8 +250,16 @@ fn a_tenant_has_no_more_endpoints_than_it_may() {
         (429, "the limit is reached: 1 endpoints (delete one, or ask the provider for more)")
     );
     other.api.make("/tenants/me/endpoints", more.clone());
-    assert_eq!(other.api.post("/tenants/me/endpoints", more.clone()).status, 429, "the server's own limit");
-    assert_eq!(api.patch("/tenants/Limited", json!({"limits": {}})).status, 200, "what is absent stays");
+    assert_eq!(
+        other.api.post("/tenants/me/endpoints", more.clone()).status,
+        429,
+        "the server's default limit must apply"
+    );
+    assert_eq!(
+        api.patch("/tenants/Limited", json!({"limits": {}})).status,
+        200,
+        "an absent limit stays unchanged"
+    );
     assert_eq!(tenant.api.post("/tenants/me/endpoints", more.clone()).status, 429);
     let shown = tenant.api.get("/tenants/me").json();
     assert_eq!(
@@ -262,21 +271,21 @@ fn a_tenant_has_no_more_endpoints_than_it_may() {
 }
 
 #[test]
-fn bytes_count_as_well_as_jobs() {
+fn the_bytes_of_a_tenants_queued_jobs_are_limited() {
     let server = Server::tenants(&["--retry-delays", "3600000", "--tenant-queued-bytes", "200000"]);
     let (api, tenant, other) = limited(&server, json!({}));
     let large = json!("x".repeat(60_000));
     (0..2).for_each(|_| drop(tenant.api.published("x", large.clone())));
     let full = tenant.api.publish("x", large.clone());
     assert_eq!((full.status, full.problem().contains("bytes")), (429, true), "{full:?}");
-    assert_eq!(tenant.api.published("x", json!(1)).len(), 1, "a small one fits");
+    assert_eq!(tenant.api.published("x", json!(1)).len(), 1, "a small event must fit");
     let to_all = api.publish("x", large).json();
     assert_eq!(to_all["refused"], json!([{"tenant": tenant.id, "reason": "queued_bytes"}]));
     assert_eq!(to_all["messages"][0]["tenant"], *other.id);
 }
 
 #[test]
-fn what_the_provider_disabled_a_tenant_does_not_enable() {
+fn a_tenant_can_not_enable_an_endpoint_that_the_provider_disabled() {
     let server = Server::tenants(&[]);
     let api = server.api();
     let tenant = api.subscribe("Acme", NOWHERE, &["*"]);
@@ -285,7 +294,7 @@ fn what_the_provider_disabled_a_tenant_does_not_enable() {
     assert_eq!(
         switch(&api, false).json()["disabled_reason"],
         "by_provider",
-        "also where it was disabled before"
+        "the provider's reason must replace the tenant's"
     );
     assert_eq!(switch(&tenant.api, false).json()["disabled_reason"], "by_provider");
     let refused = switch(&tenant.api, true);
@@ -296,7 +305,7 @@ fn what_the_provider_disabled_a_tenant_does_not_enable() {
 }
 
 #[test]
-fn strangers_of_direct_mode_use_up_nobodys_quota() {
+fn direct_mode_does_not_use_up_a_tenants_quota() {
     let server = Server::publish_locally(&["--retry-delays", "3600000"]);
     let (_, tenant, _) = limited(&server, json!({"queued_jobs": 2}));
     for _ in 0..5 {

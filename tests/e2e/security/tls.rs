@@ -1,4 +1,4 @@
-//! Deliveries over TLS: HTTP/2 where it is offered, and only to who can prove its name.
+//! Deliveries over TLS: the choice of HTTP/2, and the check of certificates.
 
 use std::io::Write as _;
 use std::sync::{Arc, mpsc};
@@ -13,7 +13,7 @@ use tokio_rustls::rustls::crypto::ring;
 
 use crate::support::{PATIENCE, Server, publish_to};
 
-/// A customer behind TLS for `localhost`; tells the HTTP version of each request.
+/// Starts a customer with TLS for `localhost`. Returns its port, the HTTP version of each request, and its certificate.
 fn customer(alpn: &[&[u8]]) -> (u16, mpsc::Receiver<Version>, tempfile::NamedTempFile) {
     let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let mut ca_file = tempfile::NamedTempFile::new().unwrap();
@@ -27,7 +27,7 @@ fn customer(alpn: &[&[u8]]) -> (u16, mpsc::Receiver<Version>, tempfile::NamedTem
         .unwrap();
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     let acceptor = TlsAcceptor::from(Arc::new(config));
-    let (told, versions) = mpsc::channel();
+    let (message, versions) = mpsc::channel();
     let (bound, port) = mpsc::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -37,9 +37,9 @@ fn customer(alpn: &[&[u8]]) -> (u16, mpsc::Receiver<Version>, tempfile::NamedTem
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 let Ok(stream) = acceptor.accept(stream).await else { continue };
-                let told = told.clone();
+                let message = message.clone();
                 let service = service_fn(move |request: Request<Incoming>| {
-                    let _ = told.send(request.version());
+                    let _ = message.send(request.version());
                     async { Ok::<_, std::convert::Infallible>(Response::new(String::new())) }
                 });
                 tokio::spawn(async move {
@@ -53,7 +53,7 @@ fn customer(alpn: &[&[u8]]) -> (u16, mpsc::Receiver<Version>, tempfile::NamedTem
 }
 
 #[test]
-fn http_2_is_spoken_where_it_is_offered_and_1_1_otherwise() {
+fn http_2_is_used_where_it_is_offered_and_1_1_otherwise() {
     for (alpn, version) in
         [(&[b"h2".as_slice(), b"http/1.1"][..], Version::HTTP_2), (&[b"http/1.1"], Version::HTTP_11)]
     {
@@ -68,7 +68,7 @@ fn http_2_is_spoken_where_it_is_offered_and_1_1_otherwise() {
 }
 
 #[test]
-fn a_certificate_that_nobody_vouches_for_is_a_failure() {
+fn a_certificate_of_an_unknown_ca_is_a_failure() {
     let (port, versions, _) = customer(&[b"h2"]);
     let server = Server::publish_locally(&["--max-retries", "1"]);
     publish_to(&server, &format!("https://localhost:{port}/webhook"), "{}");
