@@ -1,6 +1,8 @@
 //! The customer's server: verifies deliveries, decrypts them, and prints or forwards the events. It can fail on purpose.
 
+mod event;
 mod receiver;
+mod rejection;
 mod seen;
 mod sink;
 
@@ -16,8 +18,10 @@ use rand::RngExt as _;
 
 use crate::common::crypto::signature::Signer;
 use crate::deliver::WEBHOOK_ID;
+use event::OpenedEvent;
 pub use receiver::ReceiverConfig;
-use receiver::{OpenedEvent, Received, Receiver, Rejection};
+use receiver::{Received, Receiver};
+use rejection::Rejection;
 use sink::{Forwarder, Printer};
 
 /// Settings of a customer's server.

@@ -1,4 +1,4 @@
-//! One delivery attempt: signs the job, sends it past the egress guard, and returns the outcome.
+//! Delivery attempts: an attempt signs a job, sends it through the egress guard, and returns the outcome.
 
 mod connect;
 pub mod egress;

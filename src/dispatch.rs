@@ -41,7 +41,7 @@ const BATCH: usize = 64;
 /// Delay before a call to the queue is repeated after it failed.
 const QUEUE_RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// Delivers the jobs of a queue.
+/// Worker that delivers the jobs of a queue.
 pub struct Dispatcher {
     /// Queue that jobs are claimed from and settled in.
     pub queue: Arc<dyn Queue>,
@@ -135,7 +135,7 @@ impl Dispatcher {
             }
             Ok(false) => false,
             Err(error) => {
-                tracing::error!(endpoint = %id, %error, "disable an endpoint that answered 410 Gone");
+                tracing::error!(endpoint = %id, %error, "can't disable the endpoint, which answered 410 Gone");
                 true
             }
         }
@@ -155,6 +155,7 @@ impl Dispatcher {
         (outcome, attempt)
     }
 
+    /// Returns the result of a delivery without an attempt.
     fn skip(&self, reason: SkipReason) -> (DeliveryResult, Option<Attempt>) {
         (DeliveryResult::Skipped { at: self.clock.now(), reason }, None)
     }
@@ -182,12 +183,13 @@ impl Deliver for Dispatcher {
     }
 }
 
-/// Logs that a call to the queue failed, and waits before it is repeated. `action` names the call.
-async fn pause_after(error: &QueueError, action: &str) {
-    tracing::error!(%error, cause = %root_cause(error), "{action}");
+/// Logs that a call to the queue failed, and waits before it is repeated. `call` names the call.
+async fn pause_after(error: &QueueError, call: &str) {
+    tracing::error!(%error, cause = %root_cause(error), "can't {call}; trying again");
     tokio::time::sleep(QUEUE_RETRY_DELAY).await;
 }
 
+/// Logs a verdict: a dead letter as a warning, a failed attempt as information, anything else for debugging.
 fn log_verdict(lease: &Lease, failure: Option<&Failure>, verdict: &Verdict) {
     let (id, endpoint, attempt) = (lease.job.id, &lease.job.target, lease.attempt);
     match (verdict, failure) {

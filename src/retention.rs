@@ -24,7 +24,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(3600);
 /// Name of the passes in logs and in the metric of panics.
 const RETENTION_TASK: &str = "retention";
 
-/// Deletes old dead letters in regular passes.
+/// Worker that deletes old dead letters in regular passes.
 pub struct Retention {
     /// Dead letters of the queue.
     pub dead_letters: Arc<dyn DeadLetters>,
@@ -61,7 +61,7 @@ impl Retention {
                 && !has_failed
             {
                 // Logged once per outage, because other users of the queue log the same outage.
-                tracing::warn!(error = %root_cause(error), "delete old dead letters; trying again");
+                tracing::warn!(error = %root_cause(error), "can't delete old dead letters; trying again");
             }
             has_failed = result.is_err();
             if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {

@@ -15,7 +15,7 @@ pub enum LogFormat {
     Auto,
     /// Text.
     Text,
-    /// One JSON object per line.
+    /// JSON, with one object per line.
     Json,
 }
 

@@ -3,26 +3,23 @@
 //! It checks, in this order: the size, the signature and timestamp, whether the id was handled before, the key id, and
 //! the envelope. With a verifier, an unsigned delivery never reaches a private key.
 
-use std::borrow::Cow;
-use std::io::ErrorKind;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, StatusCode};
-use jiff::Timestamp;
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use http::{HeaderMap, HeaderName};
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
-use super::seen::{IdGuard, MAX_ID_BYTES, SeenId, SeenIds};
+use super::event::OpenedEvent;
+use super::rejection::Rejection;
+use super::seen::{MAX_ID_BYTES, SeenId, SeenIds};
 use crate::common::crypto::envelope::{Envelope, OpenError, Opener};
-use crate::common::crypto::legacy::{self, LegacyError, LegacyMessage};
+use crate::common::crypto::legacy;
 use crate::common::crypto::signature::{SignatureError, Verifier};
-use crate::common::http::{BodyError, read_body};
+use crate::common::http::read_body;
 use crate::deliver::{WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
 
 /// Settings of the checks.
@@ -40,7 +37,7 @@ pub struct ReceiverConfig {
     pub window: NonZeroUsize,
 }
 
-/// Checks and decrypts deliveries.
+/// Receiver of deliveries, which it checks and decrypts.
 pub(super) struct Receiver {
     opener: Arc<Opener>,
     verifier: Option<Verifier>,
@@ -59,92 +56,6 @@ pub(super) enum Received {
     Duplicate,
     /// The event is to be handled now.
     Event(OpenedEvent),
-}
-
-/// Decrypted bytes. The request that forwards them shares them, and the last owner wipes them.
-pub(super) type Plaintext = Arc<Zeroizing<Vec<u8>>>;
-
-/// Decrypted event. `Debug` shows no payload.
-pub(super) struct OpenedEvent {
-    plaintext: Plaintext,
-    /// The `webhook-id` header, if there is one.
-    pub(super) id: Option<String>,
-    guard: Option<IdGuard>,
-    is_legacy: bool,
-}
-
-/// Members of an event in either format. It has no `Debug`, which would show the payload.
-pub(super) struct Event<'a> {
-    /// Id by which duplicates are recognised: the `webhook-id` header, or else the id in the plaintext.
-    pub(super) id: Option<Cow<'a, str>>,
-    /// Id of the event in the plaintext, the same at every endpoint.
-    pub(super) event_id: Option<Cow<'a, str>>,
-    pub(super) kind: Option<Cow<'a, str>>,
-    pub(super) time: Cow<'a, str>,
-    pub(super) data: &'a RawValue,
-}
-
-/// Plaintext of an envelope.
-#[derive(Deserialize)]
-struct Message<'a> {
-    #[serde(borrow)]
-    id: Cow<'a, str>,
-    #[serde(borrow)]
-    r#type: Cow<'a, str>,
-    #[serde(borrow)]
-    timestamp: Cow<'a, str>,
-    #[serde(borrow)]
-    data: &'a RawValue,
-}
-
-/// Reason why a delivery is answered with an error.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Rejection {
-    #[error(transparent)]
-    Body(#[from] BodyError),
-    #[error(transparent)]
-    Signature(#[from] SignatureError),
-    #[error("webhook-id is over {MAX_ID_BYTES} bytes")]
-    Id,
-    #[error("another delivery of this id is in progress")]
-    InProgress,
-    #[error(transparent)]
-    Envelope(#[from] OpenError),
-    #[error("the decrypted message isn't a whk message")]
-    Message,
-    #[error("stdout can't be written: {0}")]
-    Stdout(ErrorKind),
-    #[error("the application (--forward) can't be reached: {0}")]
-    Unreachable(String),
-    #[error("the application (--forward) didn't answer within {} s", .0.as_secs())]
-    Unanswered(Duration),
-}
-
-impl Rejection {
-    /// Returns the HTTP status of the response.
-    pub(super) fn status(&self) -> StatusCode {
-        match self {
-            Self::Body(BodyError::TooLarge(_)) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Body(BodyError::TimedOut(_)) => StatusCode::REQUEST_TIMEOUT,
-            Self::Signature(_) => StatusCode::UNAUTHORIZED,
-            Self::InProgress => StatusCode::CONFLICT,
-            Self::Stdout(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Unreachable(_) => StatusCode::BAD_GATEWAY,
-            Self::Unanswered(_) => StatusCode::GATEWAY_TIMEOUT,
-            Self::Body(BodyError::Broken) | Self::Id | Self::Envelope(_) | Self::Message => {
-                StatusCode::BAD_REQUEST
-            }
-        }
-    }
-}
-
-impl From<LegacyError> for Rejection {
-    fn from(error: LegacyError) -> Self {
-        Self::Envelope(match error {
-            LegacyError::Malformed => OpenError::Malformed("a JSON string must hold base64"),
-            _ => OpenError::Decrypt,
-        })
-    }
 }
 
 impl Receiver {
@@ -231,41 +142,4 @@ impl Receiver {
 
 fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
     headers.get(name)?.to_str().ok()
-}
-
-impl OpenedEvent {
-    /// Parses the plaintext.
-    pub(super) fn event(&self) -> Result<Event<'_>, Rejection> {
-        if self.is_legacy {
-            let message: LegacyMessage<'_> =
-                serde_json::from_slice(&self.plaintext).map_err(|_| Rejection::Message)?;
-            let time = Timestamp::from_millisecond(message.timestamp).map_err(|_| Rejection::Message)?;
-            let id = self.id.as_deref().map(Cow::from);
-            let time = time.to_string().into();
-            return Ok(Event { id, event_id: None, kind: None, time, data: message.payload });
-        }
-        let message: Message<'_> = serde_json::from_slice(&self.plaintext).map_err(|_| Rejection::Message)?;
-        let Message { id, r#type, timestamp, data } = message;
-        let message_id = self.id.as_deref().map_or_else(|| id.clone(), Cow::from);
-        let (id, event_id) = (Some(message_id), Some(id));
-        Ok(Event { id, event_id, kind: Some(r#type), time: timestamp, data })
-    }
-
-    /// Returns the plaintext of the message.
-    pub(super) fn plaintext(&self) -> &Plaintext {
-        &self.plaintext
-    }
-
-    /// Records the id as handled.
-    pub(super) fn mark_handled(mut self) {
-        if let Some(guard) = self.guard.take() {
-            guard.mark_handled();
-        }
-    }
-}
-
-impl std::fmt::Debug for OpenedEvent {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("OpenedEvent").field("id", &self.id).finish_non_exhaustive()
-    }
 }

@@ -13,7 +13,8 @@ use serde_json::value::RawValue;
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
-use super::receiver::{Event, OpenedEvent, Plaintext, Rejection};
+use super::event::{Event, OpenedEvent, Plaintext};
+use super::rejection::Rejection;
 use crate::common::crypto::signature::Signer;
 use crate::common::http::{PlainClient, plain_client, root_cause};
 use crate::deliver::{WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};

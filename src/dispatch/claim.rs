@@ -1,5 +1,6 @@
 //! Claims jobs while permits are free, and starts a task for each.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -15,7 +16,7 @@ use crate::queue::{Lease, Queue, Settlement};
 /// Name of the delivery tasks in logs and in the metric of panics.
 pub(super) const DELIVERY_TASK: &str = "delivery";
 
-/// Delivery of one job. The dispatcher implements it, and tests do.
+/// Delivery of one job. The dispatcher implements it, and so do tests.
 pub(super) trait Deliver: Send + Sync + 'static {
     /// Delivers a job and judges the result. Returns the attempt if one was made.
     fn deliver(&self, lease: &Lease) -> impl Future<Output = (Verdict, Option<Attempt>)> + Send;
@@ -57,7 +58,7 @@ pub(super) async fn claim_and_deliver<D: Deliver>(
             };
             deliveries.spawn(delivery.run());
         }
-        // A task reports its own panic, so the results carry no news.
+        // Tasks report their panics themselves, so the results aren't needed.
         while deliveries.try_join_next().is_some() {}
     }
     while deliveries.join_next().await.is_some() {}
@@ -90,7 +91,9 @@ impl<D: Deliver> Drop for LeaseGuard<D> {
         }
         let Some((lease, permit)) = self.lease_and_permit.take() else { return };
         task::report_panic(DELIVERY_TASK);
-        let verdict = self.deliverer.judge_panic(&lease);
+        // A second panic here would abort the process. The lease expires instead.
+        let judged = catch_unwind(AssertUnwindSafe(|| self.deliverer.judge_panic(&lease)));
+        let Ok(verdict) = judged else { return };
         let settlement = Settlement { lease, verdict, attempt: None };
         // There is room: the channel holds as many leases as there are permits.
         drop(self.settle.try_send(JudgedLease { settlement, permit }));

@@ -11,6 +11,9 @@ use crate::deliver::{DeliverConfig, ExtraRoots};
 use crate::queue::QueueConfig;
 use crate::queue::open::{self, Backend};
 
+/// Duration of a lease.
+const LEASE: Duration = Duration::from_secs(60);
+
 /// Makes a dispatcher with a queue in memory.
 async fn dispatcher(registry: Registry, policy: RetryPolicy) -> Dispatcher {
     let clock = Clock::start();
@@ -26,7 +29,7 @@ async fn dispatcher(registry: Registry, policy: RetryPolicy) -> Dispatcher {
         max_bytes: 10_000,
         in_flight: 8,
         lane_in_flight: 8,
-        lease: Duration::from_secs(60),
+        lease: LEASE,
         retry: policy.clone(),
         history: 10,
     };

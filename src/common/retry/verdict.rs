@@ -23,7 +23,7 @@ const MAX_INTERRUPTED: u32 = 5;
 /// Shortest delay of a job whose endpoint can't be looked up because the registry is unavailable.
 const REGISTRY_DELAY: Duration = Duration::from_secs(5);
 
-/// What becomes of a job after an attempt.
+/// Decision on a job after an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// The endpoint took the job.
@@ -57,7 +57,7 @@ pub enum EndpointState {
     NotContacted,
 }
 
-/// How the dispatcher's work on one lease ended.
+/// Result of the dispatcher's work on one lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeliveryResult {
     /// An attempt was made.

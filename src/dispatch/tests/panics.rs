@@ -16,6 +16,8 @@ const PERMITS: usize = 2;
 struct Panicking {
     dispatcher: Dispatcher,
     panics: u32,
+    /// Whether judging such a delivery panics as well.
+    judge_panics: bool,
 }
 
 impl Deliver for Panicking {
@@ -32,13 +34,14 @@ impl Deliver for Panicking {
     }
 
     fn judge_panic(&self, lease: &Lease) -> Verdict {
+        assert!(!self.judge_panics, "on purpose");
         self.dispatcher.judge_panic(lease)
     }
 }
 
 /// Delivers `jobs` jobs with deliveries that panic up to attempt number `panics`. Returns the queue when all are
 /// settled and all permits are back.
-async fn deliver_all(jobs: u64, panics: u32) -> Arc<dyn Queue> {
+async fn deliver_all(jobs: u64, panics: u32, judge_panics: bool) -> Arc<dyn Queue> {
     let folder = tempfile::tempdir().unwrap();
     let dir = DataDir::open(folder.path()).unwrap();
     let limits = Limits { queued_jobs: 10, publishes_per_second: 10, endpoints: 10 };
@@ -52,12 +55,12 @@ async fn deliver_all(jobs: u64, panics: u32) -> Arc<dyn Queue> {
     }
     let permits = Arc::new(Semaphore::new(PERMITS));
     let (settle, verdicts) = mpsc::channel(PERMITS);
-    let deliverer = Arc::new(Panicking { dispatcher, panics });
+    let deliverer = Arc::new(Panicking { dispatcher, panics, judge_panics });
     let claiming = claim_and_deliver(Arc::clone(&queue), deliverer, Arc::clone(&permits), settle);
     // A closed queue in memory ends when every job is settled.
     queue.close();
     let finished = async { tokio::join!(claiming, settle_verdicts(Arc::clone(&queue), verdicts)) };
-    tokio::time::timeout(Duration::from_secs(30), finished).await.expect("every job is settled");
+    tokio::time::timeout(LEASE * 2, finished).await.expect("every job is settled");
     assert_eq!(permits.available_permits(), PERMITS, "every permit is back");
     assert_eq!(queue.depth().await.unwrap().unsettled(), 0);
     queue
@@ -66,15 +69,21 @@ async fn deliver_all(jobs: u64, panics: u32) -> Arc<dyn Queue> {
 #[tokio::test]
 async fn jobs_whose_deliveries_panic_are_delivered_later() {
     let before = panics_of(DELIVERY_TASK);
-    let queue = deliver_all(4, 1).await;
+    let queue = deliver_all(4, 1, false).await;
     assert_eq!(queue.depth().await.unwrap().dead, 0);
     assert!(panics_of(DELIVERY_TASK) >= before + 4);
 }
 
 #[tokio::test]
 async fn a_job_that_always_panics_is_dead_lettered_as_interrupted() {
-    let queue = deliver_all(1, u32::MAX).await;
+    let queue = deliver_all(1, u32::MAX, false).await;
     let page = queue.dead_letters(&DeadFilter::default(), None, 10).await.unwrap();
     let letters: Vec<_> = page.letters.iter().map(|letter| (letter.cause, letter.attempts)).collect();
     assert_eq!(letters, [(CauseKind::Interrupted, 7)], "2 attempts of the policy and 5 interrupted ones");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_is_delivered_after_its_lease_if_even_judging_its_panic_panics() {
+    let queue = deliver_all(1, 1, true).await;
+    assert_eq!(queue.depth().await.unwrap().dead, 0);
 }
