@@ -75,13 +75,13 @@ pub trait Queue: DeadLetters + Messages + Send + Sync {
     /// or deleted.
     async fn release(&self, lanes: &[Lane]) -> Result<(), QueueError>;
 
-    /// Returns what the backend does by itself, for the code that puts a process together.
+    /// Returns the properties of the backend.
     fn capabilities(&self) -> Capabilities {
         Capabilities::default()
     }
 
-    /// Gives the jobs of this process to the others that share the queue, within `limit`. Called after the dispatcher has
-    /// ended; does nothing where processes have no jobs assigned.
+    /// Hands the jobs assigned to this process over to the other consumers, within `limit`. Called after the dispatcher has
+    /// ended. The default does nothing, because most backends assign no jobs to processes.
     async fn leave(&self, _limit: Duration) {}
 
     /// Refuses further jobs. A queue in memory still gives out the jobs it has; a durable queue gives out no more and
@@ -153,7 +153,7 @@ impl Depth {
     }
 }
 
-/// What a backend does by itself.
+/// Properties of a backend, for the code that assembles a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capabilities {
     /// Whether this process delivers the jobs that it pushes. If not, other processes claim them.

@@ -1,4 +1,4 @@
-//! The promises of every queue, a test each. Each backend runs them all: `conformance!(name, Harness)` makes the tests
+//! Conformance tests: one test for each promise of the [`Queue`] trait. Each backend runs them all: `conformance!(name, Harness)` makes the tests
 //! `name::case`.
 //!
 //! The tests use real time, because a backend may have a clock of its own. Waits are short and have deadlines.
@@ -31,26 +31,26 @@ use crate::common::id::{EndpointId, MessageId, TenantId};
 use crate::common::job::{Job, Target};
 use crate::common::retry::{EndpointState, RetryPolicy, Verdict};
 
-/// A backend under test: a queue of its own, empty at first.
+/// A backend under test, with a queue of its own that is empty at first.
 pub(super) trait Harness: Sized {
-    /// Whether what was pushed is there after [`Harness::reopen`].
+    /// Whether jobs survive [`Harness::reopen`].
     const DURABLE: bool;
 
-    /// Whether attempts are counted on after [`Harness::reopen`].
+    /// Whether the count of attempts survives [`Harness::reopen`].
     const KEEPS_COUNT: bool = Self::DURABLE;
-    /// Whether it knows messages that aren't dead by their ids.
+    /// Whether queued and delivered messages can be looked up by id.
     const KNOWS_MESSAGES: bool = true;
 
     /// Opens an empty queue. Panics where the service that it needs isn't running.
     async fn start(config: QueueConfig) -> Self;
 
-    /// The queue.
+    /// Returns the queue.
     fn queue(&self) -> &Arc<dyn Queue>;
 
-    /// The clock it was opened with.
+    /// Returns the clock with which the queue was opened.
     fn clock(&self) -> Clock;
 
-    /// Ends the process, as far as the queue can tell, and starts another.
+    /// Opens the queue again as if the process had ended and another had started.
     async fn reopen(&mut self);
 }
 
@@ -58,42 +58,42 @@ pub(super) trait Harness: Sized {
 macro_rules! with_cases {
     ($then:ident! $($arguments:tt)*) => {
         $then! { $($arguments)*
-            claims::a_pushed_job_is_claimed_as_it_was,
+            claims::a_claimed_job_equals_the_pushed_one,
             claims::concurrent_claims_never_share_a_job,
-            claims::a_lease_that_runs_out_comes_back_and_counts,
+            claims::an_expired_lease_is_leased_again_as_the_next_attempt,
             claims::a_dropped_claim_loses_nothing,
             claims::a_waiting_claim_is_woken_by_a_push,
             claims::a_retry_is_hidden_until_due_and_wakes_a_claim,
             claims::attempts_are_counted,
-            claims::what_was_not_asked_uses_up_no_retry,
-            claims::release_makes_due_at_once,
+            claims::an_attempt_that_was_not_sent_uses_up_no_retry,
+            claims::released_jobs_are_due_at_once,
             claims::settling_twice_is_harmless,
-            claims::settling_a_lease_that_ran_out_is_harmless,
-            claims::what_is_pushed_survives_or_is_reported,
-            claims::close_refuses_pushes,
+            claims::settling_an_expired_lease_is_harmless,
+            claims::unsettled_jobs_survive_or_are_reported,
+            claims::a_closed_queue_refuses_pushes,
             order::ordered_lanes_keep_their_order_under_retries,
-            order::jobs_ask_for_order_themselves,
+            order::jobs_can_ask_for_order,
             order::only_the_lane_that_fails_waits,
             order::a_lane_that_hangs_delays_no_other,
             order::lanes_take_turns,
             order::a_failing_lane_is_probed,
-            order::a_paused_lane_is_left_alone,
-            dead::the_dead_are_listed_and_filtered,
-            dead::the_dead_are_paged,
+            order::a_paused_lane_is_sent_nothing,
+            dead::dead_letters_are_listed_and_filtered,
+            dead::dead_letters_are_paged,
             dead::a_dead_letter_has_its_body_and_attempts,
-            dead::replay_starts_over_in_order,
-            dead::replay_has_room_or_changes_nothing,
-            dead::purged_is_gone,
-            dead::the_dead_survive,
-            dead::messages_tell_where_they_stand,
+            dead::replayed_jobs_start_over_in_order,
+            dead::a_replay_without_room_changes_nothing,
+            dead::purged_dead_letters_are_deleted,
+            dead::dead_letters_survive_a_restart,
+            dead::messages_have_a_state_and_attempts,
             dead::history_is_bounded,
-            limits::a_full_queue_refuses_all_and_takes_again,
+            limits::a_full_queue_refuses_whole_pushes_until_there_is_room,
             limits::bytes_are_bounded,
             limits::a_queued_job_is_not_queued_twice,
-            limits::tenants_are_counted,
+            limits::usage_is_counted_by_tenant,
             limits::depth_counts_every_state,
-            limits::large_pushes_are_whole,
-            model::agrees_with_a_simple_model,
+            limits::large_pushes_are_all_or_nothing,
+            model::random_calls_agree_with_a_model,
         }
     };
 }
@@ -165,10 +165,10 @@ macro_rules! test_cases {
 
 pub(super) use {conformance, define_is_case, define_test_of_case, test_cases, with_cases};
 
-/// Longer than anything takes that is waited for.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// What a claim is given before it is said to wait.
-const MOMENT: Duration = Duration::from_millis(60);
+/// Deadline of every wait, longer than any of them should take.
+const DEADLINE: Duration = Duration::from_secs(20);
+/// Time after which a claim without result counts as waiting.
+const CLAIM_TIMEOUT: Duration = Duration::from_millis(60);
 
 pub(super) fn config() -> QueueConfig {
     let retry = RetryPolicy::try_list(vec![Duration::from_millis(200)], None, 0.0).unwrap();
@@ -194,10 +194,10 @@ fn ids(jobs: &[Job]) -> Vec<MessageId> {
 }
 
 pub(super) async fn within<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.expect("it should have ended long ago")
+    tokio::time::timeout(DEADLINE, future).await.expect("the wait ended before its deadline")
 }
 
-/// What a claim gives, as soon as it gives anything.
+/// Claims up to `max` jobs, waiting until there is one.
 pub(super) async fn claim(queue: &Arc<dyn Queue>, max: usize) -> Vec<Lease> {
     within(queue.claim(max)).await.unwrap()
 }
@@ -208,9 +208,9 @@ pub(super) async fn claim_one(queue: &Arc<dyn Queue>) -> Lease {
     claimed.remove(0)
 }
 
-/// What a claim gives now; nothing where it waits.
+/// Claims up to `max` jobs that are due now. Returns none if there is none.
 async fn claim_now(queue: &Arc<dyn Queue>, max: usize) -> Vec<Lease> {
-    tokio::time::timeout(MOMENT, queue.claim(max)).await.map(Result::unwrap).unwrap_or_default()
+    tokio::time::timeout(CLAIM_TIMEOUT, queue.claim(max)).await.map(Result::unwrap).unwrap_or_default()
 }
 
 fn attempt(status: u16) -> Attempt {
@@ -238,7 +238,7 @@ fn milliseconds(count: u64) -> Duration {
     Duration::from_millis(count)
 }
 
-/// Pushes jobs and gives them up, in that order.
+/// Pushes jobs and makes them dead letters, one after the other.
 async fn bury(queue: &Arc<dyn Queue>, jobs: Vec<Job>) {
     for job in jobs {
         let id = job.id;

@@ -44,7 +44,7 @@ use self::store::Store;
 use self::writer::{Request, Writer};
 use super::dead::{DeadCursor, DeadFilter, DeadLetters, DeadPage, FullDeadLetter};
 use super::message::{MessageRecord, Messages};
-use super::usage::Share;
+use super::usage::JobSize;
 use super::{Depth, Lease, Queue, QueueConfig, QueueError, Settlement, TenantUsage};
 use crate::common::clock::{Clock, after};
 use crate::common::id::MessageId;
@@ -76,7 +76,7 @@ impl DiskQueue {
         for stored in store.stored_lanes().map_err(failed)? {
             let jobs = usize::try_from(stored.jobs).unwrap_or(usize::MAX);
             let bytes = usize::try_from(stored.bytes).unwrap_or(usize::MAX);
-            scheduler.usage.add_many(Share { tenant: stored.tenant.as_ref(), bytes }, jobs);
+            scheduler.usage.add_many(JobSize { tenant: stored.tenant.as_ref(), bytes }, jobs);
             scheduler.lanes.add_unloaded(&stored.lane, stored.jobs, stored.first, stored.ordered, now);
         }
         let waiting = scheduler.usage.jobs();
@@ -143,7 +143,7 @@ impl Queue for DiskQueue {
                 return Err(QueueError::Closed);
             }
             scheduler.usage.check_all(&jobs)?;
-            jobs.iter().for_each(|job| scheduler.usage.add(Share::of(job)));
+            jobs.iter().for_each(|job| scheduler.usage.add(JobSize::of(job)));
         }
         self.write(Operation::push(jobs)).await.map(drop)
     }

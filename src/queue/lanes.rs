@@ -11,7 +11,7 @@
 //! lanes_to_load     lanes whose next jobs the backend should load: memory holds a window of each lane
 //! ```
 //!
-//! `J` is what the backend keeps of a waiting job.
+//! `J` is the form in which the backend keeps a waiting job.
 //!
 //! `lane` is one lane and `window` its jobs, `run_queue` the run queues, `lease` the leases, `wake` the timers, `load` the
 //! loading of windows, and `bulk` changes many lanes at once.

@@ -1,8 +1,12 @@
-//! The queue that lives in this process: the scheduler behind a lock, and a wake-up.
+//! The queue in memory: the scheduler behind a lock, with a notification for waiting claims.
 //!
-//! It promises nothing beyond the process. [`Queue::close`] lets a drain go on until all is settled.
+//! Its jobs end with the process. After [`Queue::close`] claims still give out the remaining jobs, until all are settled.
 
-mod kept;
+#[cfg(test)]
+mod conforms;
+mod messages;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,41 +14,42 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio::sync::Notify;
 
-use self::kept::Kept;
+use self::messages::MessageStore;
 use super::dead::{DeadCursor, DeadFilter, DeadLetters, DeadPage, FullDeadLetter, MAX_BATCH};
 use super::lanes::{Lanes, LeasedJob};
 use super::message::{MessageRecord, Messages};
-use super::usage::{Share, Usage};
+use super::usage::{JobSize, QueueUsage};
 use super::{Depth, Lease, Queue, QueueConfig, QueueError, Settlement, TenantUsage};
 use crate::common::clock::Clock;
 use crate::common::id::MessageId;
 use crate::common::job::{Job, Lane};
 use crate::common::retry::Verdict;
 
-/// See the module's page.
+/// A queue in the memory of this process.
 pub struct MemoryQueue {
-    state: Mutex<State>,
-    /// Rung after every change that a waiting claim may care for.
+    state: Mutex<MemoryState>,
+    /// Notifies waiting claims of every change that may concern them.
     changed: Notify,
     clock: Clock,
 }
 
-struct State {
+/// Everything that the queue holds.
+struct MemoryState {
     lanes: Lanes<Arc<Job>>,
-    /// Of the latest job.
+    /// Number of the latest job.
     seq: u64,
-    usage: Usage,
-    kept: Kept,
+    usage: QueueUsage,
+    messages: MessageStore,
     closed: bool,
 }
 
 impl MemoryQueue {
-    /// An empty queue.
+    /// Creates an empty queue.
     #[must_use]
     pub fn new(config: QueueConfig, clock: Clock) -> Self {
-        let state = State {
-            usage: Usage::new(&config),
-            kept: Kept::new(config.history),
+        let state = MemoryState {
+            usage: QueueUsage::new(&config),
+            messages: MessageStore::new(config.history),
             lanes: Lanes::new(config, usize::MAX),
             seq: 0,
             closed: false,
@@ -52,22 +57,22 @@ impl MemoryQueue {
         Self { state: Mutex::new(state), changed: Notify::new(), clock }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, MemoryState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
-    /// Takes all of `jobs` or none; those that are queued already aren't queued again.
+impl MemoryState {
+    /// Queues all of `jobs` or none, except those that are queued already.
     fn push(&mut self, jobs: Vec<Arc<Job>>, now: Timestamp) -> Result<(), QueueError> {
         if self.closed {
             return Err(QueueError::Closed);
         }
         self.usage.check_all(&jobs)?;
         for job in jobs {
-            if !self.kept.is_queued(job.id) {
-                self.usage.add(Share::of(&job));
-                self.kept.queue(&job);
+            if !self.messages.is_queued(job.id) {
+                self.usage.add(JobSize::of(&job));
+                self.messages.add_queued(&job);
                 self.seq = self.seq.saturating_add(1);
                 let (lane, ordered) = (job.lane.clone(), job.ordered);
                 self.lanes.push(&lane, ordered, (now, self.seq), job, now);
@@ -84,19 +89,19 @@ impl State {
             return;
         }
         let id = lease.job.id;
-        self.kept.attempted(id, attempt.as_ref());
+        self.messages.add_attempt(id, attempt.as_ref());
         match verdict {
             Verdict::Retry { .. } => return,
-            Verdict::Done => self.kept.deliver(id),
-            Verdict::Dropped => self.kept.drop_job(id),
-            Verdict::Dead { cause } => self.kept.bury(id, cause, settlement.attempts_made(), now),
+            Verdict::Done => self.messages.deliver(id),
+            Verdict::Dropped => self.messages.drop_job(id),
+            Verdict::Dead { cause } => self.messages.bury(id, cause, settlement.attempts_made(), now),
         }
-        self.usage.remove(Share::of(&lease.job));
+        self.usage.remove(JobSize::of(&lease.job));
     }
 }
 
-fn lease(picked: LeasedJob<Arc<Job>>) -> Lease {
-    let LeasedJob { id, job, attempt, first_attempt_at, ordered, .. } = picked;
+fn lease(leased: LeasedJob<Arc<Job>>) -> Lease {
+    let LeasedJob { id, job, attempt, first_attempt_at, ordered, .. } = leased;
     Lease { job, attempt, first_attempt_at, ordered, id }
 }
 
@@ -110,7 +115,7 @@ impl Queue for MemoryQueue {
 
     async fn claim(&self, max: usize) -> Result<Vec<Lease>, QueueError> {
         loop {
-            // Registered before looking, so that a push in between isn't missed.
+            // Registered before the lanes are read, so that no change in between is missed.
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
@@ -143,7 +148,7 @@ impl Queue for MemoryQueue {
 
     async fn depth(&self) -> Result<Depth, QueueError> {
         let state = self.lock();
-        let dead = u64::try_from(state.kept.dead_count()).unwrap_or(u64::MAX);
+        let dead = u64::try_from(state.messages.dead_count()).unwrap_or(u64::MAX);
         Ok(Depth { dead, ..state.lanes.depth(self.clock.now()) })
     }
 
@@ -175,22 +180,22 @@ impl DeadLetters for MemoryQueue {
         after: Option<DeadCursor>,
         limit: usize,
     ) -> Result<DeadPage, QueueError> {
-        Ok(self.lock().kept.page(filter, after, limit))
+        Ok(self.lock().messages.page(filter, after, limit))
     }
 
     async fn dead_letter(&self, id: MessageId) -> Result<Option<FullDeadLetter>, QueueError> {
-        Ok(self.lock().kept.dead_body(id))
+        Ok(self.lock().messages.full_dead_letter(id))
     }
 
     async fn count_dead(&self, filter: &DeadFilter) -> Result<u64, QueueError> {
-        Ok(u64::try_from(self.lock().kept.matching(filter).count()).unwrap_or(u64::MAX))
+        Ok(u64::try_from(self.lock().messages.matching(filter).count()).unwrap_or(u64::MAX))
     }
 
     async fn replay(&self, filter: &DeadFilter, limit: usize) -> Result<u64, QueueError> {
         let replayed = {
             let mut state = self.lock();
             let ids = state.matching(filter, limit);
-            let jobs = ids.iter().filter_map(|id| state.kept.dead_job(*id)).map(Arc::clone).collect();
+            let jobs = ids.iter().filter_map(|id| state.messages.dead_job(*id)).map(Arc::clone).collect();
             state.push(jobs, self.clock.now())?;
             state.remove_dead(ids)
         };
@@ -205,13 +210,15 @@ impl DeadLetters for MemoryQueue {
     }
 }
 
-impl State {
+impl MemoryState {
+    /// Returns the ids of the first dead letters that match.
     fn matching(&self, filter: &DeadFilter, limit: usize) -> Vec<MessageId> {
-        self.kept.matching(filter).take(limit.min(MAX_BATCH)).map(|letter| letter.id).collect()
+        self.messages.matching(filter).take(limit.min(MAX_BATCH)).map(|letter| letter.id).collect()
     }
 
+    /// Removes dead letters. Returns how many existed.
     fn remove_dead(&mut self, ids: Vec<MessageId>) -> u64 {
-        let removed = ids.into_iter().filter_map(|id| self.kept.remove(id)).count();
+        let removed = ids.into_iter().filter_map(|id| self.messages.remove_dead(id)).count();
         u64::try_from(removed).unwrap_or(u64::MAX)
     }
 }
@@ -219,11 +226,6 @@ impl State {
 #[async_trait]
 impl Messages for MemoryQueue {
     async fn message(&self, id: MessageId) -> Result<Option<MessageRecord>, QueueError> {
-        Ok(self.lock().kept.message(id))
+        Ok(self.lock().messages.message(id))
     }
 }
-
-#[cfg(test)]
-mod conforms;
-#[cfg(test)]
-mod tests;

@@ -1,4 +1,4 @@
-//! What is known of one message: where it stands and what its attempts came to.
+//! The state of each message and the results of its attempts.
 
 use std::sync::Arc;
 
@@ -11,37 +11,37 @@ use crate::common::id::MessageId;
 use crate::common::job::Target;
 use crate::common::retry::CauseKind;
 
-/// Knows every message that is queued or dead, and the latest that were delivered.
+/// The messages of a queue: every queued message, every dead letter, and the latest delivered messages.
 #[async_trait]
 pub trait Messages: Send + Sync {
-    /// What is known of a message, if anything is.
+    /// Returns the record of a message, if the queue knows it.
     async fn message(&self, id: MessageId) -> Result<Option<MessageRecord>, QueueError>;
 }
 
-/// What is known of one message.
+/// Record of one message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MessageRecord {
-    /// The same as on every attempt.
+    /// Message id, the same on every attempt.
     pub id: MessageId,
-    /// The id of the tenant it belongs to; in direct mode the publisher's `target`.
+    /// Id of the tenant; in direct mode the publisher's `target`.
     pub tenant: Arc<str>,
-    /// Where it goes.
+    /// Target of the message.
     pub target: Target,
-    /// When it was published.
+    /// Time of publishing.
     pub published_at: Timestamp,
-    /// Where it stands.
+    /// State of the message.
     pub state: MessageState,
-    /// Its latest attempts, in order.
+    /// The latest attempts, in order.
     pub attempts: Vec<Attempt>,
 }
 
-/// Where a message stands.
+/// State of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MessageState {
-    /// It waits, or is being delivered.
+    /// The message waits or is being delivered.
     Queued,
-    /// The customer has it.
+    /// The customer has accepted the message.
     Delivered,
-    /// It was given up, for that cause.
+    /// The message became a dead letter for that cause.
     Dead(CauseKind),
 }

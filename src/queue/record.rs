@@ -1,11 +1,11 @@
-//! How a job is written where it outlives the process: a line of JSON for all but its body, which stays as it is.
+//! The stored form of a job: a line of JSON with everything but the body. The body is stored as it is.
 //!
 //! ```json
 //! {"v":1,"id":"msg_…","tenant":"ten_…","endpoint":"ep_…","ordered":false,"content_type":"application/jose+json",
 //!  "published_at":1700000000123456,"trace":"4bf92f3577b34da6a3ce929d0e0e4736-01"}
 //! ```
 //!
-//! In direct mode there is `url` instead of `endpoint`, and `tenant` is the publisher's `target`. Times are
+//! In direct mode the record has `url` instead of `endpoint`, and `tenant` is the publisher's `target`. Times are
 //! microseconds since 1970.
 
 use bytes::Bytes;
@@ -16,9 +16,10 @@ use crate::common::endpoint_url::EndpointUrl;
 use crate::common::id::{EndpointId, MessageId};
 use crate::common::job::{ContentType, Job, Target, TraceContext};
 
-/// The version that is written.
+/// Version of the records that this whk writes.
 const VERSION: u32 = 1;
 
+/// The record as JSON.
 #[derive(Serialize, Deserialize)]
 struct Record<'a> {
     v: u32,
@@ -34,18 +35,18 @@ struct Record<'a> {
     trace: TraceContext,
 }
 
-/// What was stored can't be read. It holds none of it.
+/// A stored record can't be read. The error shows none of its content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
-    /// A newer whk wrote it.
-    #[error("it is of version {0}, which a newer whk wrote")]
+    /// A newer whk wrote the record.
+    #[error("its record has version {0}, written by a newer whk")]
     Newer(u32),
-    /// It isn't what was written.
+    /// The record is damaged.
     #[error("{0}")]
     Damaged(&'static str),
 }
 
-/// All of `job` but its body.
+/// Encodes everything of `job` but its body.
 #[must_use]
 pub fn encode(job: &Job) -> String {
     let (endpoint, url) = match &job.target {
@@ -63,14 +64,14 @@ pub fn encode(job: &Job) -> String {
         published_at: job.published_at.as_microsecond(),
         trace: job.trace,
     };
-    // Strings and numbers alone: nothing that can't be written.
+    // A record holds only strings, numbers and flags, so this can't fail.
     serde_json::to_string(&record).unwrap_or_default()
 }
 
-/// The job that was written as `record`, with its body.
+/// Decodes a record and returns the job with `body`.
 ///
 /// # Errors
-/// It can't be read.
+/// The record is damaged, or a newer whk wrote it.
 pub fn decode(record: &str, body: Bytes) -> Result<Job, RecordError> {
     #[derive(Deserialize)]
     struct Version {
@@ -81,20 +82,23 @@ pub fn decode(record: &str, body: Bytes) -> Result<Job, RecordError> {
     if v > VERSION {
         return Err(RecordError::Newer(v));
     }
-    let record: Record<'_> =
-        serde_json::from_str(record).map_err(|_| RecordError::Damaged("its record lacks something"))?;
+    let record: Record<'_> = serde_json::from_str(record)
+        .map_err(|_| RecordError::Damaged("its record has a field that is missing or invalid"))?;
     let target = match (record.endpoint, record.url) {
         (Some(endpoint), None) => {
-            let tenant = record.tenant.parse().map_err(|_| RecordError::Damaged("its tenant isn't an id"))?;
+            let tenant = record
+                .tenant
+                .parse()
+                .map_err(|_| RecordError::Damaged("its record has an invalid tenant"))?;
             Target::Endpoint(tenant, endpoint)
         }
-        (None, Some(url)) => {
-            Target::Url(EndpointUrl::parse(&url).map_err(|_| RecordError::Damaged("its URL isn't one"))?)
-        }
-        _ => return Err(RecordError::Damaged("its record has no target, or two")),
+        (None, Some(url)) => Target::Url(
+            EndpointUrl::parse(&url).map_err(|_| RecordError::Damaged("its record has an invalid URL"))?,
+        ),
+        _ => return Err(RecordError::Damaged("its record has no target or two targets")),
     };
     let published_at = Timestamp::from_microsecond(record.published_at)
-        .map_err(|_| RecordError::Damaged("its time isn't one"))?;
+        .map_err(|_| RecordError::Damaged("its record has an invalid time"))?;
     Ok(Job {
         id: record.id,
         tenant: (*record.tenant).into(),
@@ -115,7 +119,7 @@ mod tests {
     use crate::queue::tests::job;
 
     #[test]
-    fn a_job_is_read_as_it_was_written() {
+    fn a_job_survives_encoding_and_decoding() {
         let tenant = TenantId::new();
         let of_endpoint = Job {
             tenant: tenant.to_string().into(),
@@ -139,12 +143,15 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_read_says_why() {
-        let of = |record: &str| decode(record, Bytes::new()).unwrap_err();
-        assert_eq!(of(""), RecordError::Damaged("its record isn't JSON"));
-        assert_eq!(of(r#"{"v":2,"more":1}"#), RecordError::Newer(2));
-        assert_eq!(of(r#"{"v":1}"#), RecordError::Damaged("its record lacks something"));
+    fn an_unreadable_record_says_why() {
+        let error = |record: &str| decode(record, Bytes::new()).unwrap_err();
+        assert_eq!(error(""), RecordError::Damaged("its record isn't JSON"));
+        assert_eq!(error(r#"{"v":2,"more":1}"#), RecordError::Newer(2));
+        assert_eq!(
+            error(r#"{"v":1}"#),
+            RecordError::Damaged("its record has a field that is missing or invalid")
+        );
         let untargeted = encode(&job("a")).replace("url", "uri");
-        assert_eq!(of(&untargeted), RecordError::Damaged("its record has no target, or two"));
+        assert_eq!(error(&untargeted), RecordError::Damaged("its record has no target or two targets"));
     }
 }

@@ -1,4 +1,4 @@
-//! What the tests of queues share.
+//! Helpers shared by the tests of queues.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::common::id::MessageId;
 use crate::common::job::{ContentType, Job, Lane, Target, TraceContext};
 use crate::common::retry::{Cause, Failure, RetryPolicy, Verdict};
 
-/// A queue of few jobs, 32 in flight, four a lane, leases of a minute.
+/// Returns the configuration of a queue of 100 jobs: 32 leases at once, 4 per lane, of one minute each.
 pub(super) fn config(ordered: bool) -> QueueConfig {
     QueueConfig {
         ordered,
@@ -25,7 +25,7 @@ pub(super) fn config(ordered: bool) -> QueueConfig {
     }
 }
 
-/// A job of that lane.
+/// Returns a job of a lane.
 pub(super) fn job(lane: &str) -> Job {
     Job {
         id: MessageId::new(),
@@ -40,7 +40,7 @@ pub(super) fn job(lane: &str) -> Job {
     }
 }
 
-/// The verdict on a job whose retries are used up.
+/// Returns the verdict on a job whose retries are used up.
 pub(super) fn dead() -> Verdict {
     Verdict::Dead { cause: Cause::Exhausted(Failure::TimedOut) }
 }

@@ -52,12 +52,12 @@ pub enum EndpointHealth {
     Failing,
 }
 
-/// What an endpoint may be sent now.
+/// Attempts that an endpoint may be sent now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Allowance {
     /// Up to that many attempts at once, counting those under way.
     UpTo(u32),
-    /// Nothing before that time.
+    /// No attempt before that time.
     NotBefore(Timestamp),
 }
 

@@ -1,4 +1,4 @@
-//! Push, claim, settle.
+//! Conformance: push, claim, settle and close.
 
 use std::sync::Mutex;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::common::job::{ContentType, TraceContext};
 use crate::queue::QueueError;
 
-pub(in crate::queue) async fn a_pushed_job_is_claimed_as_it_was<H: Harness>() {
+pub(in crate::queue) async fn a_claimed_job_equals_the_pushed_one<H: Harness>() {
     let harness = H::start(config()).await;
     let queue = harness.queue();
     let of_endpoint = Job {
@@ -64,7 +64,7 @@ pub(in crate::queue) async fn concurrent_claims_never_share_a_job<H: Harness>() 
     assert_eq!(seen, pushed);
 }
 
-pub(in crate::queue) async fn a_lease_that_runs_out_comes_back_and_counts<H: Harness>() {
+pub(in crate::queue) async fn an_expired_lease_is_leased_again_as_the_next_attempt<H: Harness>() {
     let harness = H::start(QueueConfig { lease: milliseconds(150), ..config() }).await;
     let queue = harness.queue();
     queue.push(vec![job("a")]).await.unwrap();
@@ -79,13 +79,13 @@ pub(in crate::queue) async fn a_dropped_claim_loses_nothing<H: Harness>() {
     let queue = harness.queue();
     for round in 0..30_u64 {
         queue.push(vec![job("a")]).await.unwrap();
-        // Given up at some point of its way.
+        // Cancelled at a different point each round.
         let taken = tokio::time::timeout(Duration::from_micros(round * 50), queue.claim(8)).await;
         let lease = match taken {
             Ok(claimed) => claimed.unwrap().remove(0),
             Err(_) => claim_one(queue).await,
         };
-        assert_eq!(lease.attempt, 1, "what nobody took is no attempt");
+        assert_eq!(lease.attempt, 1, "a cancelled claim is no attempt");
         done(queue, lease).await;
     }
 }
@@ -116,7 +116,7 @@ pub(in crate::queue) async fn a_retry_is_hidden_until_due_and_wakes_a_claim<H: H
     settle(queue, first, Verdict::Retry { at, endpoint: EndpointState::Failed }).await;
     let again = claim_one(queue).await;
     assert_eq!((again.job.id, again.attempt), (id, 2));
-    // Clocks of two processes may differ by a little.
+    // The clocks of two processes may differ a little.
     assert!(harness.clock().now() >= after(at, milliseconds(0)) - jiff::SignedDuration::from_millis(20));
 }
 
@@ -131,7 +131,7 @@ pub(in crate::queue) async fn attempts_are_counted<H: Harness>() {
     }
 }
 
-pub(in crate::queue) async fn what_was_not_asked_uses_up_no_retry<H: Harness>() {
+pub(in crate::queue) async fn an_attempt_that_was_not_sent_uses_up_no_retry<H: Harness>() {
     let harness = H::start(config()).await;
     let queue = harness.queue();
     queue.push(vec![job("a")]).await.unwrap();
@@ -141,14 +141,14 @@ pub(in crate::queue) async fn what_was_not_asked_uses_up_no_retry<H: Harness>() 
         let lease = claim_one(queue).await;
         settle(queue, lease, retry(harness.clock(), milliseconds(50), endpoint)).await;
         let depth = queue.depth().await.unwrap();
-        assert_eq!((depth.ready, depth.delayed), (0, 1), "it waits");
+        assert_eq!((depth.ready, depth.delayed), (0, 1), "the job waits for its retry");
         let lease = claim_one(queue).await;
         assert_eq!(lease.attempt, next, "after {endpoint:?}");
         settle(queue, lease, retry(harness.clock(), milliseconds(1), EndpointState::NotContacted)).await;
     }
 }
 
-pub(in crate::queue) async fn release_makes_due_at_once<H: Harness>() {
+pub(in crate::queue) async fn released_jobs_are_due_at_once<H: Harness>() {
     for config in [config(), ordered()] {
         let harness = H::start(config).await;
         let queue = harness.queue();
@@ -190,21 +190,21 @@ pub(in crate::queue) async fn settling_twice_is_harmless<H: Harness>() {
     assert_eq!(queue.depth().await.unwrap().unsettled(), 0);
 }
 
-pub(in crate::queue) async fn settling_a_lease_that_ran_out_is_harmless<H: Harness>() {
+pub(in crate::queue) async fn settling_an_expired_lease_is_harmless<H: Harness>() {
     let harness = H::start(QueueConfig { lease: milliseconds(400), ..config() }).await;
     let queue = harness.queue();
     queue.push(vec![job("a")]).await.unwrap();
-    let ran_out = claim_one(queue).await;
+    let expired = claim_one(queue).await;
     let again = claim_one(queue).await;
     let id = again.job.id;
-    settle(queue, ran_out, Verdict::Done).await;
-    assert_eq!(queue.depth().await.unwrap().leased, 1, "the lease that is out is another");
+    settle(queue, expired, Verdict::Done).await;
+    assert_eq!(queue.depth().await.unwrap().leased, 1, "the new lease is still out");
     settle(queue, again, Verdict::Done).await;
     assert_eq!(queue.depth().await.unwrap().unsettled(), 0);
     assert_eq!(queue.message(id).await.unwrap().is_some(), H::KNOWS_MESSAGES);
 }
 
-pub(in crate::queue) async fn what_is_pushed_survives_or_is_reported<H: Harness>() {
+pub(in crate::queue) async fn unsettled_jobs_survive_or_are_reported<H: Harness>() {
     let mut harness = H::start(QueueConfig { lease: milliseconds(300), ..config() }).await;
     let jobs = vec![job("a"), job("b"), job("c")];
     let mut pushed = ids(&jobs);
@@ -224,11 +224,11 @@ pub(in crate::queue) async fn what_is_pushed_survives_or_is_reported<H: Harness>
                 done(harness.queue(), lease).await;
             }
         }
-        assert!(claim(harness.queue(), 8).await.is_empty(), "closed, and nothing is left");
+        assert!(claim(harness.queue(), 8).await.is_empty(), "a closed queue without jobs ends the claim");
         return;
     }
     harness.queue().close();
-    assert!(claim(harness.queue(), 8).await.is_empty(), "a durable queue gives out no more");
+    assert!(claim(harness.queue(), 8).await.is_empty(), "a closed durable queue gives out no more jobs");
     assert!(harness.queue().abandoned().is_empty());
     harness.reopen().await;
     let mut seen = Vec::new();
@@ -243,7 +243,7 @@ pub(in crate::queue) async fn what_is_pushed_survives_or_is_reported<H: Harness>
     assert_eq!(harness.queue().depth().await.unwrap().unsettled(), 0);
 }
 
-pub(in crate::queue) async fn close_refuses_pushes<H: Harness>() {
+pub(in crate::queue) async fn a_closed_queue_refuses_pushes<H: Harness>() {
     let harness = H::start(config()).await;
     let queue = harness.queue();
     let waiting = tokio::spawn({

@@ -1,4 +1,4 @@
-//! Dead letters, messages and the history.
+//! Conformance: dead letters, messages and the history of delivered messages.
 
 use super::*;
 use crate::common::retry::{Cause, CauseKind, Failure};
@@ -6,6 +6,7 @@ use crate::queue::dead::{DeadFilter, DeadPage};
 use crate::queue::message::MessageState;
 use crate::queue::{QueueError, tests};
 
+/// Lists the ids of the dead letters that match, and checks their count.
 async fn listed(queue: &Arc<dyn Queue>, filter: &DeadFilter) -> Vec<MessageId> {
     let page = queue.dead_letters(filter, None, 100).await.unwrap();
     assert!(!page.more);
@@ -13,7 +14,7 @@ async fn listed(queue: &Arc<dyn Queue>, filter: &DeadFilter) -> Vec<MessageId> {
     page.letters.iter().map(|letter| letter.id).collect()
 }
 
-pub(in crate::queue) async fn the_dead_are_listed_and_filtered<H: Harness>() {
+pub(in crate::queue) async fn dead_letters_are_listed_and_filtered<H: Harness>() {
     let harness = H::start(config()).await;
     let queue = harness.queue();
     let (one, other, endpoint) = (TenantId::new(), TenantId::new(), EndpointId::new());
@@ -55,13 +56,13 @@ pub(in crate::queue) async fn the_dead_are_listed_and_filtered<H: Harness>() {
     assert_eq!(queue.depth().await.unwrap().dead, 4);
 }
 
-pub(in crate::queue) async fn the_dead_are_paged<H: Harness>() {
+pub(in crate::queue) async fn dead_letters_are_paged<H: Harness>() {
     let harness = H::start(config()).await;
     let queue = harness.queue();
     let jobs: Vec<_> = (0..23).map(|number| job(&format!("lane{number}"))).collect();
     let mut died = ids(&jobs);
     queue.push(jobs).await.unwrap();
-    // Many at once, so that times of death are the same.
+    // Settled together, so that several have the same time of death.
     while queue.depth().await.unwrap().unsettled() > 0 {
         let leases = claim(queue, 8).await;
         let settlements: Vec<_> = leases
@@ -95,13 +96,13 @@ pub(in crate::queue) async fn a_dead_letter_has_its_body_and_attempts<H: Harness
     settle(queue, lease, retry(harness.clock(), milliseconds(0), EndpointState::Unknown)).await;
     let lease = claim_one(queue).await;
     settle(queue, lease, tests::dead()).await;
-    let shown = queue.dead_letter(job.id).await.unwrap().unwrap();
-    assert_eq!((shown.body.as_ref(), shown.content_type), (Some(&job.body), job.content_type));
-    assert_eq!((shown.attempts, shown.letter.attempts), (vec![attempt(500); 2], 2));
+    let letter = queue.dead_letter(job.id).await.unwrap().unwrap();
+    assert_eq!((letter.body.as_ref(), letter.content_type), (Some(&job.body), job.content_type));
+    assert_eq!((letter.attempts, letter.letter.attempts), (vec![attempt(500); 2], 2));
     assert!(queue.dead_letter(MessageId::new()).await.unwrap().is_none());
 }
 
-pub(in crate::queue) async fn replay_starts_over_in_order<H: Harness>() {
+pub(in crate::queue) async fn replayed_jobs_start_over_in_order<H: Harness>() {
     let harness = H::start(ordered()).await;
     let queue = harness.queue();
     let jobs: Vec<_> = (0..5).map(|_| job("a")).collect();
@@ -129,7 +130,7 @@ pub(in crate::queue) async fn replay_starts_over_in_order<H: Harness>() {
     }
 }
 
-pub(in crate::queue) async fn replay_has_room_or_changes_nothing<H: Harness>() {
+pub(in crate::queue) async fn a_replay_without_room_changes_nothing<H: Harness>() {
     let harness = H::start(QueueConfig { max_jobs: 2, ..config() }).await;
     let queue = harness.queue();
     bury(queue, vec![job("a"), job("b")]).await;
@@ -141,7 +142,7 @@ pub(in crate::queue) async fn replay_has_room_or_changes_nothing<H: Harness>() {
     assert_eq!(queue.replay(&all_dead(), 100).await.unwrap(), 2);
 }
 
-pub(in crate::queue) async fn purged_is_gone<H: Harness>() {
+pub(in crate::queue) async fn purged_dead_letters_are_deleted<H: Harness>() {
     let harness = H::start(config()).await;
     let queue = harness.queue();
     let tenant = TenantId::new();
@@ -156,7 +157,7 @@ pub(in crate::queue) async fn purged_is_gone<H: Harness>() {
     assert_eq!(queue.depth().await.unwrap().dead, 1);
 }
 
-pub(in crate::queue) async fn the_dead_survive<H: Harness>() {
+pub(in crate::queue) async fn dead_letters_survive_a_restart<H: Harness>() {
     let mut harness = H::start(config()).await;
     if !H::DURABLE {
         return;
@@ -166,11 +167,11 @@ pub(in crate::queue) async fn the_dead_survive<H: Harness>() {
     let before = harness.queue().dead_letters(&all_dead(), None, 10).await.unwrap();
     harness.reopen().await;
     assert_eq!(harness.queue().dead_letters(&all_dead(), None, 10).await.unwrap(), before);
-    let shown = harness.queue().dead_letter(job.id).await.unwrap().unwrap();
-    assert_eq!((shown.body, shown.attempts.len()), (Some(job.body), 1));
+    let letter = harness.queue().dead_letter(job.id).await.unwrap().unwrap();
+    assert_eq!((letter.body, letter.attempts.len()), (Some(job.body), 1));
 }
 
-pub(in crate::queue) async fn messages_tell_where_they_stand<H: Harness>() {
+pub(in crate::queue) async fn messages_have_a_state_and_attempts<H: Harness>() {
     let harness = H::start(config()).await;
     let queue = harness.queue();
     let job = job_of(TenantId::new(), EndpointId::new());

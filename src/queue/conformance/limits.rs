@@ -1,18 +1,21 @@
-//! Room, and what is counted.
+//! Conformance: limits of the queue, and its counts.
 
 use super::*;
 use crate::queue::{Depth, QueueError, TenantUsage};
 
-pub(in crate::queue) async fn a_full_queue_refuses_all_and_takes_again<H: Harness>() {
+pub(in crate::queue) async fn a_full_queue_refuses_whole_pushes_until_there_is_room<H: Harness>() {
     let harness = H::start(QueueConfig { max_jobs: 3, ..config() }).await;
     let queue = harness.queue();
     let too_large = (0..4).map(|_| job("a")).collect();
     assert!(matches!(queue.push(too_large).await, Err(QueueError::TooLarge)));
     queue.push(vec![job("a"), job("b")]).await.unwrap();
     assert!(matches!(queue.push(vec![job("c"), job("d")]).await, Err(QueueError::Full)));
-    assert_eq!(queue.depth().await.unwrap().unsettled(), 2, "all or none");
+    assert_eq!(queue.depth().await.unwrap().unsettled(), 2, "a refused push queues nothing");
     let lease = claim_one(queue).await;
-    assert!(matches!(queue.push(vec![job("c"), job("d")]).await, Err(QueueError::Full)), "it is held yet");
+    assert!(
+        matches!(queue.push(vec![job("c"), job("d")]).await, Err(QueueError::Full)),
+        "a leased job still counts"
+    );
     done(queue, lease).await;
     queue.push(vec![job("c"), job("d")]).await.unwrap();
 }
@@ -46,25 +49,29 @@ pub(in crate::queue) async fn a_queued_job_is_not_queued_twice<H: Harness>() {
     assert_eq!(queue.depth().await.unwrap(), Depth::default());
 }
 
-pub(in crate::queue) async fn tenants_are_counted<H: Harness>() {
+pub(in crate::queue) async fn usage_is_counted_by_tenant<H: Harness>() {
     let harness = H::start(config()).await;
     let queue = harness.queue();
     let (one, other) = (TenantId::new(), TenantId::new());
-    let asked = [one.to_string(), other.to_string(), "tenant".to_owned(), TenantId::new().to_string()];
+    let tenants = [one.to_string(), other.to_string(), "tenant".to_owned(), TenantId::new().to_string()];
     let endpoint = EndpointId::new();
     queue.push(vec![job_of(one, endpoint), job_of(one, EndpointId::new()), job("a")]).await.unwrap();
     queue.push(vec![job_of(other, EndpointId::new())]).await.unwrap();
     let none = TenantUsage::default();
     let expected = [TenantUsage { jobs: 2, bytes: 20 }, TenantUsage { jobs: 1, bytes: 10 }, none, none];
-    assert_eq!(queue.tenant_usage(&asked).await.unwrap(), expected, "direct mode is nobody's");
+    assert_eq!(
+        queue.tenant_usage(&tenants).await.unwrap(),
+        expected,
+        "jobs of direct mode count for no tenant"
+    );
     while queue.depth().await.unwrap().unsettled() > 0 {
         let lease = claim_one(queue).await;
         let is_first = lease.job.target == Target::Endpoint(one, endpoint);
         settle(queue, lease, if is_first { crate::queue::tests::dead() } else { Verdict::Done }).await;
     }
-    assert_eq!(queue.tenant_usage(&asked).await.unwrap(), [none; 4]);
+    assert_eq!(queue.tenant_usage(&tenants).await.unwrap(), [none; 4]);
     queue.replay(&all_dead(), 10).await.unwrap();
-    assert_eq!(queue.tenant_usage(&asked[..1]).await.unwrap(), [TenantUsage { jobs: 1, bytes: 10 }]);
+    assert_eq!(queue.tenant_usage(&tenants[..1]).await.unwrap(), [TenantUsage { jobs: 1, bytes: 10 }]);
     assert_eq!(queue.tenant_usage(&[]).await.unwrap(), []);
 }
 
@@ -81,7 +88,7 @@ pub(in crate::queue) async fn depth_counts_every_state<H: Harness>() {
     assert_eq!(queue.depth().await.unwrap(), Depth { ready: 2, delayed: 1, leased: 1, dead: 1 });
 }
 
-pub(in crate::queue) async fn large_pushes_are_whole<H: Harness>() {
+pub(in crate::queue) async fn large_pushes_are_all_or_nothing<H: Harness>() {
     let harness = H::start(QueueConfig { max_jobs: 3_000, ..config() }).await;
     let queue = harness.queue();
     let jobs: Vec<_> = (0..2_500).map(|number| job(&format!("lane{}", number % 500))).collect();

@@ -1,10 +1,11 @@
-//! Lanes: order within one, fairness over all, what failing ones are sent.
+//! Conformance: order within a lane, fairness between lanes, and throttling of failing lanes.
 
 use std::collections::{HashMap, HashSet};
 
 use super::*;
 
-async fn keeps_order(harness: &impl Harness, jobs: Vec<Job>) {
+/// Pushes jobs of ordered lanes, retries each once, and checks that each lane is delivered in order.
+async fn assert_order(harness: &impl Harness, jobs: Vec<Job>) {
     let queue = harness.queue();
     let mut order: HashMap<_, Vec<_>> = HashMap::new();
     for job in &jobs {
@@ -18,7 +19,7 @@ async fn keeps_order(harness: &impl Harness, jobs: Vec<Job>) {
     while seen.values().map(Vec::len).sum::<usize>() < count {
         let leases = claim(queue, 8).await;
         let lanes: HashSet<_> = leases.iter().map(|lease| lease.job.lane.clone()).collect();
-        assert_eq!(lanes.len(), leases.len(), "one lease a lane");
+        assert_eq!(lanes.len(), leases.len(), "one lease per lane");
         for lease in leases {
             assert!(lease.ordered);
             if lease.attempt == 1 {
@@ -34,23 +35,23 @@ async fn keeps_order(harness: &impl Harness, jobs: Vec<Job>) {
 
 pub(in crate::queue) async fn ordered_lanes_keep_their_order_under_retries<H: Harness>() {
     let harness = H::start(ordered()).await;
-    keeps_order(&harness, (0..18).map(|number| job(["a", "b", "c"][number % 3])).collect()).await;
+    assert_order(&harness, (0..18).map(|number| job(["a", "b", "c"][number % 3])).collect()).await;
 }
 
-pub(in crate::queue) async fn jobs_ask_for_order_themselves<H: Harness>() {
+pub(in crate::queue) async fn jobs_can_ask_for_order<H: Harness>() {
     let harness = H::start(config()).await;
     let jobs = (0..8).map(|number| Job { ordered: true, ..job(["a", "b"][number % 2]) });
-    keeps_order(&harness, jobs.collect()).await;
+    assert_order(&harness, jobs.collect()).await;
 }
 
 pub(in crate::queue) async fn only_the_lane_that_fails_waits<H: Harness>() {
     let harness = H::start(ordered()).await;
     let queue = harness.queue();
     let blocked = vec![job("blocked"), job("blocked")];
-    let head = blocked[0].id;
+    let first = blocked[0].id;
     queue.push(blocked).await.unwrap();
     let lease = claim_one(queue).await;
-    assert_eq!(lease.job.id, head);
+    assert_eq!(lease.job.id, first);
     settle(queue, lease, retry(harness.clock(), Duration::from_secs(3600), EndpointState::Failed)).await;
     for _ in 0..5 {
         let other = job("other");
@@ -67,7 +68,7 @@ pub(in crate::queue) async fn a_lane_that_hangs_delays_no_other<H: Harness>() {
     let queue = harness.queue();
     queue.push((0..50).map(|_| job("hangs")).collect()).await.unwrap();
     let hanging = claim_now(queue, 32).await;
-    assert_eq!(hanging.len(), 1, "a new lane is sent one");
+    assert_eq!(hanging.len(), 1, "a new lane gets one lease");
     for _ in 0..10 {
         let other = job("other");
         queue.push(vec![other.clone()]).await.unwrap();
@@ -92,7 +93,7 @@ pub(in crate::queue) async fn lanes_take_turns<H: Harness>() {
         }
         served += 1;
     }
-    assert!(served <= 4, "{served} jobs of the busy lane came before the other's only one");
+    assert!(served <= 4, "{served} jobs of the busy lane came before the only job of the other lane");
 }
 
 pub(in crate::queue) async fn a_failing_lane_is_probed<H: Harness>() {
@@ -105,7 +106,7 @@ pub(in crate::queue) async fn a_failing_lane_is_probed<H: Harness>() {
         settle(queue, lease, retry(harness.clock(), hour, EndpointState::Failed)).await;
     }
     // The policy's delay between probes is 200 ms, and there is one at a time.
-    let broken = tokio::time::Instant::now();
+    let opened = tokio::time::Instant::now();
     for _ in 0..2 {
         let leases = claim(queue, 8).await;
         assert_eq!(leases.len(), 1);
@@ -113,14 +114,14 @@ pub(in crate::queue) async fn a_failing_lane_is_probed<H: Harness>() {
             settle(queue, lease, retry(harness.clock(), hour, EndpointState::Failed)).await;
         }
     }
-    assert!(broken.elapsed() >= milliseconds(380), "{:?}", broken.elapsed());
-    // It is back: one more each time.
+    assert!(opened.elapsed() >= milliseconds(380), "{:?}", opened.elapsed());
+    // After a successful probe slow start begins again, with two leases.
     let probe = claim_one(queue).await;
     done(queue, probe).await;
     assert_eq!(claim_now(queue, 8).await.len(), 2);
 }
 
-pub(in crate::queue) async fn a_paused_lane_is_left_alone<H: Harness>() {
+pub(in crate::queue) async fn a_paused_lane_is_sent_nothing<H: Harness>() {
     let harness = H::start(config()).await;
     let queue = harness.queue();
     queue.push(vec![job("a"), job("a")]).await.unwrap();

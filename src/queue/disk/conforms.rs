@@ -1,4 +1,4 @@
-//! The promises of every queue, kept by this one.
+//! The conformance tests, run against this backend.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::queue::conformance::{Harness, conformance};
 use crate::queue::{Queue, QueueConfig};
 
 struct Disk {
-    /// `None` while another takes its place.
+    /// `None` while the queue is being reopened.
     queue: Option<Arc<dyn Queue>>,
     clock: Clock,
     config: QueueConfig,
@@ -36,7 +36,7 @@ impl Harness for Disk {
     }
 
     fn queue(&self) -> &Arc<dyn Queue> {
-        self.queue.as_ref().expect("it is open")
+        self.queue.as_ref().expect("the queue is open")
     }
 
     fn clock(&self) -> Clock {
@@ -44,7 +44,7 @@ impl Harness for Disk {
     }
 
     async fn reopen(&mut self) {
-        // What is leased stays leased for a process that lives, so this one must be gone.
+        // The old queue must be closed before the file is opened again, as when a process ends.
         self.queue = None;
         self.open();
     }

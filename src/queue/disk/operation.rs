@@ -10,14 +10,14 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 
 use super::scheduler::{DiskScheduler, SharedScheduler};
-use super::store::{JobSize, ReplayedJob, Store};
+use super::store::{ReplayedJob, Store, StoredJobSize};
 use crate::common::attempt::Attempt;
 use crate::common::job::{Job, Lane};
 use crate::common::retry::{Cause, Verdict};
 use crate::queue::dead::{DeadFilter, MAX_BATCH};
 use crate::queue::lanes::ScheduledRetry;
 use crate::queue::lanes::window::LanePosition;
-use crate::queue::usage::Share;
+use crate::queue::usage::JobSize;
 use crate::queue::{LeaseId, QueueError};
 
 /// Jobs of a released lane that one transaction changes.
@@ -60,7 +60,7 @@ pub(super) enum Operation {
         seq: u64,
         reason: String,
         /// Size of the job, once written; `None` if it does not exist.
-        size: Option<JobSize>,
+        size: Option<StoredJobSize>,
         /// Change in the number of dead letters, once written.
         more_dead: i64,
     },
@@ -223,7 +223,7 @@ impl Operation {
                             let cached = shared.cache(Arc::clone(&job));
                             scheduler.lanes.push(&job.lane, job.ordered, position, cached, now);
                         }
-                        None => scheduler.usage.remove(Share::of(&job)),
+                        None => scheduler.usage.remove(JobSize::of(&job)),
                     }
                 }
             }
@@ -233,7 +233,7 @@ impl Operation {
                     // If the lease has expired since it was written, the job's next claim finds it gone.
                     scheduler.lanes.settle(id, &verdict, retry, None, now);
                     if is_removed {
-                        scheduler.usage.remove(Share::of(&job));
+                        scheduler.usage.remove(JobSize::of(&job));
                     }
                 }
                 scheduler.dead = scheduler.dead.saturating_add_signed(more_dead);
@@ -244,7 +244,7 @@ impl Operation {
                 let (jobs, count) = replayed?;
                 scheduler.dead = scheduler.dead.saturating_sub(count);
                 for ReplayedJob { lane, ordered, position, tenant, bytes } in jobs {
-                    scheduler.usage.add(Share { tenant: tenant.as_ref(), bytes });
+                    scheduler.usage.add(JobSize { tenant: tenant.as_ref(), bytes });
                     scheduler.lanes.push(&lane, ordered, position, None, now);
                 }
                 return Ok(count);
@@ -255,8 +255,8 @@ impl Operation {
             }
             Self::BuryDamaged { lease, size, more_dead, .. } => {
                 scheduler.lanes.settle(lease, &Verdict::Dropped, None, None, now);
-                if let Some(JobSize { tenant, bytes }) = size {
-                    scheduler.usage.remove(Share { tenant: tenant.as_ref(), bytes });
+                if let Some(StoredJobSize { tenant, bytes }) = size {
+                    scheduler.usage.remove(JobSize { tenant: tenant.as_ref(), bytes });
                 }
                 scheduler.dead = scheduler.dead.saturating_add_signed(more_dead);
             }
@@ -270,7 +270,7 @@ impl Operation {
             Self::Push(jobs) => {
                 let mut scheduler = shared.lock();
                 for pushed in &jobs {
-                    scheduler.usage.remove(Share::of(&pushed.job));
+                    scheduler.usage.remove(JobSize::of(&pushed.job));
                 }
             }
             // The lease expires, and the job's next claim finds the damage again.

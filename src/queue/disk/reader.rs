@@ -21,7 +21,7 @@ pub(super) struct Reader(Connection);
 /// Stored content of a job.
 pub(super) enum JobContent {
     Intact(Job),
-    /// There is no such job: it was settled meanwhile.
+    /// The job no longer exists, because it was settled meanwhile.
     Missing,
     /// The content can't be read, for that reason.
     Damaged(String),

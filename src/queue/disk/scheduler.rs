@@ -10,7 +10,7 @@ use crate::common::clock::Clock;
 use crate::common::job::Job;
 use crate::queue::QueueConfig;
 use crate::queue::lanes::Lanes;
-use crate::queue::usage::Usage;
+use crate::queue::usage::QueueUsage;
 
 /// Number of jobs of each lane whose positions are in memory.
 pub(super) const WINDOW: usize = 64;
@@ -31,7 +31,7 @@ pub(super) struct SharedScheduler {
 /// that are still being written.
 pub(super) struct DiskScheduler {
     pub(super) lanes: Lanes<MaybeCached>,
-    pub(super) usage: Usage,
+    pub(super) usage: QueueUsage,
     /// Number of dead letters.
     pub(super) dead: u64,
     pub(super) closed: bool,
@@ -39,7 +39,7 @@ pub(super) struct DiskScheduler {
 
 impl DiskScheduler {
     pub(super) fn new(config: QueueConfig, dead: u64) -> Self {
-        Self { usage: Usage::new(&config), dead, lanes: Lanes::new(config, WINDOW), closed: false }
+        Self { usage: QueueUsage::new(&config), dead, lanes: Lanes::new(config, WINDOW), closed: false }
     }
 }
 

@@ -28,7 +28,7 @@ use crate::common::sqlite::{Schema, SqliteError};
 const SCHEMA: Schema =
     Schema { name: "queue", application_id: 0x7768_6b71, migrations: &[include_str!("v1.sql")] };
 
-/// How long a connection waits for the other connections of this process.
+/// Maximum time that a connection waits for the other connections of this process.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The queue on disk could not be opened.

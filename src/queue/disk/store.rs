@@ -13,7 +13,7 @@ use lru::LruCache;
 use rusqlite::{Connection, params};
 
 pub(super) use self::dead::ReplayedJob;
-pub(super) use self::settle::JobSize;
+pub(super) use self::settle::StoredJobSize;
 use super::rows::{self, micros, time};
 use super::schema::{self, DiskError};
 use crate::common::job::{Job, Lane};

@@ -11,11 +11,12 @@ use crate::common::sqlite::SqliteError;
 use crate::queue::dead::DeadFilter;
 use crate::queue::tests::config;
 
-struct Home {
+/// A folder with the database of a queue.
+struct TestFolder {
     folder: TempDir,
 }
 
-impl Home {
+impl TestFolder {
     fn new() -> Self {
         Self { folder: tempfile::tempdir().unwrap() }
     }
@@ -32,7 +33,7 @@ impl Home {
         self.open_with(config(false))
     }
 
-    /// Looks into the database, or changes it, behind the queue's back.
+    /// Opens a second connection, to inspect or change the database behind the queue's back.
     fn sql(&self) -> rusqlite::Connection {
         let connection = rusqlite::Connection::open(self.path()).unwrap();
         connection.busy_timeout(Duration::from_secs(10)).unwrap();
@@ -45,7 +46,7 @@ impl Home {
     }
 }
 
-/// A job for a URL of its own, which is its lane.
+/// Returns a job of a lane in direct mode.
 fn job(lane: &str) -> Job {
     let target = Target::Url(EndpointUrl::parse(&format!("https://example.com/{lane}")).unwrap());
     Job { lane: target.lane(), target, ..crate::queue::tests::job(lane) }
@@ -61,24 +62,24 @@ async fn settle(queue: &DiskQueue, lease: Lease, verdict: Verdict) {
 
 async fn claim_one(queue: &DiskQueue) -> Lease {
     let claim = tokio::time::timeout(Duration::from_secs(10), queue.claim(1));
-    claim.await.expect("a job").unwrap().remove(0)
+    claim.await.expect("a job is due").unwrap().remove(0)
 }
 
 #[tokio::test]
-async fn what_was_not_settled_is_there_after_a_restart_and_what_was_is_not() {
-    let home = Home::new();
+async fn only_unsettled_jobs_survive_a_restart() {
+    let folder = TestFolder::new();
     let jobs: Vec<Job> = ["a", "a", "b", "c"].into_iter().map(job).collect();
     let mut left: Vec<MessageId> = jobs.iter().map(|job| job.id).collect();
     {
-        let queue = home.open();
+        let queue = folder.open();
         queue.push(jobs).await.unwrap();
         let done = claim_one(&queue).await;
         left.retain(|id| *id != done.job.id);
         settle(&queue, done, Verdict::Done).await;
-        // Out when the process ends.
+        // Still leased when the process ends.
         claim_one(&queue).await;
     }
-    let queue = home.open();
+    let queue = folder.open();
     assert_eq!(queue.depth().await.unwrap().unsettled(), 3);
     let mut found = Vec::new();
     for _ in 0..3 {
@@ -91,21 +92,21 @@ async fn what_was_not_settled_is_there_after_a_restart_and_what_was_is_not() {
     found.sort();
     assert_eq!(found, left);
     assert_eq!(queue.depth().await.unwrap(), Depth::default());
-    assert_eq!((home.count("job"), home.count("content"), home.count("delivered")), (0, 0, 4));
+    assert_eq!((folder.count("job"), folder.count("content"), folder.count("delivered")), (0, 0, 4));
 }
 
 #[tokio::test]
-async fn a_backlog_is_read_as_its_turn_comes_and_in_order() {
+async fn a_backlog_is_loaded_in_parts_and_in_order() {
     for restart in [false, true] {
-        let home = Home::new();
+        let folder = TestFolder::new();
         let config = QueueConfig { max_jobs: 10_000, max_bytes: 1 << 30, ..config(true) };
-        let mut queue = home.open_with(config.clone());
+        let mut queue = folder.open_with(config.clone());
         let jobs: Vec<Job> = (0..500).map(|_| job("a")).collect();
         let order: Vec<MessageId> = jobs.iter().map(|job| job.id).collect();
         queue.push(jobs).await.unwrap();
         if restart {
             drop(queue);
-            queue = home.open_with(config);
+            queue = folder.open_with(config);
         }
         let mut seen = Vec::new();
         for number in 0..order.len() {
@@ -129,37 +130,37 @@ async fn a_backlog_is_read_as_its_turn_comes_and_in_order() {
 }
 
 #[tokio::test]
-async fn failures_and_due_times_outlive_the_process() {
-    let home = Home::new();
+async fn failures_and_due_times_survive_a_restart() {
+    let folder = TestFolder::new();
     let at = {
-        let queue = home.open();
+        let queue = folder.open();
         queue.push(vec![job("a")]).await.unwrap();
         let lease = claim_one(&queue).await;
         let at = after(queue.shared.now(), Duration::from_millis(700));
         settle(&queue, lease, Verdict::Retry { at, endpoint: EndpointState::Failed }).await;
         at
     };
-    let queue = home.open();
+    let queue = folder.open();
     let depth = queue.depth().await.unwrap();
     assert_eq!((depth.ready, depth.delayed), (0, 1));
     let lease = claim_one(&queue).await;
-    assert!(queue.shared.now() >= whole_micros(at), "it came before it was due");
+    assert!(queue.shared.now() >= whole_micros(at), "the retry came before it was due");
     assert_eq!(lease.attempt, 2);
 }
 
 #[tokio::test]
-async fn a_clock_that_went_back_delays_nothing_and_keeps_order() {
-    let home = Home::new();
+async fn a_clock_set_back_delays_no_job_and_keeps_the_order() {
+    let folder = TestFolder::new();
     let jobs: Vec<Job> = (0..3).map(|_| job("a")).collect();
     let order: Vec<MessageId> = jobs.iter().map(|job| job.id).collect();
     drop({
-        let queue = home.open_with(config(true));
+        let queue = folder.open_with(config(true));
         queue.push(jobs).await.unwrap();
         queue
     });
-    // As if they had been published an hour from now.
-    home.sql().execute("UPDATE job SET due_at = due_at + 3600000000", []).unwrap();
-    let queue = home.open_with(config(true));
+    // As if the clock had been an hour ahead when they were published.
+    folder.sql().execute("UPDATE job SET due_at = due_at + 3600000000", []).unwrap();
+    let queue = folder.open_with(config(true));
     queue.push(vec![job("a")]).await.unwrap();
     for id in order {
         let lease = claim_one(&queue).await;
@@ -169,26 +170,26 @@ async fn a_clock_that_went_back_delays_nothing_and_keeps_order() {
 }
 
 #[tokio::test]
-async fn a_new_job_never_has_the_place_of_a_dead_one() {
-    let home = Home::new();
+async fn a_new_job_never_reuses_the_number_of_a_dead_letter() {
+    let folder = TestFolder::new();
     {
-        let queue = home.open();
+        let queue = folder.open();
         queue.push(vec![job("a")]).await.unwrap();
         let lease = claim_one(&queue).await;
         settle(&queue, lease, Verdict::Dead { cause: Cause::Disabled }).await;
     }
-    home.sql().execute("DELETE FROM content", []).unwrap();
-    let queue = home.open();
+    folder.sql().execute("DELETE FROM content", []).unwrap();
+    let queue = folder.open();
     queue.push(vec![job("b")]).await.unwrap();
     assert_eq!(queue.purge(&DeadFilter::default(), 9).await.unwrap(), 1);
     assert_eq!(&*claim_one(&queue).await.job.body, b"0123456789");
 }
 
 #[tokio::test]
-async fn a_released_lane_is_due_at_once_also_what_is_only_on_disk() {
-    let home = Home::new();
+async fn a_released_lane_is_due_at_once_even_beyond_its_window() {
+    let folder = TestFolder::new();
     let config = QueueConfig { max_jobs: 10_000, lane_in_flight: 10_000, in_flight: 10_000, ..config(false) };
-    let queue = home.open_with(QueueConfig { max_bytes: 1 << 30, ..config });
+    let queue = folder.open_with(QueueConfig { max_bytes: 1 << 30, ..config });
     queue.push((0..300).map(|_| job("a")).collect()).await.unwrap();
     let far = after(queue.shared.now(), Duration::from_secs(3_600));
     let mut failed = 0;
@@ -214,21 +215,21 @@ async fn a_released_lane_is_due_at_once_also_what_is_only_on_disk() {
 }
 
 #[tokio::test]
-async fn a_damaged_job_is_set_aside_and_the_others_go_on() {
+async fn a_damaged_job_becomes_a_dead_letter_and_blocks_no_other() {
     let damages = [
         "UPDATE content SET body = x'00' WHERE seq = 1",
         "UPDATE content SET record = 'not JSON' WHERE seq = 1",
         "DELETE FROM content WHERE seq = 1",
     ];
     for damage in damages {
-        let home = Home::new();
+        let folder = TestFolder::new();
         drop({
-            let queue = home.open();
+            let queue = folder.open();
             queue.push(vec![job("a"), job("a"), job("b")]).await.unwrap();
             queue
         });
-        assert_eq!(home.sql().execute(damage, []).unwrap(), 1);
-        let queue = home.open();
+        assert_eq!(folder.sql().execute(damage, []).unwrap(), 1);
+        let queue = folder.open();
         for _ in 0..2 {
             let lease = claim_one(&queue).await;
             settle(&queue, lease, Verdict::Done).await;
@@ -239,17 +240,17 @@ async fn a_damaged_job_is_set_aside_and_the_others_go_on() {
         assert_eq!(queue.depth().await.unwrap(), Depth { dead: 1, ..Depth::default() }, "{damage}");
         let letters = queue.dead_letters(&DeadFilter::default(), None, 9).await.unwrap().letters;
         assert_eq!(letters[0].cause, CauseKind::Damaged);
-        let found = queue.dead_letter(letters[0].id).await.unwrap().unwrap();
-        assert_eq!(found.body, None, "{damage}");
+        let letter = queue.dead_letter(letters[0].id).await.unwrap().unwrap();
+        assert_eq!(letter.body, None, "{damage}");
     }
 }
 
 #[tokio::test]
-async fn a_full_disk_refuses_jobs_and_takes_them_again_when_there_is_room() {
-    let home = Home::new();
-    let queue = home.open_with(QueueConfig { max_jobs: 100_000, max_bytes: 1 << 40, ..config(false) });
+async fn a_full_disk_refuses_jobs_until_there_is_room() {
+    let folder = TestFolder::new();
+    let queue = folder.open_with(QueueConfig { max_jobs: 100_000, max_bytes: 1 << 40, ..config(false) });
     queue.push(vec![job("a")]).await.unwrap();
-    // As if the file system had no more room: the database may not grow.
+    // Imitates a full file system: the database may not grow.
     queue.requests.send(Request::LimitPages(60)).unwrap();
     let large = || Job { body: vec![1; 100_000].into(), ..job("b") };
     let mut taken = 1;
@@ -260,31 +261,31 @@ async fn a_full_disk_refuses_jobs_and_takes_them_again_when_there_is_room() {
         }
     };
     assert!(matches!(error, QueueError::Unavailable(..)), "{error:?}");
-    assert_eq!(queue.depth().await.unwrap().unsettled(), taken, "what was refused isn't counted");
-    // What is there is still delivered.
+    assert_eq!(queue.depth().await.unwrap().unsettled(), taken, "refused jobs do not count");
+    // Stored jobs are still delivered.
     let lease = claim_one(&queue).await;
     settle(&queue, lease, Verdict::Done).await;
     queue.requests.send(Request::LimitPages(1 << 30)).unwrap();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     while queue.push(vec![large()]).await.is_err() {
-        assert!(tokio::time::Instant::now() < deadline, "it never recovers");
+        assert!(tokio::time::Instant::now() < deadline, "the queue accepts jobs again");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     drop(queue);
-    let integrity: String = home.sql().query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    let integrity: String = folder.sql().query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
     assert_eq!(integrity, "ok");
-    assert_eq!(home.count("job"), taken);
+    assert_eq!(folder.count("job"), taken);
 }
 
 #[tokio::test]
-async fn space_is_given_back_when_a_backlog_has_drained() {
-    let home = Home::new();
-    let queue = home.open_with(QueueConfig { max_jobs: 100_000, max_bytes: 1 << 40, ..config(false) });
+async fn the_file_shrinks_once_a_backlog_has_drained() {
+    let folder = TestFolder::new();
+    let queue = folder.open_with(QueueConfig { max_jobs: 100_000, max_bytes: 1 << 40, ..config(false) });
     let large = |lane: usize| Job { body: vec![1; 200_000].into(), ..job(&lane.to_string()) };
     for lane in 0..20 {
         queue.push((0..10).map(|_| large(lane)).collect()).await.unwrap();
     }
-    let pages = |name: &str| home.sql().pragma_query_value(None, name, |row| row.get::<_, u64>(0)).unwrap();
+    let pages = |name: &str| folder.sql().pragma_query_value(None, name, |row| row.get::<_, u64>(0)).unwrap();
     let full = pages("page_count");
     assert!(full * 4_096 > 200 * 200_000);
     let mut left = 200;
@@ -302,37 +303,38 @@ async fn space_is_given_back_when_a_backlog_has_drained() {
 }
 
 #[tokio::test]
-async fn what_a_newer_version_or_another_program_wrote_is_left_alone() {
-    let home = Home::new();
-    drop(home.open());
-    home.sql().pragma_update(None, "user_version", 99).unwrap();
-    let open = || DiskQueue::open(&home.path(), config(false), Clock::start()).map(|_| ());
+async fn a_database_of_a_newer_version_or_another_program_is_refused() {
+    let folder = TestFolder::new();
+    drop(folder.open());
+    folder.sql().pragma_update(None, "user_version", 99).unwrap();
+    let open = || DiskQueue::open(&folder.path(), config(false), Clock::start()).map(|_| ());
     assert!(matches!(open(), Err(DiskError::Sqlite(SqliteError::Newer { found: 99, .. }))));
-    home.sql().pragma_update(None, "application_id", 7).unwrap();
+    folder.sql().pragma_update(None, "application_id", 7).unwrap();
     assert!(matches!(open(), Err(DiskError::Sqlite(SqliteError::NotOurs(_)))));
 }
 
-/// A database as the first version wrote it: jobs that wait, one to be retried, an ordered lane, a dead letter, a
+/// Opens a database that the first version wrote. It has waiting jobs, a retry, an ordered lane, a dead letter and a
 /// delivered message.
 #[tokio::test]
 async fn the_golden_database_opens() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/queue/v1/queue.db");
-    let home = Home::new();
+    let folder = TestFolder::new();
     if std::env::var_os("WHK_MAKE_GOLDEN").is_some() {
-        make_golden(&home).await;
-        home.sql().execute_batch("PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode = DELETE").unwrap();
+        make_golden(&folder).await;
+        folder.sql().execute_batch("PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode = DELETE").unwrap();
         std::fs::create_dir_all(golden.parent().unwrap()).unwrap();
-        std::fs::copy(home.path(), &golden).unwrap();
+        std::fs::copy(folder.path(), &golden).unwrap();
     }
-    std::fs::copy(&golden, home.path()).unwrap();
-    let queue = home.open();
+    std::fs::copy(&golden, folder.path()).unwrap();
+    let queue = folder.open();
     let depth = queue.depth().await.unwrap();
     assert_eq!((depth.unsettled(), depth.dead), (4, 1));
     let letters = queue.dead_letters(&DeadFilter::default(), None, 9).await.unwrap().letters;
     assert_eq!((letters[0].cause, &*letters[0].detail), (CauseKind::Disabled, "the endpoint is disabled"));
     let record = queue.message(letters[0].id).await.unwrap().unwrap();
     assert_eq!(record.attempts[0].status, Some(500));
-    let delivered: Vec<u8> = home.sql().query_row("SELECT id FROM delivered", [], |row| row.get(0)).unwrap();
+    let delivered: Vec<u8> =
+        folder.sql().query_row("SELECT id FROM delivered", [], |row| row.get(0)).unwrap();
     let delivered = MessageId::from_bytes(delivered.try_into().unwrap());
     assert_eq!(queue.message(delivered).await.unwrap().unwrap().attempts[0].status, Some(200));
     let mut attempts = Vec::new();
@@ -346,10 +348,10 @@ async fn the_golden_database_opens() {
     assert_eq!(attempts, [1, 1, 1, 2]);
 }
 
-async fn make_golden(home: &Home) {
+async fn make_golden(folder: &TestFolder) {
     use crate::common::attempt::Attempt;
     use crate::common::id::{EndpointId, TenantId};
-    let queue = home.open();
+    let queue = folder.open();
     let (tenant, endpoint) = (TenantId::new(), EndpointId::new());
     let target = Target::Endpoint(tenant, endpoint);
     let of_tenant = || Job {
@@ -363,7 +365,7 @@ async fn make_golden(home: &Home) {
         |status| Attempt { at: jiff::Timestamp::now(), latency_ms: 12, status: Some(status), error: None };
     let settle = async |verdict, status| {
         let lease = claim_one(&queue).await;
-        let settled = Settlement { lease, verdict, attempt: Some(made(status)) };
+        let settled = Settlement { lease, verdict, attempt: Some(attempt(status)) };
         queue.settle(&[settled]).await.unwrap();
     };
     queue.push(vec![job("done")]).await.unwrap();

@@ -35,7 +35,7 @@ const MAX_FREE_PAGES: u64 = 4_096;
 /// Pages (2 MiB) given back per step.
 const VACUUM_PAGES: u32 = 512;
 
-/// How long the thread must be idle before each step that shrinks the file.
+/// Idle time before each step that shrinks the file.
 const VACUUM_PAUSE: Duration = Duration::from_millis(20);
 
 /// Reason given for refusing jobs without trying to write them.

@@ -17,7 +17,7 @@ pub struct LeasedJob<J> {
     pub(in crate::queue) id: LeaseId,
     /// Position that the job had in its lane.
     pub position: LanePosition,
-    /// What the backend keeps of the job.
+    /// The job, in the form that the backend keeps.
     pub job: J,
     /// Number of this attempt, counted from 1.
     pub attempt: u32,

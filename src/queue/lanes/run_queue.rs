@@ -6,7 +6,7 @@ use super::lane::LaneState;
 use crate::common::job::Lane;
 use crate::queue::throttle::EndpointHealth;
 
-/// One value for each health of an endpoint.
+/// A value for each health of an endpoint.
 #[derive(Debug, Default)]
 pub(super) struct PerHealth<T> {
     healthy: T,

@@ -1,4 +1,4 @@
-//! The promises of every queue, kept by this one.
+//! The conformance tests, run against this backend.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ impl Harness for Memory {
     }
 
     async fn reopen(&mut self) {
-        unreachable!("it ends with the process");
+        unreachable!("a queue in memory ends with its process");
     }
 }
 

@@ -57,7 +57,7 @@ async fn a_dropped_claim_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_full_queue_refuses_all_of_a_batch() {
+async fn a_full_queue_refuses_a_whole_batch() {
     let (queue, _) = queue(false);
     queue.push((0..99).map(|_| job("a")).collect()).await.unwrap();
     let refused = queue.push(vec![job("a"), job("a")]).await;
@@ -71,7 +71,7 @@ async fn a_full_queue_refuses_all_of_a_batch() {
 }
 
 #[tokio::test]
-async fn a_queue_full_of_bytes_refuses() {
+async fn a_queue_with_too_many_bytes_refuses_pushes() {
     let (queue, _) = queue(false);
     let large = || Job { body: vec![0; 6_000].into(), ..job("a") };
     queue.push(vec![large()]).await.unwrap();
@@ -79,7 +79,7 @@ async fn a_queue_full_of_bytes_refuses() {
 }
 
 #[tokio::test]
-async fn the_dead_are_counted_and_kept_with_their_cause() {
+async fn dead_letters_are_counted_and_listed() {
     let (queue, _) = queue(false);
     queue.push(vec![job("a")]).await.unwrap();
     let lease = queue.claim(1).await.unwrap().remove(0);
@@ -91,7 +91,7 @@ async fn the_dead_are_counted_and_kept_with_their_cause() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn closed_it_gives_out_what_it_holds_and_then_ends() {
+async fn a_closed_queue_gives_out_its_jobs_and_then_ends() {
     let (queue, _) = queue(false);
     queue.push(vec![job("a"), job("b")]).await.unwrap();
     queue.close();
@@ -149,7 +149,7 @@ async fn a_released_lane_forgets_its_failures_and_is_due_at_once() {
     for ordered in [false, true] {
         let (queue, clock) = queue(ordered);
         queue.push(vec![job("a"), job("a"), job("b")]).await.unwrap();
-        // Until the breaker has opened and everything of the lane is held back.
+        // Until the breaker has opened and the whole lane is throttled.
         for _ in 0..8 {
             let Ok(leases) = tokio::time::timeout(Duration::from_millis(1), queue.claim(8)).await else {
                 break;
@@ -165,8 +165,8 @@ async fn a_released_lane_forgets_its_failures_and_is_due_at_once() {
                 settle(&queue, lease, verdict).await;
             }
         }
-        let held = tokio::time::timeout(Duration::from_secs(1), queue.claim(8)).await;
-        assert!(held.is_err(), "ordered {ordered}: {held:?}");
+        let throttled = tokio::time::timeout(Duration::from_secs(1), queue.claim(8)).await;
+        assert!(throttled.is_err(), "ordered {ordered}: {throttled:?}");
         queue.release(&[Lane::new("a"), Lane::new("never seen")]).await.unwrap();
         let mut released = 0;
         while released < 2 {
@@ -180,18 +180,19 @@ async fn a_released_lane_forgets_its_failures_and_is_due_at_once() {
 }
 
 #[tokio::test]
-async fn jobs_are_counted_by_tenant_until_they_are_settled() {
+async fn usage_counts_the_unsettled_jobs_of_each_tenant() {
     use crate::common::id::{EndpointId, TenantId};
     use crate::common::job::{Job, Target};
     let (queue, _) = queue(false);
     let target = Target::Endpoint(TenantId::new(), EndpointId::new());
     let of = |tenant: &str| Job { tenant: tenant.into(), target: target.clone(), ..job(tenant) };
-    let of_stranger = Job { tenant: "x".into(), ..job("x") };
-    queue.push(vec![of("x"), of("x"), of("y"), of_stranger]).await.unwrap();
+    let direct = Job { tenant: "x".into(), ..job("x") };
+    queue.push(vec![of("x"), of("x"), of("y"), direct]).await.unwrap();
     let names = ["x", "y", "z"].map(str::to_owned);
-    let counts =
-        || async { queue.tenant_usage(&names).await.unwrap().into_iter().map(|q| (q.jobs, q.bytes)) };
-    assert!(counts().await.eq([(2, 20), (1, 10), (0, 0)]), "direct mode's are nobody's");
+    let counts = || async {
+        queue.tenant_usage(&names).await.unwrap().into_iter().map(|usage| (usage.jobs, usage.bytes))
+    };
+    assert!(counts().await.eq([(2, 20), (1, 10), (0, 0)]), "jobs of direct mode count for no tenant");
     let full = queue.push((0..101).map(|_| of("z")).collect()).await;
     assert!(matches!(full, Err(QueueError::TooLarge)));
     let mut verdicts = [Verdict::Done, dead(), Verdict::Dropped, Verdict::Done].into_iter();
@@ -204,7 +205,7 @@ async fn jobs_are_counted_by_tenant_until_they_are_settled() {
 }
 
 #[tokio::test]
-async fn a_job_that_asks_for_order_has_it_in_an_unordered_queue() {
+async fn a_job_can_ask_for_order_in_an_unordered_queue() {
     let (queue, _) = queue(false);
     let ordered = |lane: &str| crate::common::job::Job { ordered: true, ..job(lane) };
     queue.push(vec![ordered("a"), ordered("a"), job("b"), job("c")]).await.unwrap();
@@ -215,11 +216,15 @@ async fn a_job_that_asks_for_order_has_it_in_an_unordered_queue() {
     let at = jiff::Timestamp::UNIX_EPOCH;
     settle(&queue, failed, Verdict::Retry { at, endpoint: EndpointState::Failed }).await;
     let again = queue.claim(8).await.unwrap();
-    assert_eq!(again.iter().map(|lease| lease.job.id).collect::<Vec<_>>(), [id], "the head first");
+    assert_eq!(
+        again.iter().map(|lease| lease.job.id).collect::<Vec<_>>(),
+        [id],
+        "the failed job comes first"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_failed_before_an_endpoint_kept_order_does_not_take_it_back() {
+async fn a_retry_from_before_a_lane_became_ordered_does_not_make_it_unordered() {
     let (queue, clock) = queue(false);
     let ordered = || crate::common::job::Job { ordered: true, ..job("a") };
     let again = |seconds| Verdict::Retry {
@@ -232,13 +237,13 @@ async fn what_failed_before_an_endpoint_kept_order_does_not_take_it_back() {
     let jobs: Vec<_> = (0..3).map(|_| ordered()).collect();
     let order: Vec<_> = jobs.iter().map(|job| job.id).collect();
     queue.push(jobs).await.unwrap();
-    let head = queue.claim(8).await.unwrap().remove(0);
-    assert_eq!(head.job.id, order[0]);
-    settle(&queue, head, again(5)).await;
+    let first = queue.claim(8).await.unwrap().remove(0);
+    assert_eq!(first.job.id, order[0]);
+    settle(&queue, first, again(5)).await;
     let mut seen = Vec::new();
     while seen.len() < 4 {
         for lease in queue.claim(8).await.unwrap() {
-            // The head fails again once the one from before is back in its lane.
+            // The first job fails once more, after the older job is back in the lane.
             if lease.job.id == order[0] && lease.attempt == 2 {
                 settle(&queue, lease, again(5)).await;
                 continue;

@@ -13,7 +13,7 @@ use crate::queue::disk::rows::{self, attempts_with, micros};
 use crate::queue::lanes::ScheduledRetry;
 
 /// Share of the queue that one job takes.
-pub(in crate::queue::disk) struct JobSize {
+pub(in crate::queue::disk) struct StoredJobSize {
     pub(in crate::queue::disk) tenant: Option<Arc<str>>,
     pub(in crate::queue::disk) bytes: usize,
 }
@@ -98,11 +98,11 @@ impl Store {
     }
 
     /// Returns the size of a job, or `None` if it does not exist.
-    pub(in crate::queue::disk) fn size_of(&self, seq: u64) -> rusqlite::Result<Option<JobSize>> {
+    pub(in crate::queue::disk) fn size_of(&self, seq: u64) -> rusqlite::Result<Option<StoredJobSize>> {
         let sql = "SELECT tenant, bytes FROM job JOIN lane ON lane.id = job.lane WHERE seq = ?";
         let size = self.connection.prepare_cached(sql)?.query_row([seq], |row| {
             let tenant = row.get::<_, Option<String>>(0)?.map(Into::into);
-            Ok(JobSize { tenant, bytes: row.get(1)? })
+            Ok(StoredJobSize { tenant, bytes: row.get(1)? })
         });
         size.optional()
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Store;
 use crate::queue::disk::schema::BUSY_TIMEOUT;
 
-/// How long a restart of the log, and so every commit, waits for readers.
+/// Maximum time that a restart of the log waits for readers. Commits wait with it.
 const RESTART_TIMEOUT: Duration = Duration::from_millis(200);
 
 impl Store {

@@ -167,13 +167,13 @@ impl Harness for Kafka {
 }
 
 conformance!(promises, super::Kafka, except
-    dead::replay_has_room_or_changes_nothing: "Kafka's quotas and retention bound the topics; the queue has no limit of its own",
-    dead::messages_tell_where_they_stand: "a topic has no index of its messages by id, but for dead letters",
+    dead::a_replay_without_room_changes_nothing: "Kafka's quotas and retention bound the topics; the queue has no limit of its own",
+    dead::messages_have_a_state_and_attempts: "a topic has no index of its messages by id, but for dead letters",
     dead::history_is_bounded: "a topic has no index of its messages by id, but for dead letters",
-    limits::a_full_queue_refuses_all_and_takes_again: "Kafka's quotas and retention bound the topics; the queue has no limit of its own",
+    limits::a_full_queue_refuses_whole_pushes_until_there_is_room: "Kafka's quotas and retention bound the topics; the queue has no limit of its own",
     limits::bytes_are_bounded: "Kafka's quotas and retention bound the topics; the queue has no limit of its own",
-    limits::large_pushes_are_whole: "the case fills the queue up to a limit, and this queue has none",
-    limits::tenants_are_counted: "a topic doesn't tell how many of its records are one tenant's",
+    limits::large_pushes_are_all_or_nothing: "the case fills the queue up to a limit, and this queue has none",
+    limits::usage_is_counted_by_tenant: "a topic doesn't tell how many of its records are one tenant's",
 );
 
 /// Kafka's own quotas and retention bound what is queued: every push that Kafka acknowledges is accepted.
