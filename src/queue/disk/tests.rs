@@ -361,7 +361,7 @@ async fn make_golden(folder: &TestFolder) {
         ordered: true,
         ..job("")
     };
-    let made =
+    let attempt =
         |status| Attempt { at: jiff::Timestamp::now(), latency_ms: 12, status: Some(status), error: None };
     let settle = async |verdict, status| {
         let lease = claim_one(&queue).await;
