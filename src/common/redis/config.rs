@@ -1,4 +1,4 @@
-//! Where Redis is, as `--redis-url` and `--redis-prefix` say it.
+//! Configuration of Redis, as given by `--redis-url`, `--redis-prefix` and `--redis-ca-file`.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,14 +7,27 @@ use redis::cluster::ClusterClient;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, RedisError, TlsCertificates};
 
-use super::{CONNECT_TIME, RESPONSE_TIME};
 use crate::common::http::install_crypto_provider;
 
-/// A peer that has vanished is noticed within this, also by a connection that only listens.
+/// Maximum time of an answer: longer than any of the scripts, shorter than a publisher waits.
+pub(super) const RESPONSE_TIME: Duration = Duration::from_secs(3);
+
+/// Maximum time to connect.
+pub(super) const CONNECT_TIME: Duration = Duration::from_secs(2);
+
+/// Delay before the first attempt to reconnect.
+pub(super) const MIN_BACKOFF: Duration = Duration::from_millis(50);
+
+/// Maximum delay between attempts to reconnect.
+pub(super) const MAX_BACKOFF: Duration = Duration::from_secs(1);
+
+/// Time after which an unreachable peer is detected, even by a connection that only receives.
 const PEER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Interval of the keep-alive probes of TCP.
 const PROBE_INTERVAL: Duration = Duration::from_secs(3);
 
-/// Where Redis is and what our keys begin with. `Debug` shows hosts alone: URLs hold passwords.
+/// URLs of Redis and prefix of the keys. `Debug` shows only hosts, because URLs may contain passwords.
 #[derive(Clone)]
 pub struct RedisConfig {
     nodes: Vec<ConnectionInfo>,
@@ -22,34 +35,38 @@ pub struct RedisConfig {
     roots: Option<Vec<u8>>,
 }
 
-/// `--redis-url`, `--redis-prefix` or `--redis-ca-file` can't be used. It repeats none of a URL, which may hold a
-/// password.
+/// `--redis-url`, `--redis-prefix` or `--redis-ca-file` has an unusable value.
+///
+/// The error contains no part of a URL, which may contain a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RedisConfigError {
-    /// It isn't a URL of Redis.
+    /// The URL is malformed.
     #[error("--redis-url: redis://[user:password@]host[:port][/database] is needed, or rediss:// for TLS")]
     Url,
-    /// It asks for TLS that isn't checked.
+    /// The URL disables the verification of certificates.
     #[error(
-        "--redis-url: TLS without a checked certificate is no protection; see --redis-ca-file instead of #insecure"
+        "--redis-url: #insecure isn't supported, because TLS without verified certificates doesn't protect; pass --redis-ca-file"
     )]
     Insecure,
-    /// The certificates can't be read.
-    #[error("--redis-ca-file: it holds no certificate that can be read (PEM)")]
+    /// The file contains no certificate, or one that can't be parsed.
+    #[error(
+        "--redis-ca-file: the file has no certificate, or a malformed one; PEM is needed"
+    )]
     Roots,
-    /// Certificates without TLS.
+    /// Root certificates were given, and a URL doesn't use TLS.
     #[error("--redis-ca-file: every --redis-url must begin with rediss://")]
     RootsWithoutTls,
-    /// It would part a key in the wrong place.
+    /// The prefix has characters that have a meaning in keys, or is too long.
     #[error("--redis-prefix: 1 to 64 of A-Z, a-z, 0-9, `:`, `_` and `-` are needed")]
     Prefix,
 }
 
 impl RedisConfig {
-    /// One URL, or several of a cluster's nodes with commas between them; `prefix` is what every key begins with.
+    /// Parses the URL of a server, or the URLs of several nodes of a cluster, separated by commas. All keys start with
+    /// `prefix`.
     ///
     /// # Errors
-    /// A URL or the prefix can't be used.
+    /// A URL or the prefix is malformed.
     pub fn parse(urls: &str, prefix: &str) -> Result<Self, RedisConfigError> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b':' | b'_' | b'-');
         if prefix.is_empty() || prefix.len() > 64 || !prefix.bytes().all(allowed) {
@@ -59,10 +76,10 @@ impl RedisConfig {
         Ok(Self { nodes, prefix: prefix.to_owned(), roots: None })
     }
 
-    /// Trusts the certificates in `pem` for TLS, and no others.
+    /// Trusts only the root certificates in `pem`.
     ///
     /// # Errors
-    /// There is none, or no TLS.
+    /// `pem` contains no certificate or a malformed one, or a URL doesn't use TLS.
     pub fn with_roots(self, pem: Vec<u8>) -> Result<Self, RedisConfigError> {
         use rustls::pki_types::CertificateDer;
         use rustls::pki_types::pem::PemObject as _;
@@ -76,35 +93,35 @@ impl RedisConfig {
         Ok(Self { roots: Some(pem), ..self })
     }
 
-    /// What every key begins with.
+    /// Returns the prefix of all keys.
     #[must_use]
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// The number of the database; 0 in a cluster.
+    /// Returns the number of the database. It is 0 in a cluster.
     #[must_use]
     pub fn database(&self) -> i64 {
         self.nodes.first().map_or(0, |node| node.redis_settings().db())
     }
 
-    /// Whether it is a cluster: there are several URLs.
+    /// Returns whether Redis is a cluster, which is the case if there are several URLs.
     #[must_use]
     pub fn is_cluster(&self) -> bool {
         self.nodes.len() > 1
     }
 
-    /// Each node by itself.
+    /// Returns a configuration for each node.
     pub fn nodes(&self) -> impl Iterator<Item = Self> {
         self.nodes.iter().map(|node| Self { nodes: vec![node.clone()], ..self.clone() })
     }
 
-    /// A client of the one node.
+    /// Creates a client of the first node.
     pub(super) fn client(&self) -> Result<Client, RedisError> {
         self.client_of(0)
     }
 
-    /// A client of one of the nodes; `turn` may go beyond their number.
+    /// Creates a client of the node with index `turn`, modulo the number of nodes.
     pub(super) fn client_of(&self, turn: usize) -> Result<Client, RedisError> {
         let node = self.nodes.iter().cycle().nth(turn.checked_rem(self.nodes.len()).unwrap_or(0));
         let node = node.cloned().ok_or((redis::ErrorKind::InvalidClientConfig, "no URL"))?;
@@ -114,13 +131,13 @@ impl RedisConfig {
         }
     }
 
-    /// A client of the cluster.
+    /// Creates a client of the cluster.
     pub(super) fn cluster_client(&self) -> Result<ClusterClient, RedisError> {
         let builder = ClusterClient::builder(self.nodes.iter().cloned())
             .connection_timeout(CONNECT_TIME)
             .response_timeout(RESPONSE_TIME)
             .tcp_settings(tcp())
-            // For slots that move; what fails otherwise is repeated by whoever asked.
+            // These retries cover slots that move. The callers handle other failures.
             .retries(3);
         match self.certificates() {
             Some(certificates) => builder.certs(certificates).build(),

@@ -1,7 +1,10 @@
+use std::time::Duration;
+
+use super::config::CONNECT_TIME;
 use super::*;
 
 #[test]
-fn urls_are_checked_and_never_repeated() {
+fn malformed_urls_are_refused_and_passwords_hidden() {
     let of = |url: &str| RedisConfig::parse(url, "whk");
     for odd in ["", "http://127.0.0.1", "redis://", "127.0.0.1:6379", "redis://a,", "redis://h/notanumber"] {
         assert_eq!(of(odd).unwrap_err(), RedisConfigError::Url, "{odd}");
@@ -16,7 +19,7 @@ fn urls_are_checked_and_never_repeated() {
 }
 
 #[test]
-fn a_prefix_can_not_part_a_key_elsewhere() {
+fn a_prefix_has_no_character_with_a_meaning_in_keys() {
     let of = |prefix: &str| RedisConfig::parse("redis://h", prefix).map(|config| config.prefix().to_owned());
     for odd in ["", "{a}", "a b", "a*", "ä", &"a".repeat(65)] {
         assert_eq!(of(odd), Err(RedisConfigError::Prefix), "{odd}");
@@ -25,7 +28,7 @@ fn a_prefix_can_not_part_a_key_elsewhere() {
 }
 
 #[test]
-fn certificates_need_tls() {
+fn root_certificates_need_tls() {
     let plain = RedisConfig::parse("redis://h", "whk").unwrap();
     assert_eq!(plain.clone().with_roots(Vec::new()).unwrap_err(), RedisConfigError::Roots);
     let certificate = rcgen::generate_simple_self_signed(["h".to_owned()]).unwrap().cert.pem().into_bytes();
@@ -35,9 +38,9 @@ fn certificates_need_tls() {
     tls.with_roots(certificate).unwrap();
 }
 
-/// A server that takes connections and says nothing.
+/// The server accepts connections and never answers.
 #[tokio::test]
-async fn a_server_that_does_not_answer_is_given_up() {
+async fn a_command_without_an_answer_times_out() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let config = RedisConfig::parse(&format!("redis://{address}"), "whk").unwrap();
@@ -45,5 +48,5 @@ async fn a_server_that_does_not_answer_is_given_up() {
     RedisConnection::open(&config).await.unwrap_err();
     let connection = RedisConnection::lazy(&config).unwrap();
     assert!(matches!(connection.query::<()>(&redis::cmd("PING")).await, Err(RedisFailure::TimedOut)));
-    assert!(started.elapsed() < CONNECT_TIME + MOST_WAIT + Duration::from_secs(2));
+    assert!(started.elapsed() < CONNECT_TIME + MAX_WAIT + Duration::from_secs(2));
 }
