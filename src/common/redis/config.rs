@@ -49,9 +49,7 @@ pub enum RedisConfigError {
     )]
     Insecure,
     /// The file contains no certificate, or one that can't be parsed.
-    #[error(
-        "--redis-ca-file: the file has no certificate, or a malformed one; PEM is needed"
-    )]
+    #[error("--redis-ca-file: the file has no certificate, or a malformed one; PEM is needed")]
     Roots,
     /// Root certificates were given, and a URL doesn't use TLS.
     #[error("--redis-ca-file: every --redis-url must begin with rediss://")]
