@@ -1,5 +1,5 @@
-//! What it costs to publish one event to many: in this process alone, without HTTP and without deliveries, and then
-//! with a real server that has ten thousand tenants.
+//! The cost of publishing one event to many endpoints: first in this process, without HTTP and deliveries, then with a
+//! real server that has ten thousand tenants.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -34,10 +34,10 @@ use crate::{sink_count, wait_for_sink};
 
 const LIMITS: Limits = Limits { queued_jobs: 1_000_000, publishes_per_second: 1_000_000, endpoints: 100_000 };
 
-/// How long each warm figure is measured.
+/// Time over which each figure after the first event is measured.
 const WARM: Duration = Duration::from_secs(1);
 
-/// Prints the figures; `most` is how many tenants there are.
+/// Prints the figures. `most` is the number of tenants.
 pub(crate) async fn run(public_key: &Path, payload: &str, most: usize) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let sink = Process::start(&mut own("sink")?)?;
@@ -50,11 +50,11 @@ pub(crate) async fn run(public_key: &Path, payload: &str, most: usize) -> anyhow
         subscribe(&registry, &key, &sizes, most, sink.port).await?;
         let rate = (most * 3) as f64 / started.elapsed().as_secs_f64();
         println!(
-            "\n{most} tenants with a key and an endpoint each, written at {rate:.0} changes/s (one fsync each)"
+            "\n{most} tenants with a key and an endpoint each, created at {rate:.0} changes/s (one fsync each)"
         );
         let (_, key) = registry.create_api_key(None, None).await?;
         dir.write_provider_key(&key)?;
-        println!("\npublishing {} bytes to N endpoints, without HTTP and deliveries", payload.len());
+        println!("\npublishing {} bytes to N endpoints, in process, without deliveries", payload.len());
         println!(
             "{:<44} {:>12} {:>12} {:>12} {:>12}",
             "", "first, ms", "events/s", "messages/s", "us/message"
@@ -62,21 +62,21 @@ pub(crate) async fn run(public_key: &Path, payload: &str, most: usize) -> anyhow
         for &size in &sizes {
             measure(
                 &registry,
-                &format!("{size} endpoint(s) of as many tenants"),
+                &format!("{size} tenants, 1 endpoint each"),
                 &format!("tenants.{size}"),
                 payload,
             )
             .await?;
         }
         for &size in &sizes {
-            measure(&registry, &format!("{size} endpoint(s) of one tenant"), &format!("one.{size}"), payload)
+            measure(&registry, &format!("1 tenant, {size} endpoints"), &format!("one.{size}"), payload)
                 .await?;
         }
     }
     serve(folder.path(), &sink, payload, most)
 }
 
-/// The first `size` of many tenants subscribe to `tenants.<size>`; one more tenant has as many endpoints for
+/// Subscribes the first `size` tenants to `tenants.<size>`, for each size. One more tenant gets `size` endpoints for
 /// `one.<size>`.
 async fn subscribe(
     registry: &Registry,
@@ -195,7 +195,7 @@ async fn drain(publisher: &Publisher) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A real server with these tenants: how soon it listens, its memory, and one event to all of them.
+/// Starts a server with these tenants and prints its time to start, its memory, and the time of one event to all tenants.
 fn serve(folder: &Path, sink: &Process, payload: &str, most: usize) -> anyhow::Result<()> {
     let mut command = whk();
     command.args(["--log-format", "json", "publish-server", "--port", "0", "--allow-net", "127.0.0.0/8"]);
@@ -204,7 +204,7 @@ fn serve(folder: &Path, sink: &Process, payload: &str, most: usize) -> anyhow::R
     let server = Process::start(&mut command)?;
     let listening = started.elapsed();
     println!(
-        "\na server with {} tenants and {} endpoints: listens after {:.0} ms, {:.1} MiB resident",
+        "\na server with {} tenants and {} endpoints: ready after {:.0} ms, {:.1} MiB resident",
         most + 1,
         most + most.min(10_000),
         listening.as_secs_f64() * 1_000.0,
@@ -224,7 +224,7 @@ fn serve(folder: &Path, sink: &Process, payload: &str, most: usize) -> anyhow::R
         );
         wait_for_sink(sink.port, before + most as u64)?;
         println!(
-            "{turn} event to {most} tenants: 202 after {:.0} ms, all delivered after {:.0} ms, at most {:.1} MiB",
+            "{turn} event to {most} tenants: 202 after {:.0} ms, all delivered after {:.0} ms, peak {:.1} MiB",
             accepted.as_secs_f64() * 1_000.0,
             started.elapsed().as_secs_f64() * 1_000.0,
             server.peak_mib()?,

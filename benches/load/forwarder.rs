@@ -1,4 +1,4 @@
-//! The yardstick: takes a POST, posts the same bytes on, answers 202. No queue, no cryptography, no checks.
+//! The baseline: accepts a POST, sends the same bytes to the target, and answers 202. No queue, encryption or checks.
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, Uri};
@@ -10,7 +10,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpListener;
 
-/// Forwards to `target` for ever.
+/// Forwards requests to `target`. Never returns, unless a connection can't be accepted.
 pub(crate) async fn run(listener: TcpListener, target: Uri) -> anyhow::Result<()> {
     let mut tcp = HttpConnector::new();
     tcp.set_nodelay(true);

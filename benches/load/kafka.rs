@@ -1,4 +1,4 @@
-//! Kafka: publishing to it, and delivering from it with one and three consumers.
+//! Kafka: publishing, and delivering with one and three consumers.
 
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -8,13 +8,13 @@ use anyhow::Context as _;
 use crate::process::{Process, own, whk};
 use crate::{CONCURRENCY, Files, sink_count, wait_for_sink};
 
-/// Tenants, so that all partitions have some.
+/// Number of tenants: enough that each partition has some.
 const TENANTS: u64 = 12;
 
-/// Rates at the broker that WHK_TEST_KAFKA names, and how long a consumer that is killed is missed.
+/// Prints the rates with the broker in WHK_TEST_KAFKA, and the time until other consumers replace a killed one.
 pub(crate) fn bench(files: &Files, count: u64) -> anyhow::Result<()> {
     let brokers = std::env::var("WHK_TEST_KAFKA")
-        .context("WHK_TEST_KAFKA: `scripts/services.sh start kafka` starts one and prints it")?;
+        .context("WHK_TEST_KAFKA isn't set; `scripts/bench.sh --kafka` starts a broker and sets it")?;
     let topic = format!("bench-{}", std::process::id());
     let registry = format!("{topic}.tenants");
     let kafka = ["--kafka-brokers", &brokers, "--kafka-topic", &topic, "--kafka-registry-topic", &registry];
@@ -50,13 +50,13 @@ pub(crate) fn bench(files: &Files, count: u64) -> anyhow::Result<()> {
         let of_consumers = running.iter().map(Process::cpu_seconds).sum::<anyhow::Result<f64>>()?;
         let peak = running.iter().map(Process::peak_mib).collect::<anyhow::Result<Vec<f64>>>()?;
         println!(
-            "{consumers} consumers: {accepted:>7.0} accepted/s at {of_server:.3} cpu s/1,000, then {delivered:>7.0} delivered/s from the backlog at {:.3}; {:.0} MiB at most each, the server {:.0}",
+            "{consumers} consumer(s): {accepted:>7.0} accepted/s at {of_server:.3} cpu s/1,000, then {delivered:>7.0} delivered/s from the backlog at {:.3}; peak MiB: consumer {:.0}, server {:.0}",
             of_consumers * 1_000.0 / count as f64,
             peak.into_iter().fold(0.0, f64::max),
             server.peak_mib()?,
         );
         drop(running);
-        // Their sessions are over.
+        // Kafka removes killed consumers after their session timeout of 6 s.
         std::thread::sleep(Duration::from_secs(8));
     }
     let (killed, _one, _other) = (consumer()?, consumer()?, consumer()?);
@@ -67,14 +67,14 @@ pub(crate) fn bench(files: &Files, count: u64) -> anyhow::Result<()> {
     publish(files, server.port, sink.port, 1_000)?;
     wait_for_sink(sink.port, before + 1_000)?;
     println!(
-        "one of three consumers killed: all of 1,000 events published then were delivered after {:.1} s, with --session-timeout 6s",
+        "one of three consumers killed: 1,000 events published after that were delivered after {:.1} s, with --session-timeout 6s",
         start.elapsed().as_secs_f64()
     );
-    beside_one_that_hangs(files, &brokers)
+    beside_a_hanging_endpoint(files, &brokers)
 }
 
-/// How long events take in a partition in which another tenant's endpoint hangs, with more of its jobs than a window holds.
-fn beside_one_that_hangs(files: &Files, brokers: &str) -> anyhow::Result<()> {
+/// Prints the latency of events in a partition where another tenant's endpoint hangs and has more jobs than a window holds.
+fn beside_a_hanging_endpoint(files: &Files, brokers: &str) -> anyhow::Result<()> {
     let topic = format!("bench-one-{}", std::process::id());
     let registry = format!("{topic}.tenants");
     let kafka = ["--kafka-brokers", brokers, "--kafka-topic", &topic, "--kafka-registry-topic", &registry];
@@ -92,13 +92,13 @@ fn beside_one_that_hangs(files: &Files, brokers: &str) -> anyhow::Result<()> {
     consumer.args(["--log-format", "json", "consume-kafka", "--port", "0", "--allow-net", "127.0.0.0/8"]);
     consumer.args(shared).args(["--group", &topic]).arg("--signing-secret-file").arg(secret);
     let _consumer = Process::start(&mut consumer)?;
-    println!("\none partition, publish to delivery at 200/s, 2000 events, milliseconds");
+    println!("\none partition, from publish to delivery at 200 events/s, 2,000 events, milliseconds");
     println!("{:<50} {:>8} {:>8} {:>8}", "", "p50", "p99", "max");
-    for name in ["all well", "another tenant's endpoint hangs, with 20,000 jobs"] {
-        if name != "all well" {
+    for name in ["all endpoints answer", "another tenant's endpoint hangs, with 20,000 jobs"] {
+        if name != "all endpoints answer" {
             send(files, server.port, "hangs", &format!("http://127.0.0.1:{}/hang", sink.port), 20_000)?
                 .wait()?;
-            // Until most of them are put aside.
+            // Most of them move to the retry topic meanwhile.
             std::thread::sleep(Duration::from_secs(10));
         }
         files.send(server.port, &customer.urls(9), 2_000, Some(200))?;
@@ -109,7 +109,7 @@ fn beside_one_that_hangs(files: &Files, brokers: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Publishes `count` events, those of each tenant by a sender of its own.
+/// Publishes `count` events, with one sender for each tenant.
 fn publish(files: &Files, server: u16, sink: u16, count: u64) -> anyhow::Result<()> {
     let sender = |tenant: u64| {
         let share = count / TENANTS + u64::from(tenant < count % TENANTS);
@@ -123,7 +123,7 @@ fn publish(files: &Files, server: u16, sink: u16, count: u64) -> anyhow::Result<
     Ok(())
 }
 
-/// A sender of one tenant's events.
+/// Starts a sender of one tenant's events.
 fn send(files: &Files, server: u16, target: &str, url: &str, count: u64) -> anyhow::Result<Child> {
     let mut command = whk();
     command.args(["send", "--output", "json", "--concurrency", CONCURRENCY, "--count", &count.to_string()]);

@@ -1,10 +1,10 @@
-//! Load runs with real processes on one machine, and a bare forwarder as their yardstick.
+//! Load runs with real processes on one machine, with a bare HTTP forwarder as the baseline.
 //!
-//! `scripts/bench.sh` runs it. Everything shares the machine: sender, server and customer. Absolute figures
-//! vary with it; the ratio of two rows of one run is what to compare.
+//! `scripts/bench.sh` runs them. Sender, server and customer share the machine. Absolute figures vary with it, so compare
+//! the ratio of two rows of one run.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "its output is its result")]
-#![expect(clippy::arithmetic_side_effects, reason = "nothing here is fed from outside")]
+#![expect(clippy::arithmetic_side_effects, reason = "no input comes from outside")]
 
 mod fan_out;
 mod forwarder;
@@ -24,9 +24,13 @@ use hdrhistogram::Histogram;
 use process::{Process, own, whk};
 use serde::Deserialize;
 
+/// Size of a payload in bytes.
 const PAYLOAD_BYTES: usize = 1024;
+
+/// Concurrent connections of `whk send`.
 const CONCURRENCY: &str = "32";
 
+/// The summary that `whk send` prints.
 #[derive(Deserialize)]
 struct Sent {
     accepted: u64,
@@ -35,6 +39,7 @@ struct Sent {
     latency_ms: Latency,
 }
 
+/// Time until a publish was answered, in milliseconds.
 #[derive(Deserialize)]
 struct Latency {
     p50: f64,
@@ -78,7 +83,7 @@ fn serve<F: Future<Output = anyhow::Result<()>>>(
     })
 }
 
-/// What one run needs on disk.
+/// Keys, secret and payload of one run, in a temporary folder.
 struct Files {
     folder: tempfile::TempDir,
 }
@@ -139,7 +144,7 @@ impl Files {
         Ok(Customer { process, arrivals })
     }
 
-    /// Runs `whk send` to the end.
+    /// Runs `whk send` until it ends and returns its summary.
     fn send(&self, server: u16, urls: &[String], count: u64, rate: Option<u64>) -> anyhow::Result<Sent> {
         let mut command = whk();
         command.args([
@@ -164,6 +169,7 @@ impl Files {
     }
 }
 
+/// A `whk customer` process, with the lines it printed and the time of each.
 struct Customer {
     process: Process,
     arrivals: mpsc::Receiver<(String, SystemTime)>,
@@ -174,7 +180,7 @@ impl Customer {
         (0..count).map(|n| format!("http://127.0.0.1:{}/webhook?endpoint={n}", self.process.port)).collect()
     }
 
-    /// Waits for `count` events; their latencies from publish to here in microseconds.
+    /// Waits for `count` events and returns the microseconds from publish to arrival of each.
     fn wait_for(&self, count: u64) -> anyhow::Result<Histogram<u64>> {
         #[derive(Deserialize)]
         struct Line {
@@ -196,6 +202,7 @@ impl Customer {
     }
 }
 
+/// Returns the number of requests that a sink has answered.
 fn sink_count(port: u16) -> anyhow::Result<u64> {
     use std::io::{Read as _, Write as _};
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
@@ -205,22 +212,27 @@ fn sink_count(port: u16) -> anyhow::Result<u64> {
     Ok(answer.rsplit("\r\n").next().context("count")?.parse()?)
 }
 
+/// Waits until a sink has answered `count` requests; fails after a minute.
 fn wait_for_sink(port: u16, count: u64) -> anyhow::Result<()> {
     let give_up = Instant::now() + Duration::from_secs(60);
     while sink_count(port)? < count {
-        anyhow::ensure!(Instant::now() < give_up, "the sink waits in vain");
+        anyhow::ensure!(Instant::now() < give_up, "the sink didn't get {count} requests within a minute");
         std::thread::sleep(Duration::from_millis(2));
     }
     Ok(())
 }
 
-/// One row of the table of rates.
+/// A row of the table of rates.
 struct Row {
     delivered_per_second: f64,
 }
 
 fn row(name: &str, sent: &Sent, count: u64, elapsed: Duration, server: &Process) -> anyhow::Result<Row> {
-    anyhow::ensure!(sent.refused == 0 && sent.accepted == count, "{name}: {} were refused", sent.refused);
+    anyhow::ensure!(
+        sent.refused == 0 && sent.accepted == count,
+        "{name}: {} events were refused",
+        sent.refused
+    );
     let delivered_per_second = count as f64 / elapsed.as_secs_f64();
     println!(
         "{name:<34} {:>10.0} {:>11.0} {:>14.3} {:>9.1}",
@@ -243,7 +255,7 @@ fn bench_fan_out(most: usize) -> anyhow::Result<()> {
 fn bench(count: u64, paced: u64) -> anyhow::Result<()> {
     let files = Files::make()?;
     println!(
-        "{count} events of {PAYLOAD_BYTES} bytes, {CONCURRENCY} connections, everything on this machine"
+        "{count} events of {PAYLOAD_BYTES} bytes, {CONCURRENCY} connections, all processes on this machine"
     );
     println!(
         "{:<34} {:>10} {:>11} {:>14} {:>9}",
@@ -257,7 +269,7 @@ fn bench(count: u64, paced: u64) -> anyhow::Result<()> {
         let start = Instant::now();
         let sent = files.send(server.port, &[target], count, None)?;
         wait_for_sink(sink.port, count)?;
-        row("forwarder to bare sink", &sent, count, start.elapsed(), &server)?
+        row("baseline: forwarder to sink", &sent, count, start.elapsed(), &server)?
     };
     let to_sink = {
         let sink = Process::start(&mut own("sink")?)?;
@@ -265,7 +277,7 @@ fn bench(count: u64, paced: u64) -> anyhow::Result<()> {
         let start = Instant::now();
         let sent = files.send(server.port, &[format!("http://127.0.0.1:{}/", sink.port)], count, None)?;
         wait_for_sink(sink.port, count)?;
-        row("whk to bare sink, 1 endpoint", &sent, count, start.elapsed(), &server)?
+        row("whk to sink, 1 endpoint", &sent, count, start.elapsed(), &server)?
     };
     let mut to_customer = Vec::new();
     for endpoints in [1, 10] {
@@ -276,14 +288,14 @@ fn bench(count: u64, paced: u64) -> anyhow::Result<()> {
         let name = format!("whk to whk customer, {endpoints} endpoint(s)");
         to_customer.push(row(&name, &sent, count, start.elapsed(), &server)?);
     }
-    println!("\ndelivered/s as a share of the forwarder's:");
+    println!("\ndelivered/s in relation to the forwarder:");
     for (name, row) in
-        ["bare sink", "customer, 1", "customer, 10"].iter().zip([to_sink].iter().chain(&to_customer))
+        ["sink", "customer, 1", "customer, 10"].iter().zip([to_sink].iter().chain(&to_customer))
     {
         println!("  {name:<14} {:.2}", row.delivered_per_second / forwarder.delivered_per_second);
     }
 
-    println!("\npublish to delivery at 200/s, {paced} events, milliseconds");
+    println!("\nfrom publish to delivery at 200 events/s, {paced} events, milliseconds");
     println!("{:<50} {:>8} {:>8} {:>8}", "", "p50", "p99", "max");
     for hanging in [false, true] {
         let (server, customer) = (files.server()?, files.customer()?);
@@ -298,9 +310,9 @@ fn bench(count: u64, paced: u64) -> anyhow::Result<()> {
         files.send(server.port, &urls, paced, Some(200))?;
         let latencies = customer.wait_for(expected)?;
         let name = if hanging {
-            "nine of ten endpoints, the tenth hanging"
+            "9 of 10 endpoints, the tenth doesn't answer"
         } else {
-            "nine of ten endpoints, all well"
+            "9 of 10 endpoints, all answer"
         };
         let ms = |quantile| latencies.value_at_quantile(quantile) as f64 / 1_000.0;
         println!("{name:<50} {:>8.2} {:>8.2} {:>8.2}", ms(0.5), ms(0.99), ms(1.0));

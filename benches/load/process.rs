@@ -1,4 +1,4 @@
-//! Child processes: started on free ports, measured through /proc, stopped when dropped.
+//! Child processes on free ports. They are measured through /proc and killed when dropped.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -9,16 +9,16 @@ use anyhow::Context as _;
 /// A server that runs beside the bench.
 pub(crate) struct Process {
     child: Child,
-    /// The port it listens on.
+    /// Port that the process listens on.
     pub(crate) port: u16,
 }
 
-/// The `whk` binary of this build.
+/// Returns the command `whk` of this build.
 pub(crate) fn whk() -> Command {
     Command::new(env!("CARGO_BIN_EXE_whk"))
 }
 
-/// This binary again, as one of its other roles.
+/// Returns the command that runs this binary in another role: `sink` or `forwarder`.
 pub(crate) fn own(role: &str) -> anyhow::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg(role);
@@ -41,12 +41,12 @@ impl Process {
         Ok(Self { child, port })
     }
 
-    /// Its stdout, where that was piped.
+    /// Returns the stdout of the process; fails where it wasn't piped.
     pub(crate) fn stdout(&mut self) -> anyhow::Result<ChildStdout> {
         self.child.stdout.take().context("stdout")
     }
 
-    /// Seconds of processor time so far.
+    /// Returns the processor time that the process has used, in seconds.
     pub(crate) fn cpu_seconds(&self) -> anyhow::Result<f64> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
         let fields: Vec<&str> = stat.rsplit(')').next().context("stat")?.split_whitespace().collect();
@@ -55,12 +55,12 @@ impl Process {
         Ok((ticks(11)? + ticks(12)?) / 100.0)
     }
 
-    /// The most memory it had, in MiB.
+    /// Returns the peak resident memory, in MiB.
     pub(crate) fn peak_mib(&self) -> anyhow::Result<f64> {
         self.memory_mib("VmHWM:")
     }
 
-    /// The memory it has, in MiB.
+    /// Returns the resident memory, in MiB.
     pub(crate) fn resident_mib(&self) -> anyhow::Result<f64> {
         self.memory_mib("VmRSS:")
     }

@@ -1,4 +1,4 @@
-//! The queues beside each other, and one with a backlog.
+//! The queues in comparison, and the queue on disk with a backlog.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -9,14 +9,14 @@ use anyhow::Context as _;
 use crate::process::{Process, own};
 use crate::{Files, sink_count, wait_for_sink};
 
-/// A Redis of the bench's own.
+/// A Redis server of the bench's own.
 struct Redis {
     child: Child,
     port: u16,
 }
 
 impl Redis {
-    /// Starts one that writes each command to its log within a second; `None` where it isn't installed.
+    /// Starts one that syncs its log to disk once a second; `None` where `redis-server` isn't installed.
     fn start(folder: &Path) -> anyhow::Result<Option<Self>> {
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let mut command = Command::new("redis-server");
@@ -35,7 +35,7 @@ impl Redis {
         let redis = Self { child, port };
         let give_up = Instant::now() + Duration::from_secs(10);
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            anyhow::ensure!(Instant::now() < give_up, "redis-server doesn't listen");
+            anyhow::ensure!(Instant::now() < give_up, "redis-server didn't start within 10 s");
             std::thread::sleep(Duration::from_millis(10));
         }
         Ok(Some(redis))
@@ -53,7 +53,7 @@ impl Drop for Redis {
     }
 }
 
-/// Rates, and latency at 200 events a second, of each queue.
+/// Prints the rates of each queue, and the latency of a publish at 200 events a second.
 pub(crate) fn compare(files: &Files, count: u64, paced: u64) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let redis = Redis::start(folder.path())?;
@@ -61,9 +61,11 @@ pub(crate) fn compare(files: &Files, count: u64, paced: u64) -> anyhow::Result<(
     let url = redis.as_ref().map(Redis::url);
     match &url {
         Some(url) => queues.push(("redis", vec!["--queue", "redis", "--redis-url", url])),
-        None => println!("\nredis-server isn't installed, so Redis is left out"),
+        None => println!("\nRedis isn't measured: redis-server isn't installed"),
     }
-    println!("\nqueues: {count} events to 10 endpoints that answer at once; 202s at 200/s, milliseconds");
+    println!(
+        "\nqueues: {count} events to 10 endpoints that answer at once; ratio to memory; publish latency at 200 events/s in milliseconds"
+    );
     println!(
         "{:<8} {:>10} {:>11} {:>14} {:>9} {:>8} {:>10} {:>10} {:>9} {:>9}",
         "",
@@ -85,7 +87,7 @@ pub(crate) fn compare(files: &Files, count: u64, paced: u64) -> anyhow::Result<(
         let start = Instant::now();
         let sent = files.send(server.port, &urls, count, None)?;
         wait_for_sink(sink.port, count)?;
-        anyhow::ensure!(sent.refused == 0, "{name}: {} were refused", sent.refused);
+        anyhow::ensure!(sent.refused == 0, "{name}: {} events were refused", sent.refused);
         let delivered = count as f64 / start.elapsed().as_secs_f64();
         let cpu = server.cpu_seconds()? * 1_000.0 / count as f64;
         let (of_accepted, of_delivered) = *memory.get_or_insert((sent.accepted_per_second, delivered));
@@ -104,10 +106,10 @@ pub(crate) fn compare(files: &Files, count: u64, paced: u64) -> anyhow::Result<(
     Ok(())
 }
 
-/// Many jobs for an endpoint that is down, and what becomes of one that is well.
+/// Prints the rates and memory of a server with many jobs for an endpoint that is down, for a healthy endpoint beside it.
 pub(crate) fn backlog(files: &Files, jobs: u64) -> anyhow::Result<()> {
     let data = tempfile::tempdir_in(files.folder())?;
-    // Nobody listens there.
+    // Nothing listens on this port.
     let dead = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let start_server = || files.server_in(data.path(), &["--queue", "disk", "--max-queue-size", "100000000"]);
     let sink = Process::start(&mut own("sink")?)?;
@@ -124,28 +126,28 @@ pub(crate) fn backlog(files: &Files, jobs: u64) -> anyhow::Result<()> {
     let show = |when: &str, server: &Process| -> anyhow::Result<()> {
         let (delivered, accepted, p99) = rate(server)?;
         println!(
-            "{when:<34} {accepted:>7.0} accepted/s {delivered:>7.0} delivered/s  202 p99 {p99:>6.2} ms  {:>6.1} MiB resident, {:>6.1} at most",
+            "{when:<38} {accepted:>7.0} accepted/s {delivered:>7.0} delivered/s  202 p99 {p99:>6.2} ms  {:>6.1} MiB resident, peak {:>6.1}",
             server.resident_mib()?,
             server.peak_mib()?
         );
         Ok(())
     };
     let server = start_server()?;
-    show("a healthy endpoint without backlog", &server)?;
+    show("healthy endpoint, no backlog", &server)?;
     let start = Instant::now();
     let sent = files.send(server.port, &[format!("http://127.0.0.1:{dead}/")], jobs, None)?;
-    anyhow::ensure!(sent.refused == 0, "{} were refused", sent.refused);
+    anyhow::ensure!(sent.refused == 0, "{} events were refused", sent.refused);
     println!("queued in {:.1} s, {:.0}/s", start.elapsed().as_secs_f64(), sent.accepted_per_second);
-    show("beside the backlog", &server)?;
+    show("healthy endpoint, beside the backlog", &server)?;
     drop(server);
     let start = Instant::now();
     let server = start_server()?;
     let size = std::fs::metadata(data.path().join("queue.db")).context("queue.db")?.len();
     println!(
-        "killed, and listening again after {:.0} ms with {:.1} MiB; queue.db has {} MiB",
+        "killed and restarted: ready after {:.0} ms with {:.1} MiB resident; queue.db has {} MiB",
         start.elapsed().as_secs_f64() * 1_000.0,
         server.resident_mib()?,
         size >> 20
     );
-    show("beside it after the restart", &server)
+    show("healthy endpoint, after the restart", &server)
 }

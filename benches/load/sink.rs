@@ -1,4 +1,4 @@
-//! A bare customer: answers 200 to whatever comes, and nothing at all on `/hang`. Prints how many came.
+//! A minimal customer: answers every POST with 200, and never answers on `/hang`. `GET /count` returns the number of answers.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
-/// Swallows for ever; `GET /count` tells how many POSTs were answered.
+/// Accepts requests. Never returns, unless a connection can't be accepted.
 pub(crate) async fn run(listener: TcpListener) -> anyhow::Result<()> {
     let count = Arc::new(AtomicU64::new(0));
     loop {
@@ -23,8 +23,8 @@ pub(crate) async fn run(listener: TcpListener) -> anyhow::Result<()> {
             let count = Arc::clone(&count);
             async move {
                 if request.method() == http::Method::GET {
-                    let told = count.load(Ordering::Relaxed).to_string();
-                    return Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(told))));
+                    let answered = count.load(Ordering::Relaxed).to_string();
+                    return Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(answered))));
                 }
                 if request.uri().path() == "/hang" {
                     std::future::pending::<()>().await;

@@ -1,4 +1,4 @@
-"""What schemathesis can't make from a schema alone: texts of the formats that openapi.json names."""
+"""Values that schemathesis can't derive from the schema: texts of the formats that openapi.json names."""
 
 import base64
 import re
@@ -25,7 +25,7 @@ schemathesis.openapi.format("signing-secret", secrets)
 
 @schemathesis.hook
 def map_headers(context, headers):
-    """Two requests with the same key would be the same request: each valid one gets a key of its own."""
+    """Makes each valid idempotency key unique, because two requests with the same key are one request."""
     for name, value in (headers or {}).items():
         if name.lower() == "idempotency-key" and re.fullmatch(r"[!-~]{1,200}", str(value)):
             headers[name] = f"{value}-{uuid.uuid4()}"
@@ -37,7 +37,7 @@ CONDITIONS = {"tenant", "endpoint", "message", "cause", "fault", "since", "until
 
 @schemathesis.hook
 def map_body(context, body):
-    """A schema doesn't say that `all` has to be said where nothing else is. Purging one at a time leaves some to replay."""
+    """Adds `all` where a body has no condition, which the schema can't require. Limits a purge to one, so that some are left."""
     if re.search("/dead-letters/(replay|purge)$", context.operation.path) and isinstance(body, dict):
         if not body.keys() & (CONDITIONS | {"dry_run"}) and body.get("all", False) is False:
             body = body | {"all": True}
