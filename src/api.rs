@@ -20,7 +20,7 @@ pub use message::{MessageStateView, MessageView};
 pub use publish::{CloudEvent, NewEvent, Published, PublishedMessage, Refused, RefusedReason};
 pub use tenant::{DeletedTenant, LimitsView, NewTenant, TenantUpdate, TenantView, UsageView};
 
-/// A page of a list, sorted by creation time.
+/// A page of a list, oldest items first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Page<T> {
     /// The items

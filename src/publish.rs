@@ -70,7 +70,7 @@ impl Publisher {
     /// without a subscriber has an outcome without messages.
     ///
     /// # Errors
-    /// The named tenant exceeds a limit, every recipient refuses the event, or the queue is full, closed or
+    /// The named tenant exceeds a limit, every recipient is refused, or the queue is full, closed or
     /// unreachable. Nothing was queued, unless the queue reports that it can't be reached.
     pub async fn publish(
         &self,

@@ -40,7 +40,7 @@ pub struct DeadLetterView {
     pub origin: Option<String>,
     /// Cause of the dead-lettering
     pub cause: CauseKind,
-    /// Party whose failure the cause is
+    /// Side that is responsible for the cause
     pub fault: Fault,
     /// The cause in words, with the outcome of the last attempt
     pub detail: String,
@@ -52,7 +52,7 @@ pub struct DeadLetterView {
     /// Time of the dead-lettering
     #[schema(value_type = String, format = DateTime)]
     pub died_at: Timestamp,
-    /// Size of the sealed body in bytes
+    /// Size of the encrypted body in bytes
     pub bytes: u64,
 }
 
@@ -77,7 +77,7 @@ impl From<&DeadLetter> for DeadLetterView {
     }
 }
 
-/// A dead letter with its attempts and its sealed body.
+/// A dead letter with its attempts and its encrypted body.
 #[derive(Clone, Serialize, Deserialize, ToSchema)]
 pub struct DeadLetterBody {
     /// The dead letter as lists show it
@@ -87,7 +87,7 @@ pub struct DeadLetterBody {
     pub attempts: Vec<Attempt>,
     /// Content type of the body
     pub content_type: ContentType,
-    /// The sealed event as it would be delivered. Only the tenant's private key opens it. Null if the stored body is
+    /// The encrypted event as it would be delivered. Only the tenant's private key opens it. Null if the stored body is
     /// damaged
     #[schema(required, value_type = Option<serde_json::Value>)]
     pub body: Option<Box<RawValue>>,
@@ -133,7 +133,7 @@ pub struct DeadSelection {
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(nullable = false, min_items = 1)]
     pub cause: Option<Vec<CauseKind>>,
-    /// Only dead letters whose cause is this party's fault
+    /// Only dead letters that this side is responsible for
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(nullable = false)]
     pub fault: Option<Fault>,

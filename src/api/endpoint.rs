@@ -33,10 +33,10 @@ pub struct NewEndpoint {
     #[serde(default)]
     #[schema(schema_with = schema::headers)]
     pub headers: BTreeMap<String, String>,
-    /// Content type of deliveries. With the rsa-oaep envelope it is always application/json
+    /// Content type of deliveries. With the envelope rsa-oaep it is always application/json
     #[serde(default)]
     pub content_type: ContentType,
-    /// Envelope that events are sealed in
+    /// Format that events are encrypted in
     #[serde(default)]
     pub envelope: EnvelopeKind,
     /// Whether each delivery waits until the one before it is settled
@@ -78,7 +78,7 @@ pub struct EndpointUpdate {
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(nullable = false)]
     pub content_type: Option<ContentType>,
-    /// Envelope that events are sealed in
+    /// Format that events are encrypted in
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(nullable = false)]
     pub envelope: Option<EnvelopeKind>,
@@ -119,7 +119,7 @@ pub struct EndpointView {
     pub header_names: Vec<String>,
     /// Content type of deliveries
     pub content_type: ContentType,
-    /// Envelope that events are sealed in
+    /// Format that events are encrypted in
     pub envelope: EnvelopeKind,
     /// Whether each delivery waits until the one before it is settled
     pub ordered: bool,

@@ -76,10 +76,10 @@ pub struct NewPublicKey {
 /// A public key of a tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PublicKeyView {
-    /// Id of the key: its RFC 7638 thumbprint. Every envelope sealed with the key names it
+    /// Id of the key: its RFC 7638 thumbprint. Every event encrypted with the key names it
     #[schema(pattern = "^[A-Za-z0-9_-]{43}$")]
     pub kid: String,
-    /// State of the key. New events are sealed with the active one
+    /// State of the key. New events are encrypted with the active one
     pub state: KeyState,
     /// Size of the modulus in bits
     pub bits: u32,

@@ -41,7 +41,7 @@ pub struct MessageView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub cause: Option<CauseKind>,
-    /// Party whose failure the cause is. Absent unless the message is dead
+    /// Side that is responsible for the cause. Absent unless the message is dead
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub fault: Option<Fault>,

@@ -127,7 +127,7 @@ pub enum RefusedReason {
     QueuedJobs,
     /// The tenant's limit of queued bytes would be exceeded
     QueuedBytes,
-    /// The endpoint uses the rsa-oaep envelope, and the payload is too large for it
+    /// The endpoint uses the envelope rsa-oaep, and the payload is too large for it
     TooLargeForEnvelope,
 }
 

@@ -16,7 +16,7 @@ pub struct PublishOutcome {
 }
 
 impl PublishOutcome {
-    /// Returns the outcome of an event that made no jobs: success when nobody subscribes, otherwise the first refusal
+    /// Returns the outcome of an event that made no jobs: success if no endpoint subscribes, otherwise the first refusal
     /// as an error.
     pub(super) fn without_messages(
         event_id: EventId,

@@ -95,8 +95,7 @@ impl Caller {
         let named = match self.0 {
             Principal::Tenant(id) if named == ME => TenantRef::Id(id),
             Principal::Provider if named == ME => {
-                let detail =
-                    "`me` requires an API key of a tenant; with an API key of the provider, name the tenant";
+                let detail = "`me` requires the tenant's own API key; with an API key of the provider, name the tenant";
                 return Err(Problem::new(StatusCode::NOT_FOUND, detail));
             }
             _ => TenantRef::parse(named),

@@ -55,7 +55,7 @@ pub(super) async fn list(
     list_page(&server, &caller, Some(tenant), query).await
 }
 
-/// Shows a dead letter of any tenant or of direct mode, with its attempts and its sealed body
+/// Shows a dead letter of any tenant or of direct mode, with its attempts and its encrypted body
 #[utoipa::path(
     get, path = "/dead-letters/{message_id}", tag = "dead letters",
     operation_id = "show_any_dead_letter", security(("api_key" = [])),
@@ -71,7 +71,7 @@ pub(super) async fn show_any(
     show_one(&server, None, &id).await
 }
 
-/// Shows a dead letter of a tenant, with its attempts and its sealed body
+/// Shows a dead letter of a tenant, with its attempts and its encrypted body
 #[utoipa::path(
     get, path = "/tenants/{tenant}/dead-letters/{message_id}", tag = "dead letters",
     operation_id = "show_dead_letter", security(("api_key" = [])),

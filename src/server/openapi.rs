@@ -18,7 +18,9 @@ use super::idempotency::IDEMPOTENCY_KEY;
 use crate::api::ProblemView;
 
 /// Description of the API as a whole.
-const DESCRIPTION: &str = "Publishes events and delivers them as webhooks, encrypted for each tenant. \
+const DESCRIPTION: &str = "Publishes events and delivers them as webhooks, encrypted for each tenant. The provider runs \
+                           the server; a tenant is one of its customers, with API keys, public keys and endpoints. \
+                           Direct mode, which is off by default, publishes to a URL without a tenant. \
                            Errors are application/problem+json (RFC 9457): `detail` says what to do.";
 
 /// Returns the document without routes.
@@ -73,6 +75,7 @@ pub(super) fn response(document: String) -> Response {
     ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], document).into_response()
 }
 
+/// Returns the header parameter of all POST operations.
 fn idempotency_key() -> Parameter {
     let key = ObjectBuilder::new()
         .schema_type(Type::String)
@@ -82,7 +85,7 @@ fn idempotency_key() -> Parameter {
     ParameterBuilder::new()
         .name(IDEMPOTENCY_KEY.as_str())
         .parameter_in(ParameterIn::Header)
-        .description(Some("A request repeated with the same key within 24 hours is executed once and gets the same response"))
+        .description(Some("Within 24 hours of a successful response, a request with the same key isn't executed again and gets that response"))
         .schema(Some(key))
         .build()
 }
@@ -146,11 +149,14 @@ fn meaning(status: u16) -> &'static str {
         413 => "The body is too large, or the event makes more jobs than the queue can hold",
         415 => "The content-type isn't JSON",
         429 => "A limit of the tenant is reached",
-        503 => "The queue is full or unreachable, or a change can't be stored; nothing was changed",
+        503 => {
+            "The queue is full or unreachable, or a change can't be stored. Nothing was changed, unless `detail` says so"
+        }
         _ => "The server failed; its log has the cause",
     }
 }
 
+/// Returns the documentation of an error response.
 fn problem(status: u16) -> DocumentedResponse {
     let schema: RefOr<Schema> = Ref::from_schema_name(ProblemView::name()).into();
     let content = ContentBuilder::new().schema(Some(schema)).build();

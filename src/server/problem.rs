@@ -79,12 +79,24 @@ impl IntoResponse for Problem {
 
 impl From<BodyError> for Problem {
     fn from(error: BodyError) -> Self {
-        let status = match error {
-            BodyError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            BodyError::TimedOut(_) => StatusCode::REQUEST_TIMEOUT,
-            BodyError::Broken => StatusCode::BAD_REQUEST,
+        let (status, detail) = match error {
+            BodyError::TooLarge(max_bytes) => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("the request's body is larger than the {max_bytes} bytes that this route accepts"),
+            ),
+            BodyError::TimedOut(limit) => (
+                StatusCode::REQUEST_TIMEOUT,
+                format!(
+                    "the request's body wasn't received within {} s; the operator can raise --request-timeout",
+                    limit.as_secs()
+                ),
+            ),
+            BodyError::Broken => (
+                StatusCode::BAD_REQUEST,
+                "the connection broke before the end of the request's body".to_owned(),
+            ),
         };
-        Self::new(status, format!("request {error}"))
+        Self::new(status, detail)
     }
 }
 

@@ -1,6 +1,6 @@
 //! `POST /publish`: events for subscribed endpoints, CloudEvents, and direct-mode events.
 //!
-//! `format` tells the wire formats apart. `body` and `cloud_event` parse them into the same `request`. `payload` checks
+//! `format` distinguishes the wire formats. `body` and `cloud_event` parse them into the same `request`. `payload` checks
 //! the payload. The event then goes to [`crate::publish`].
 
 mod body;

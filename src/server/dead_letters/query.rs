@@ -30,7 +30,7 @@ pub(in crate::server) struct DeadLetterQuery {
     /// Only dead letters with one of these causes. Repeat the parameter, or separate causes by commas
     #[param(required = false)]
     cause: Vec<CauseKind>,
-    /// Only dead letters whose cause is this party's fault
+    /// Only dead letters that this side is responsible for
     #[param(nullable = false)]
     fault: Option<Fault>,
     /// Only messages that were dead-lettered at this time or later

@@ -20,7 +20,7 @@ use crate::server::{Server, response};
 
 /// Replays the selected dead letters of all tenants and of direct mode
 ///
-/// They are queued again with the same ids and all their attempts, at the end of their endpoints' lanes.
+/// They are queued again with the same ids and all their attempts, behind the messages that wait for their endpoints.
 #[utoipa::path(
     post, path = "/dead-letters/replay", tag = "dead letters",
     operation_id = "replay_any_dead_letters", security(("api_key" = [])), request_body = DeadSelection,
@@ -37,7 +37,7 @@ pub(in crate::server) async fn of_any(
 
 /// Replays the selected dead letters of a tenant
 ///
-/// They are queued again with the same ids and all their attempts, at the end of their endpoints' lanes.
+/// They are queued again with the same ids and all their attempts, behind the messages that wait for their endpoints.
 #[utoipa::path(
     post, path = "/tenants/{tenant}/dead-letters/replay", tag = "dead letters",
     operation_id = "replay_dead_letters", security(("api_key" = [])),

@@ -23,7 +23,8 @@ const MAX_OVERLAP_SECONDS: u32 = 30 * 24 * 3600;
 
 /// Gives an endpoint a new signing secret, and keeps the earlier ones for a while
 ///
-/// Deliveries are signed with all live secrets, so that the receiver can change over without losing a message.
+/// Until the earlier secrets expire, deliveries are signed with them as well. The receiver can change to the new secret
+/// without rejecting a delivery.
 #[utoipa::path(
     post, path = "/tenants/{tenant}/endpoints/{endpoint}/rotate-secret", tag = "endpoints", operation_id = "rotate_secret",
     security(("api_key" = [])),

@@ -126,7 +126,7 @@ impl IdempotencyCache {
 }
 
 /// Creates a cache for responses of `max_bytes` in total. It evicts by least recent use, because moka's default policy
-/// prefers old responses that nobody needs any more over new ones.
+/// prefers responses with many past hits over new ones.
 fn response_cache(max_bytes: u64) -> ResponseCache {
     let weight = |_: &[u8; 32], response: &CachedResponse| {
         u32::try_from(response.body.len().saturating_add(OVERHEAD_BYTES)).unwrap_or(u32::MAX)

@@ -1,4 +1,4 @@
-//! Wire formats of a published event, told apart by content type and headers.
+//! Wire formats of a published event, distinguished by content type and headers.
 
 use http::{HeaderMap, StatusCode};
 
