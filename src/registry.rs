@@ -48,7 +48,7 @@ use crate::common::id::TenantId;
 pub enum Principal {
     /// The provider.
     Provider,
-    /// One tenant.
+    /// The tenant with that id.
     Tenant(TenantId),
 }
 
@@ -57,8 +57,8 @@ pub enum Principal {
 pub struct Registry(Arc<RegistryInner>);
 
 struct RegistryInner {
-    /// One change at a time; the others wait here. A change holds a blocking thread, and deliveries need those to resolve
-    /// host names.
+    /// Permit to make a change, so that the others wait here. A change holds a blocking thread, and deliveries need those
+    /// to resolve host names.
     turn: Arc<Semaphore>,
     store: Arc<Store>,
     state: Arc<RwLock<State>>,
@@ -80,7 +80,7 @@ impl Registry {
     }
 }
 
-/// One page of a list.
+/// Page of a list.
 pub struct Page<T> {
     /// Items in the order of their creation.
     pub items: Vec<T>,

@@ -48,7 +48,7 @@ pub struct EndpointSettings {
     pub ordered: bool,
 }
 
-/// One URL of a tenant.
+/// A URL of a tenant that receives events.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
     /// Id, which never changes.
@@ -132,7 +132,7 @@ pub enum DisabledReason {
     ByTenant,
     /// The provider disabled it
     ByProvider,
-    /// It answered 410 Gone: the customer wants no more deliveries there
+    /// The endpoint answered 410 Gone: the customer wants no more deliveries there
     Gone,
 }
 

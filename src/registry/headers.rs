@@ -30,7 +30,7 @@ pub enum HeaderError {
     /// The name occurs twice, whatever its case.
     #[error("'{0}' is given twice")]
     Twice(HeaderName),
-    /// There are more than [`MAX_HEADERS`].
+    /// More than [`MAX_HEADERS`] headers were given.
     #[error("at most {MAX_HEADERS} headers are allowed")]
     TooMany,
 }

@@ -130,7 +130,7 @@ impl RedisStore {
 }
 
 impl SharedLog for RedisStore {
-    /// Of ten servers that change all the time, each still succeeds within this many.
+    /// Ten servers that change the registry all the time still succeed within this many.
     const MAX_ATTEMPTS: u32 = 100;
 
     type Lease = ();

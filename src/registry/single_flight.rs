@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::error::StoreError;
 
-/// How long a failure is reported to later callers at once. A store that is down takes seconds to time out, and callers
+/// Time for which later callers get a failure at once. A store that is down takes seconds to time out, and callers
 /// shouldn't each wait for that.
 pub(super) const FAILURE_HOLDS: Duration = Duration::from_millis(500);
 

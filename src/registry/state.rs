@@ -24,7 +24,7 @@ use crate::common::crypto::api_key::KeyHash;
 use crate::common::event_type::EventType;
 use crate::common::id::{ApiKeyId, EndpointId, TenantId};
 
-/// One change of the registry, for the store and for the memory.
+/// A change of the registry, for the store and for the memory.
 #[derive(Debug, Clone)]
 pub(super) enum Change {
     /// Adds or replaces a tenant.
@@ -68,7 +68,7 @@ pub(super) struct State {
     subscriptions: Subscriptions,
 }
 
-/// One tenant with its keys and endpoints.
+/// A tenant with its keys and endpoints.
 pub(super) struct TenantEntry {
     pub(super) tenant: Arc<Tenant>,
     /// Public keys in the order in which they were added.

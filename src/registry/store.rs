@@ -11,8 +11,8 @@ use super::sqlite::SqliteStore;
 use super::state::{Change, State};
 use crate::common::task;
 
-/// One of the three backends. The shared ones come with the follower of other servers' changes, which runs as long as
-/// the registry is used.
+/// The backend in use. A shared one comes with the follower of other servers' changes, which runs as long as the
+/// registry is used.
 pub(super) enum Store {
     /// Locked by the one change that is being made, until it is in memory as well.
     Sqlite(Box<Mutex<SqliteStore>>),

@@ -13,7 +13,7 @@ use crate::common::crypto::envelope::{KeyReuse, Sealer};
 use crate::common::crypto::keys::{KeyError, PublicKey};
 use crate::common::id::{ApiKeyId, TenantId};
 
-/// One customer, isolated from all others.
+/// A customer, isolated from all others.
 #[derive(Debug, Clone)]
 pub struct Tenant {
     /// Id, which never changes.

@@ -73,7 +73,7 @@ impl LogRecord {
     }
 }
 
-/// One change with all its records that are left in the log.
+/// A change with all its records that are left in the log.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct AssembledChange {
     /// Id of the change. Empty if its record has no header.

@@ -17,7 +17,7 @@ use crate::registry::record;
 use crate::registry::replica::ServerId;
 use crate::registry::state::Position;
 
-/// How long the broker holds a fetch when there is nothing new. A seek may have to wait for that as well.
+/// Time that the broker holds a fetch when there is nothing new. A seek may have to wait for that as well.
 const FETCH_WAIT: Duration = Duration::from_millis(100);
 
 /// Consumer of the log's one partition, without a consumer group.

@@ -21,13 +21,13 @@ pub(in crate::registry) struct Writer {
 /// A change that isn't known to be written.
 #[derive(Debug)]
 pub(super) enum WriteError {
-    /// It wasn't written. Another server has taken over, or another failure that a new writer recovers from.
+    /// Nothing was written. Another server has taken over, or another failure occurred that a new writer recovers from.
     Fenced,
-    /// It wasn't written, and a new writer would fail as well.
+    /// Nothing was written, and a new writer would fail as well.
     Refused(KafkaError),
-    /// It wasn't written. The log is shorter than what this server has read of it.
+    /// Nothing was written. The log is shorter than the part that this server has read.
     ShorterLog,
-    /// It may have been written.
+    /// The change may have been written.
     Unknown(KafkaError),
 }
 

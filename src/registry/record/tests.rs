@@ -2,12 +2,15 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::common::crypto::tests::{fixture, fixture_text};
+use crate::common::crypto::vault::Vault;
 use crate::registry::Registry;
+use crate::registry::endpoint::Endpoint;
+use crate::registry::state::State;
 use crate::registry::tests::{Home, LIMITS, database, open_database_at};
 
 const GOLDEN: &str = "registry/records-v1.json";
 
-/// The golden database, and what its secrets are sealed with.
+/// Opens the golden database, and the vault that its secrets are sealed with.
 fn golden_database() -> (Vault, Registry) {
     let home = Home::new();
     for file in ["registry.db", "secret.key"] {
@@ -17,7 +20,7 @@ fn golden_database() -> (Vault, Registry) {
 }
 
 #[test]
-#[ignore = "makes fixtures/registry/records-v1.json anew, never once it is released"]
+#[ignore = "writes fixtures/registry/records-v1.json again; never to be run once that is released"]
 fn write_the_golden_records() {
     let (vault, registry) = golden_database();
     let changes = database(&registry).load().unwrap();
@@ -26,7 +29,7 @@ fn write_the_golden_records() {
     std::fs::write(fixture(GOLDEN), serde_json::to_string_pretty(&records).unwrap() + "\n").unwrap();
 }
 
-/// The records that version 0.1 wrote: they open for ever.
+/// Records that version 0.1 wrote. Every later version must read them.
 #[test]
 fn the_golden_records_of_version_1_are_read() {
     let (vault, database) = golden_database();
@@ -34,7 +37,7 @@ fn the_golden_records_of_version_1_are_read() {
     let read = read_all(golden.into_iter().map(|(key, value)| (key, Some(value))), &vault).unwrap();
     let mut state = State::new(LIMITS);
     read.into_iter().for_each(|change| state.apply(change));
-    // It holds what the golden database does.
+    // The records and the database were written from the same registry.
     let tenants = database.tenants(None, 9).items;
     assert_eq!(state.tenants_after(None).count(), tenants.len());
     for tenant in &tenants {

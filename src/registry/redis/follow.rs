@@ -10,6 +10,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{FORMAT, RedisStore, refuse_newer};
 use crate::common::redis::{RedisConfig, subscribe};
+use crate::common::task;
 use crate::registry::error::StoreError;
 use crate::registry::record::{self, Write};
 use crate::registry::shared_log::SharedLog as _;
@@ -35,7 +36,7 @@ pub(in crate::registry) struct Follower {
 
 /// Changes in the stream after a known one.
 enum ChangesSince {
-    /// There are none.
+    /// No change was written since.
     Same,
     /// The stream doesn't hold the known change any more.
     Trimmed,
@@ -43,7 +44,7 @@ enum ChangesSince {
     Page(Vec<LoggedChange>, bool),
 }
 
-/// One entry of the stream.
+/// An entry of the stream.
 struct LoggedChange {
     version: u64,
     mark: String,
@@ -62,7 +63,12 @@ impl Follower {
             loop {
                 // A connection that died silently brings no message, so this also polls: one small command.
                 let _ = tokio::time::timeout(POLL_INTERVAL, changed.notified()).await;
-                store.catch_up_with_backoff().await;
+                // A panic is logged and counted, and the next round starts over.
+                let store = Arc::clone(&store);
+                let catching_up = task::spawn("registry follower", async move {
+                    store.catch_up_with_backoff().await;
+                });
+                drop(AbortOnDropHandle::new(catching_up).await);
             }
         }));
         Self { _subscription: subscription, _following: following }

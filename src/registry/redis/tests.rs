@@ -308,8 +308,8 @@ async fn what_can_not_be_read_is_named() {
     home.redis::<usize>(&["HSET", &meta, "format", "1"]).await;
     let of_tenant = format!("tenant/{tenant}");
     for (value, reason) in [
-        ("{", "it isn't JSON of ours"),
-        (r#"{"v":1}"#, "it lacks something"),
+        ("{", "it isn't JSON of whk's"),
+        (r#"{"v":1}"#, "a field is missing"),
         (r#"{"v":2}"#, "it is of version 2, which a newer whk wrote"),
         (r#"{"v":1,"name":"a\nb","created_at":0,"version":1}"#, "name must"),
     ] {
@@ -319,7 +319,7 @@ async fn what_can_not_be_read_is_named() {
     }
     home.redis::<usize>(&["HDEL", &records, &of_tenant]).await;
     home.redis::<usize>(&["HSET", &records, "what/is/this", "{}"]).await;
-    assert!(home.refused().await.contains("what/is/this is damaged: its key isn't known"));
+    assert!(home.refused().await.contains("what/is/this is damaged: its key has an unknown form"));
     home.redis::<usize>(&["DEL", &meta]).await;
     assert!(home.refused().await.contains("is missing"), "{}", home.refused().await);
 }
