@@ -25,7 +25,8 @@ Getting started (run each server in a terminal of its own):
   2b whk consume-kafka          deliver jobs from Kafka; only needed with --queue kafka
   4  whk send --subscribers --type invoice.paid
                                 publish 100 events
-  5  whk dlq list               list messages that couldn't be delivered; `whk dlq replay` queues them again
+  5  whk dlq list               list messages that couldn't be delivered
+     whk dlq replay --all       queue them again
 
 `whk COMMAND --help` explains each command.")]
 pub struct Cli {

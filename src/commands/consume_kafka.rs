@@ -35,20 +35,21 @@ const HEALTH: ServeLimits = ServeLimits { connections: 64, idle: Duration::from_
 #[command(after_help = "\
 Examples:
   whk consume-kafka --allow-net 127.0.0.0/8
-  whk consume-kafka --kafka-brokers kafka-1:9092,kafka-2:9092 --instance-id \"$HOSTNAME\" --port 9100
+  whk consume-kafka --kafka-brokers kafka-1:9092,kafka-2:9092 \\
+       --instance-id \"$HOSTNAME\" --port 9100
   PARTITIONS_CONCURRENCY=3 SESSION_TIMEOUT=30000 whk consume-kafka
 
-The partitions of --kafka-topic are divided among all consumers of a --group. With more consumers than partitions, some
+The partitions of --kafka-topic are divided among all consumers of a --group. With more consumers than partitions, some \
 are idle. If a consumer is killed, the others take over its partitions after --session-timeout.
 
-A consumer leases at most --window jobs of each partition. An endpoint that hangs doesn't delay the others of its
-partition: when its jobs fill the window they are moved to the topic NAME.retry. Retries more than a minute away wait
+A consumer leases at most --window jobs of each partition. An endpoint that hangs doesn't delay the others of its \
+partition: when its jobs fill the window they are moved to the topic NAME.retry. Retries more than a minute away wait \
 there too.
 
-The consumer needs the secret key of the servers: secret.key in their --data-dir. On the same machine both can use one
+The consumer needs the secret key of the servers: secret.key in their --data-dir. On the same machine both can use one \
 --data-dir; on another machine, copy the file and pass --secret-key-file.
 
-SIGTERM or SIGINT finishes running deliveries within --drain-timeout, commits, and leaves the group; a second signal stops
+SIGTERM or SIGINT finishes running deliveries within --drain-timeout, commits, and leaves the group; a second signal stops \
 at once.
 
 Exit status:
@@ -87,7 +88,7 @@ pub struct Args {
     /// Sign direct-mode deliveries with the secrets in this file, one `whsec_…` per line
     #[arg(long, value_name = "FILE")]
     signing_secret_file: Option<PathBuf>,
-    /// Where tenants are stored: the same as the servers' --registry
+    /// Store for tenants: the same as the servers' --registry
     #[arg(long, value_enum, default_value_t, value_name = "WHERE", help_heading = "Tenants")]
     registry: SharedRegistry,
     /// Folder for data of this machine; created if it doesn't exist. Each consumer locks a folder of its own in it, the

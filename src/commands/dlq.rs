@@ -29,15 +29,19 @@ Interrupted and damaged are the system's fault, the others the customer's (--fau
 Examples:
   whk dlq list --tenant Acme --since 2h
   whk dlq show msg_01a20a3c5d8b7c11a0b1c2d3e4f50617
-  whk dlq replay --tenant Acme --dry-run         count the dead letters that would be replayed
-  whk dlq replay --tenant Acme --rate 50         replay 50 per second, once Acme's endpoint works again
-  whk dlq purge --cause gone --until 30d --yes   delete what died more than 30 days ago at endpoints that are gone
-  whk dlq list --tenant me                       list your own dead letters, as a customer with an API key
+  whk dlq replay --tenant Acme --dry-run
+      count the dead letters that would be replayed
+  whk dlq replay --tenant Acme --rate 50
+      replay 50 per second, once Acme's endpoint works again
+  whk dlq purge --cause gone --until 30d --yes
+      delete dead letters older than 30 days whose customer answered 410
+  whk dlq list --tenant me
+      list your own dead letters, as a customer with an API key
 
 The server deletes dead letters after its --dead-letter-retention (30 days by default).
 The API key is read from WHK_API_KEY, --api-key-file, or provider_key.txt in the server's --data-dir.
 
-Exit status: 0 done, 1 the server refused, or only some were replayed or purged, 64 usage, 66 a file doesn't exist, 69 the
+Exit status: 0 done, 1 the server refused, or only some were replayed or purged, 64 usage, 66 a file doesn't exist, 69 the \
 server can't be reached, 77 the API key has no permission, 130 interrupted.")]
 pub struct Args {
     #[command(flatten)]

@@ -22,14 +22,16 @@ use crate::exit::UsageError;
 #[command(after_help = "\
 Examples:
   whk kafka-setup
-  whk kafka-setup --kafka-brokers kafka-1:9092,kafka-2:9092 --partitions 24 --replication 3
-  whk kafka-setup --recreate --yes     delete the topics with all jobs, dead letters and tenants, and create new ones
+  whk kafka-setup --partitions 24 --replication 3 \\
+       --kafka-brokers kafka-1:9092,kafka-2:9092
+  whk kafka-setup --recreate --yes
+      delete the topics with all jobs, dead letters and tenants, and create new ones
 
 It creates the topics events, events.retry and events.dlq with the same number of partitions, and whk.tenants with one.
 The last is compacted: Kafka keeps the latest state of each tenant and deletes the older ones.
 At most one consumer can work on a partition, so --partitions is the maximum number of useful consumers.
 
-Exit status: 0 the topics exist and can be used, 1 an existing topic can't be used or Kafka refused, and nothing was
+Exit status: 0 the topics exist and can be used, 1 an existing topic can't be used or Kafka refused, and nothing was \
 changed, 64 usage, 69 Kafka can't be reached or wasn't done within --wait, 77 Kafka denied permission.")]
 pub struct Args {
     /// Number of partitions of the topics for jobs, retries and dead letters: at least the number of consumers you expect
@@ -81,7 +83,7 @@ struct TopicReport {
     partitions: Vec<Partition>,
 }
 
-/// What the command did with a topic.
+/// Effect of the command on a topic.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum TopicOutcome {

@@ -21,9 +21,12 @@ const PUBLIC_MODE: u32 = 0o644;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  whk keygen                                   write private_key.pem and public_key.pem to this folder
-  whk keygen --out-dir keys --signing-secret   also make a secret that signs and verifies deliveries
-  whk keygen --passphrase-file pass.txt        encrypt the private key (PKCS#8, PBES2)
+  whk keygen
+      write private_key.pem and public_key.pem to this folder
+  whk keygen --out-dir keys --signing-secret
+      also make a secret that signs and verifies deliveries
+  whk keygen --passphrase-file pass.txt
+      encrypt the private key (PKCS#8, PBES2)
 
 Give public_key.pem to the provider. Keep private_key.pem secret: anyone who has it can read every event.
 Exit status: 0 done, 64 a file exists already or a flag can't be used, 66 a file doesn't exist, 77 the folder can't be written.")]

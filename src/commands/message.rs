@@ -14,9 +14,9 @@ Examples:
   whk message msg_01a20a3c5d8b7c11a0b1c2d3e4f50617
   WHK_API_KEY=whk_tenant_… whk message --tenant me msg_01a20a3c5d8b7c11a0b1c2d3e4f50617
 
-The server knows every message that is queued or dead, and the latest delivered ones: their number is its
+The server knows every message that is queued or dead, and the latest delivered ones: their number is its \
 --message-history. It keeps the latest attempts of each.
-Exit status: 0 done, 1 the server knows no such message, 64 usage, 66 a file doesn't exist, 69 the server can't be reached,
+Exit status: 0 done, 1 the server knows no such message, 64 usage, 66 a file doesn't exist, 69 the server can't be reached, \
 77 the API key has no permission.")]
 pub struct Args {
     /// Id of the message: in the answer to the publisher, and in the webhook-id header at the customer

@@ -13,7 +13,7 @@ pub(super) enum OutputFormat {
     /// Text for people
     #[default]
     Text,
-    /// One line of JSON
+    /// JSON, in one line
     Json,
 }
 

@@ -49,19 +49,22 @@ const SEALING_BYTES: usize = 256 << 20;
 #[command(after_help = "\
 Examples:
   whk publish-server --allow-net 127.0.0.0/8
-  whk tenant onboard Acme --public-key public_key.pem --url http://localhost:9000/webhook --events 'invoice.*'
-  curl http://localhost:4242/publish -H \"authorization: Bearer $(cat whk-data/provider_key.txt)\" \\
-       -H 'content-type: application/json' -d '{\"type\":\"invoice.paid\",\"payload\":{\"amount\":42}}'
+  whk tenant onboard Acme --public-key public_key.pem \\
+       --url http://localhost:9000/webhook --events 'invoice.*'
+  curl http://localhost:4242/publish -H 'content-type: application/json' \\
+       -H \"authorization: Bearer $(cat whk-data/provider_key.txt)\" \\
+       -d '{\"type\":\"invoice.paid\",\"payload\":{\"amount\":42}}'
 
 Direct mode publishes like the Deno scripts, without tenants or API keys:
-  whk publish-server --public-key public_key.pem --signing-secret-file signing_secret.txt --allow-net 127.0.0.0/8
+  whk publish-server --public-key public_key.pem \\
+       --signing-secret-file signing_secret.txt --allow-net 127.0.0.0/8
   curl http://localhost:4242/publish -H 'content-type: application/json' \\
        -d '{\"url\":\"http://localhost:9000/webhook\",\"payload\":{\"hello\":\"world\"}}'
 
 The first start makes an API key for the provider and writes it to provider_key.txt in --data-dir.
 Deliveries go to public addresses over https only. --allow-net allows a private network, and plain http to it.
 
-SIGTERM or SIGINT stops taking events and finishes running deliveries within --drain-timeout; a second signal stops at
+SIGTERM or SIGINT stops taking events and finishes running deliveries within --drain-timeout; a second signal stops at \
 once. Jobs on disk, in Redis or in Kafka are kept for the next start. Jobs in memory are delivered first.
 
 Exit status:
@@ -73,7 +76,7 @@ Exit status:
   77   --data-dir can't be written
   130  a second signal came while jobs were being delivered")]
 pub struct Args {
-    /// Where jobs wait between publish and delivery
+    /// Store for jobs between publish and delivery
     #[arg(long, value_enum, default_value_t, value_name = "WHERE")]
     queue: QueueKind,
     /// Deliver to every endpoint in strict order: while a job is retried, later jobs of the same endpoint wait, and other

@@ -17,18 +17,21 @@ use super::flags::connection::{Connection, ConnectionArgs};
 #[command(subcommand_required = true, arg_required_else_help = true)]
 #[command(after_help = "\
 Subscribe a customer in one step:
-  whk tenant onboard Acme --public-key public_key.pem --url https://acme.example/webhook --events 'invoice.*,user.created'
+  whk tenant onboard Acme --public-key public_key.pem \\
+       --url https://acme.example/webhook --events 'invoice.*,user.created'
 
 or step by step:
   whk tenant create Acme
-  whk tenant api-key create Acme                   the customer can do the rest with this key
+  whk tenant api-key create Acme
+      the customer can do the rest with this key
   whk tenant key add Acme --public-key public_key.pem
-  whk tenant endpoint add Acme --url https://acme.example/webhook --events 'invoice.*'
+  whk tenant endpoint add Acme --url https://acme.example/webhook \\
+       --events 'invoice.*'
   whk tenant endpoint test Acme ep_…
 
 A tenant is given by name or id; a customer with its own API key writes `me`.
 The API key is read from WHK_API_KEY, --api-key-file, or provider_key.txt in the server's --data-dir.
-Exit status: 0 done, 1 the server refused, 64 usage, 66 a file doesn't exist, 69 the server can't be reached, 77 the API key
+Exit status: 0 done, 1 the server refused, 64 usage, 66 a file doesn't exist, 69 the server can't be reached, 77 the API key \
 has no permission.")]
 pub struct Args {
     #[command(flatten)]

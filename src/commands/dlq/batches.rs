@@ -80,14 +80,14 @@ pub(super) struct BatchPlan<'a> {
     pub(super) matched: u64,
 }
 
-/// How far the operation came.
+/// Result of an operation, complete or not.
 pub(super) struct BatchOutcome {
     pub(super) done: u64,
     /// Reason why it ended early, if it did.
     pub(super) stopped: Option<StopReason>,
 }
 
-/// Why an operation ended before all selected dead letters were done.
+/// Reason why an operation ended before all selected dead letters were done.
 pub(super) enum StopReason {
     /// The server refused a batch.
     Refused(ClientError),

@@ -11,7 +11,7 @@ pub struct LogArgs {
     /// Format of the log lines on stderr; auto is text on a terminal and JSON otherwise
     #[arg(long, value_enum, default_value_t, global = true, env = "WHK_LOG_FORMAT", value_name = "FORMAT")]
     log_format: LogFormatFlag,
-    /// Which log lines to write: error, warn, info, debug or trace, or directives per module such as
+    /// Log lines to write: error, warn, info, debug or trace, or directives per module such as
     /// `info,whk::deliver=debug`
     #[arg(long, default_value = "info", value_name = "LEVEL", global = true, env = "WHK_LOG")]
     log: String,
@@ -23,9 +23,9 @@ enum LogFormatFlag {
     /// Text on a terminal, JSON otherwise
     #[default]
     Auto,
-    /// One line of text per event
+    /// Text, one line per event
     Text,
-    /// One JSON object per line
+    /// JSON, one object per line
     Json,
 }
 

@@ -32,7 +32,7 @@ pub(super) struct RequestedTopics {
     pub(super) most_bytes: u32,
 }
 
-/// What to do with the topics.
+/// Topics to create, and findings about the existing ones.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
     /// Topics to create.

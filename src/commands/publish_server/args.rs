@@ -11,7 +11,7 @@ use crate::commands::flags::value::{at_least_one, count, duration};
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Tenants")]
 pub(super) struct DataArgs {
-    /// Where tenants, their keys and endpoints are stored. Default: redis with --queue redis, kafka with --queue kafka,
+    /// Store for tenants, their keys and endpoints. Default: redis with --queue redis, kafka with --queue kafka,
     /// else sqlite
     #[arg(long, value_enum, value_name = "WHERE")]
     pub(super) registry: Option<RegistryKind>,

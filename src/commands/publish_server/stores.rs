@@ -1,4 +1,4 @@
-//! Where jobs and tenants are stored: the flags' choice of backends, turned into open ones.
+//! The stores for jobs and tenants: opens the backends that the flags name.
 
 use std::sync::Arc;
 

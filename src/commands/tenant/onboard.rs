@@ -20,7 +20,8 @@ use crate::registry::endpoint::EnvelopeKind;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
-  whk tenant onboard Acme --public-key public_key.pem --url https://acme.example/webhook --events 'invoice.*,user.created'
+  whk tenant onboard Acme --public-key public_key.pem \\
+       --url https://acme.example/webhook --events 'invoice.*,user.created'
 
 Prints the API key and the signing secret to hand to the customer. They are shown only once.
 If a step fails, the tenant is deleted again, so the command can be repeated.")]
