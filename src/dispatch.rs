@@ -3,8 +3,8 @@
 //! Only the dispatcher touches both the queue and the network. It takes a permit before it claims a job, and returns
 //! the permit after the job is settled. The permits bound the jobs in flight, and a drain ends when all are back.
 //!
-//! [`claim`] claims jobs and starts a task for each, [`settle`] settles the verdicts in batches, and this file delivers
-//! one job.
+//! `claim.rs` claims jobs and starts a task for each. This file delivers one job. `settle.rs` settles the verdicts in
+//! batches.
 
 mod claim;
 mod settle;
@@ -179,6 +179,7 @@ impl Deliver for Dispatcher {
     }
 
     fn judge_panic(&self, lease: &Lease) -> Verdict {
+        tracing::error!(message_id = %lease.job.id, endpoint = %lease.job.target, "the delivery panicked");
         self.judge(lease, &DeliveryResult::Panicked { at: self.clock.now() })
     }
 }

@@ -101,11 +101,11 @@ impl DataDir {
 
     /// Opens the first free consumer's folder in `path`: `consumer-1`, `consumer-2` and so on.
     ///
-    /// Consumers that share `path` get a folder each. A consumer that starts again takes one that it, or another that has
-    /// ended, used before.
+    /// Each consumer that shares `path` gets a folder of its own. A consumer that restarts takes the first folder that no
+    /// running consumer uses.
     ///
     /// # Errors
-    /// The folder can't be made or written, or all [`MAX_CONSUMERS`] are in use.
+    /// The folder can't be created or written, or 1,000 consumers share `path` already.
     pub fn open_for_consumer(path: &Path) -> Result<Self, DataDirError> {
         for number in 1..=MAX_CONSUMERS {
             match Self::open(&path.join(format!("consumer-{number}"))) {

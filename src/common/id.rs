@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 /// The text isn't an id of the expected kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("must be `{0}` and 32 lower-case hexadecimal digits")]
+#[error("must be `{0}` followed by 32 lower-case hexadecimal digits")]
 pub struct IdError(&'static str);
 
 macro_rules! prefixed_id {

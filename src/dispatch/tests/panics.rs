@@ -60,7 +60,7 @@ async fn deliver_all(jobs: u64, panics: u32, judge_panics: bool) -> Arc<dyn Queu
     // A closed queue in memory ends when every job is settled.
     queue.close();
     let finished = async { tokio::join!(claiming, settle_verdicts(Arc::clone(&queue), verdicts)) };
-    tokio::time::timeout(LEASE * 2, finished).await.expect("every job is settled");
+    tokio::time::timeout(LEASE.saturating_mul(2), finished).await.expect("every job is settled");
     assert_eq!(permits.available_permits(), PERMITS, "every permit is back");
     assert_eq!(queue.depth().await.unwrap().unsettled(), 0);
     queue

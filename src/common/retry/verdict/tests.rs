@@ -7,7 +7,7 @@ use super::*;
 const SECOND: Duration = Duration::from_secs(1);
 
 fn at(seconds: u32) -> Timestamp {
-    after(Timestamp::UNIX_EPOCH, seconds * SECOND)
+    after(Timestamp::UNIX_EPOCH, Duration::from_secs(seconds.into()))
 }
 
 fn failed(failure: Failure) -> DeliveryResult {
