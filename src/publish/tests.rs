@@ -28,6 +28,7 @@ struct TestPublisher {
     _data: (DataDir, tempfile::TempDir),
 }
 
+/// Creates a publisher whose queue and sealing budget hold `max_bytes`.
 async fn test_publisher(max_bytes: usize) -> TestPublisher {
     let folder = tempfile::tempdir().unwrap();
     let dir = DataDir::open(folder.path()).unwrap();
@@ -63,6 +64,7 @@ fn other_private_key() -> PrivateKey {
     PrivateKey::parse(&fixture_text("keys/other_private_key.pem"), None).unwrap()
 }
 
+/// Creates a tenant with one public key, and an endpoint that subscribes to everything.
 async fn subscribe(test: &TestPublisher, name: &str, key: PublicKey) -> TenantId {
     let registry = &test.publisher.registry;
     let name = Name::of_tenant(name).unwrap();
@@ -81,6 +83,7 @@ async fn subscribe(test: &TestPublisher, name: &str, key: PublicKey) -> TenantId
     tenant
 }
 
+/// Publishes `payload` to everyone, with an idempotency key if there is one.
 async fn publish(
     test: &TestPublisher,
     payload: &str,

@@ -44,11 +44,12 @@ impl Health {
             .with_state(Arc::new(self))
     }
 
+    /// Checks that the dispatcher runs and that the queue is reachable.
     async fn ready(&self) -> Result<Response, Problem> {
         let unavailable = |detail| Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail);
         if self.dispatcher_ended.is_cancelled() {
             return Err(unavailable(
-                "the dispatcher has ended, so nothing is delivered; restart the process",
+                "the dispatcher has ended, so nothing is delivered; restart the process if it isn't shutting down",
             ));
         }
         self.queue.ready().await.map_err(|error| {
@@ -58,6 +59,7 @@ impl Health {
         Ok(ok_json(r#"{"status":"ready"}"#))
     }
 
+    /// Renders the metrics, with the queue's current depth.
     async fn render_metrics(&self) -> Response {
         if let Ok(depth) = self.queue.depth().await {
             self.metrics.set_depth("ready", depth.ready);

@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Serialize;
 
 use super::problem::Problem;
+use crate::common::task;
 use crate::registry::RegistryError;
 
 /// Returns a JSON response.
@@ -50,7 +51,7 @@ pub(super) fn expected_version(headers: &HeaderMap) -> Option<u64> {
 pub(super) async fn run_to_end<T: Send + 'static>(
     change: impl Future<Output = Result<T, RegistryError>> + Send + 'static,
 ) -> Result<T, Problem> {
-    Ok(tokio::spawn(change).await.unwrap_or(Err(RegistryError::Stopped))?)
+    Ok(task::spawn("management_change", change).await.unwrap_or(Err(RegistryError::Stopped))?)
 }
 
 /// Returns a 404 problem. `resource` is a noun such as "endpoint".

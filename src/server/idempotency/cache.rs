@@ -15,6 +15,7 @@ use moka::policy::EvictionPolicy;
 
 use super::Fingerprint;
 use crate::common::id::{TenantId, digest};
+use crate::common::task;
 use crate::registry::Principal;
 use crate::server::problem::Problem;
 
@@ -99,7 +100,7 @@ impl IdempotencyCache {
         request: impl Future<Output = Response> + Send + 'static,
     ) -> Response {
         let (cache, key) = (self.of(principal), digest(&[key]));
-        let task = tokio::spawn(async move {
+        let running = task::spawn("idempotent_request", async move {
             let run = async {
                 let response = CachedResponse::collect(request.await, fingerprint).await;
                 // moka caches `Ok` values only.
@@ -107,11 +108,11 @@ impl IdempotencyCache {
             };
             cache.try_get_with(key, run).await
         });
-        let cached = match task.await {
+        let cached = match running.await {
             Ok(Ok(response)) => response,
             Ok(Err(failed)) => CachedResponse::clone(&failed),
-            Err(panicked) => {
-                tracing::error!(error = %panicked, "a request handler panicked");
+            // The panic is logged and counted already.
+            Err(_panic) => {
                 let detail = "the request failed; the operator finds the cause in the server's log";
                 return Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail).into_response();
             }
