@@ -1,4 +1,4 @@
-//! Against a real broker: the promises of every queue that Kafka's has as well, those that differ, and what is its own.
+//! Tests with a real broker: the conformance suite with its exceptions, and tests of this queue alone.
 
 mod conforms;
 mod moves;
@@ -12,7 +12,7 @@ use crate::common::kafka::{KafkaConfig, Topics};
 use crate::common::test_services;
 use crate::queue::QueueConfig;
 
-/// The broker that `scripts/services.sh start kafka` started, with topics of `partitions` that nobody else has.
+/// Creates topics that no other test uses, in the broker that all tests share.
 pub(super) async fn kafka(partitions: i32) -> KafkaConfig {
     let brokers = test_services::kafka_brokers();
     let name = format!("test-{}", uuid::Uuid::now_v7().simple());
@@ -24,7 +24,7 @@ pub(super) async fn kafka(partitions: i32) -> KafkaConfig {
     let compacted = vec![("cleanup.policy", "compact,delete".to_owned())];
     let admin = Admin::open(&kafka).unwrap();
     let topics = [wanted(events, vec![]), wanted(retry, vec![]), wanted(dead, compacted)];
-    assert!(admin.create(&topics).await.unwrap().is_empty(), "nobody else has them");
+    assert!(admin.create(&topics).await.unwrap().is_empty(), "the topics must be new");
     let names = [events, retry, dead].map(String::as_str);
     admin.wait_until_ready(&names, Deadline::new(Duration::from_secs(20))).await.unwrap();
     kafka
@@ -43,7 +43,7 @@ pub(super) fn group() -> GroupConfig {
 }
 
 pub(super) async fn consume(kafka: &KafkaConfig, config: QueueConfig, clock: Clock) -> KafkaQueue {
-    // Each test's own, since Kafka tells a group of its topics alone.
+    // Each test has its own group, because a group's offsets are kept for all topics that it has read.
     let group = GroupConfig { group: format!("{}-group", kafka.topics.events), ..group() };
     KafkaQueue::consume(kafka, &group, config, clock).await.unwrap()
 }

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::support::kafka::{Kafka, publish_for};
-use crate::support::load::{Dice, Flaky, Publishers, assert_in_order, count_repeated, missing, rounds};
+use crate::support::load::{
+    FixedRandom, FlakyCustomer, Publishers, assert_in_order, count_repeated, missing, rounds,
+};
 use crate::support::{OK, RawCustomer, Server, publish, wait_until};
 
 /// Concurrent attempts of one consumer.
@@ -19,17 +21,17 @@ const UNCOMMITTED: usize = 500;
 /// Runs three consumers. In each round one is killed or leaves the group, and another joins.
 fn torture(ordered: bool) {
     let kafka = Kafka::shared(6);
-    let (server, customer) = (kafka.server(&[]), Flaky::start());
+    let (server, customer) = (kafka.server(&[]), FlakyCustomer::start());
     let in_flight = IN_FLIGHT.to_string();
     let flags = ["--retry-delays", "20", "--max-retries", "1000", "--in-flight", &in_flight];
     let flags: Vec<&str> = flags.into_iter().chain(ordered.then_some("--ordered")).collect();
     let mut consumers: Vec<Server> = (0..3).map(|_| kafka.consumer(&flags)).collect();
     let publishers = Publishers::start(customer.port, server.port);
-    let mut dice = Dice(0xd1ce);
+    let mut random = FixedRandom(0xd1ce);
     let (rounds, mut kills) = ((rounds() / 4).max(2), 0);
     for round in 0..rounds {
-        thread::sleep(Duration::from_millis(1_000 + dice.roll(2_000)));
-        let which = usize::try_from(dice.roll(3)).unwrap();
+        thread::sleep(Duration::from_millis(1_000 + random.below(2_000)));
+        let which = usize::try_from(random.below(3)).unwrap();
         let mut consumer = consumers.swap_remove(which);
         if round % 3 == 2 {
             consumer.signal("TERM");
@@ -71,7 +73,7 @@ fn order_is_kept_when_consumers_are_killed() {
 #[test]
 fn nothing_is_lost_when_the_broker_is_killed_under_load() {
     let mut kafka = Kafka::own(3);
-    let (server, customer) = (kafka.server(&["--kafka-timeout", "2s"]), Flaky::start());
+    let (server, customer) = (kafka.server(&["--kafka-timeout", "2s"]), FlakyCustomer::start());
     let flags = ["--retry-delays", "20", "--max-retries", "1000", "--kafka-timeout", "2s", "--ordered"];
     let _consumers = [kafka.consumer(&flags), kafka.consumer(&flags)];
     let publishers = Publishers::start(customer.port, server.port);
@@ -105,7 +107,7 @@ fn nothing_is_lost_when_the_broker_is_killed_under_load() {
 #[ignore = "it takes minutes: scripts/test.sh --full runs it"]
 fn nothing_is_lost_when_three_brokers_are_killed_in_turn() {
     let mut kafka = Kafka::cluster(3, 6);
-    let (server, customer) = (kafka.server(&[]), Flaky::start());
+    let (server, customer) = (kafka.server(&[]), FlakyCustomer::start());
     let flags = ["--retry-delays", "20", "--max-retries", "1000", "--ordered"];
     let _consumers = [kafka.consumer(&flags), kafka.consumer(&flags)];
     let publishers = Publishers::start(customer.port, server.port);

@@ -7,7 +7,9 @@ use std::cell::RefCell;
 use std::thread;
 use std::time::Duration;
 
-use crate::support::load::{Dice, Flaky, Publishers, assert_in_order, count_repeated, missing, rounds};
+use crate::support::load::{
+    FixedRandom, FlakyCustomer, Publishers, assert_in_order, count_repeated, missing, rounds,
+};
 use crate::support::{Redis, Server, fixture, own_port, wait_until, whk};
 
 /// Concurrent attempts: the maximum number of repeated deliveries per kill.
@@ -23,7 +25,7 @@ fn start(data_dir: &std::path::Path, port: u16, flags: &[&str]) -> Server {
 
 /// An interruption at a random moment of each round.
 #[derive(Clone, Copy)]
-enum Blow<'a> {
+enum Interruption<'a> {
     /// Sends the server this signal and starts it again.
     Server(&'a str),
     /// Kills Redis and starts it again.
@@ -33,25 +35,25 @@ enum Blow<'a> {
 }
 
 /// Interrupts the server or Redis once per round, then checks the events that arrived.
-fn torture(flags: &[&str], ordered: bool, blow: Blow<'_>, rounds: usize) {
-    let customer = Flaky::start();
+fn torture(flags: &[&str], ordered: bool, interruption: Interruption<'_>, rounds: usize) {
+    let customer = FlakyCustomer::start();
     let folder = tempfile::tempdir().unwrap();
     let flags: Vec<&str> = flags.iter().copied().chain(ordered.then_some("--ordered")).collect();
     let port = own_port();
     let publishers = Publishers::start(customer.port, port);
-    let mut dice = Dice(0xd1ce);
+    let mut random = FixedRandom(0xd1ce);
     let mut server = start(folder.path(), port, &flags);
     for _ in 0..rounds {
-        thread::sleep(Duration::from_millis(20 + dice.roll(300)));
-        match blow {
-            Blow::Server(signal) => {
+        thread::sleep(Duration::from_millis(20 + random.below(300)));
+        match interruption {
+            Interruption::Server(signal) => {
                 server.signal(signal);
                 let status = server.wait();
                 assert!(signal == "KILL" || status.code() == Some(0), "{status}: {}", server.log());
                 server = start(folder.path(), port, &flags);
             }
-            Blow::Redis(redis) => redis.borrow_mut().kill_and_restart(),
-            Blow::Pause(redis) => {
+            Interruption::Redis(redis) => redis.borrow_mut().kill_and_restart(),
+            Interruption::Pause(redis) => {
                 redis.command("CLIENT PAUSE 10000 ALL");
                 redis.command("PING");
             }
@@ -69,10 +71,10 @@ fn torture(flags: &[&str], ordered: bool, blow: Blow<'_>, rounds: usize) {
 
     let taken = customer.taken();
     let twice = count_repeated(&taken);
-    let what = match blow {
-        Blow::Server(signal) => signal,
-        Blow::Redis(_) => "Redis killed",
-        Blow::Pause(_) => "Redis paused",
+    let what = match interruption {
+        Interruption::Server(signal) => signal,
+        Interruption::Redis(_) => "Redis killed",
+        Interruption::Pause(_) => "Redis paused",
     };
     eprintln!("{flags:?}: {rounds} times {what}, {total} accepted, none lost, {twice} delivered twice");
     let in_flight = if what == "TERM" { 0 } else { rounds * IN_FLIGHT };
@@ -84,17 +86,17 @@ fn torture(flags: &[&str], ordered: bool, blow: Blow<'_>, rounds: usize) {
 
 #[test]
 fn disk_loses_nothing_when_the_server_is_killed() {
-    torture(&["--queue", "disk"], false, Blow::Server("KILL"), rounds());
+    torture(&["--queue", "disk"], false, Interruption::Server("KILL"), rounds());
 }
 
 #[test]
 fn disk_keeps_order_when_the_server_is_killed() {
-    torture(&["--queue", "disk"], true, Blow::Server("KILL"), rounds());
+    torture(&["--queue", "disk"], true, Interruption::Server("KILL"), rounds());
 }
 
 #[test]
 fn disk_loses_nothing_when_the_server_is_stopped_under_load() {
-    torture(&["--queue", "disk"], true, Blow::Server("TERM"), 5);
+    torture(&["--queue", "disk"], true, Interruption::Server("TERM"), 5);
 }
 
 /// Returns the flags for a queue in that Redis, with a registry of its own.
@@ -106,7 +108,7 @@ fn torture_in_redis(ordered: bool, signal: &str, rounds: usize) {
     let redis = Redis::start();
     let flags = in_redis(&redis);
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    torture(&flags, ordered, Blow::Server(signal), rounds);
+    torture(&flags, ordered, Interruption::Server(signal), rounds);
 }
 
 #[test]
@@ -129,7 +131,7 @@ fn redis_loses_nothing_when_redis_is_killed_under_load() {
     let redis = Redis::start();
     let flags = in_redis(&redis);
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    torture(&flags, true, Blow::Redis(&RefCell::new(redis)), (rounds() / 4).max(1));
+    torture(&flags, true, Interruption::Redis(&RefCell::new(redis)), (rounds() / 4).max(1));
 }
 
 #[test]
@@ -137,5 +139,5 @@ fn redis_loses_nothing_when_redis_pauses_for_ten_seconds() {
     let redis = Redis::start();
     let flags = in_redis(&redis);
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    torture(&flags, true, Blow::Pause(&redis), 1);
+    torture(&flags, true, Interruption::Pause(&redis), 1);
 }

@@ -11,47 +11,53 @@ use std::time::Duration;
 const LANES: usize = 8;
 const PUBLISHERS: usize = 4;
 
+/// Returns the number of rounds of a test that kills processes: 20 unless `WHK_TORTURE_ROUNDS` is set.
 pub(crate) fn rounds() -> usize {
     std::env::var("WHK_TORTURE_ROUNDS").map_or(20, |rounds| rounds.parse().unwrap())
 }
 
 /// A pseudo-random generator with a fixed seed, so that each run has the same numbers.
-pub(crate) struct Dice(pub(crate) u64);
+pub(crate) struct FixedRandom(pub(crate) u64);
 
-impl Dice {
-    pub(crate) fn roll(&mut self, sides: u64) -> u64 {
+impl FixedRandom {
+    /// Returns the next number, which is less than `end`.
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         // Xorshift (Marsaglia, 2003).
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        self.0 % sides
+        self.0 % end
     }
 }
 
 /// A customer that answers a fifth of all requests with 500, and keeps the ids that it accepted, by lane.
-pub(crate) struct Flaky {
+pub(crate) struct FlakyCustomer {
     pub(crate) port: u16,
     taken: Arc<Mutex<HashMap<String, Vec<String>>>>,
 }
 
-impl Flaky {
+impl FlakyCustomer {
     pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let taken = Arc::new(Mutex::new(HashMap::<String, Vec<String>>::new()));
-        let dice = Arc::new(Mutex::new(Dice(0x5eed)));
+        let random = Arc::new(Mutex::new(FixedRandom(0x5eed)));
         let shared = Arc::clone(&taken);
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let (taken, dice) = (Arc::clone(&shared), Arc::clone(&dice));
-                thread::spawn(move || Self::serve(stream, &taken, &dice));
+                let (taken, random) = (Arc::clone(&shared), Arc::clone(&random));
+                thread::spawn(move || Self::serve(stream, &taken, &random));
             }
         });
         Self { port, taken }
     }
 
     /// Answers the requests of one connection until it is closed.
-    fn serve(mut stream: TcpStream, taken: &Mutex<HashMap<String, Vec<String>>>, dice: &Mutex<Dice>) {
+    fn serve(
+        mut stream: TcpStream,
+        taken: &Mutex<HashMap<String, Vec<String>>>,
+        random: &Mutex<FixedRandom>,
+    ) {
         let mut bytes = Vec::new();
         let mut chunk = [0; 65_536];
         loop {
@@ -76,7 +82,7 @@ impl Flaky {
             }
             bytes.drain(..whole);
             let lane = head.split(' ').nth(1).unwrap().to_owned();
-            let fails = dice.lock().unwrap().roll(5) == 0;
+            let fails = random.lock().unwrap().below(5) == 0;
             if !fails {
                 taken.lock().unwrap().entry(lane).or_default().push(header("webhook-id"));
             }
@@ -178,7 +184,7 @@ pub(crate) fn deduped(ids: &[String]) -> Vec<&String> {
 }
 
 /// Returns the accepted ids that the customer hasn't received.
-pub(crate) fn missing(accepted: &HashMap<String, Vec<String>>, customer: &Flaky) -> Vec<String> {
+pub(crate) fn missing(accepted: &HashMap<String, Vec<String>>, customer: &FlakyCustomer) -> Vec<String> {
     let taken = customer.taken();
     let of_lane = |(lane, ids): (&String, &Vec<String>)| -> Vec<String> {
         let taken: HashSet<&String> = taken.get(lane).into_iter().flatten().collect();

@@ -17,8 +17,10 @@ use crate::queue::memory::MemoryQueue;
 use crate::queue::message::{MessageRecord, Messages};
 use crate::queue::{Depth, Lease, Queue, QueueConfig, QueueError, Settlement, TenantUsage};
 
-/// A queue whose pushes end when the consumer has read what was pushed, as others' pushes end when it can be claimed; and
-/// that has settled a job when that is in the topic where it belongs.
+/// A queue that the conformance suite can test without races.
+///
+/// A push ends when the consumer has read the jobs, because in other queues a job can be claimed after its push. A
+/// settlement ends when its record is in the topic of retries or of dead letters.
 struct ReadAtOnce(KafkaQueue);
 
 #[async_trait]
@@ -111,11 +113,13 @@ async fn until<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
 }
 
 impl ReadAtOnce {
+    /// Waits until no record is on its way to another topic.
     async fn written(&self) {
         let consumer = self.0.consumer.as_ref().unwrap();
-        until("an end of writing", || async { consumer.writing() == 0 }).await;
+        until("records on their way to another topic", || async { consumer.writing() == 0 }).await;
     }
 
+    /// Waits until the consumer has read both topics to their ends.
     async fn read(&self) {
         let has_read = || async {
             let lags = self.0.lag.of_logs(&self.0.kafka).await.unwrap();
@@ -141,7 +145,7 @@ impl Harness for Kafka {
     const KNOWS_MESSAGES: bool = false;
 
     async fn start(config: QueueConfig) -> Self {
-        // In one partition what was pushed first is read first.
+        // In one partition the jobs are read in the order of their pushes.
         let (kafka, clock) = (kafka(1).await, Clock::start());
         let queue = Arc::new(ReadAtOnce(consume(&kafka, config.clone(), clock).await));
         queue.read().await;
@@ -158,7 +162,7 @@ impl Harness for Kafka {
 
     async fn reopen(&mut self) {
         self.clock = Clock::start();
-        // It goes first: of two, the old one would keep the partition.
+        // The old consumer must leave first, or it would keep the partition.
         self.queue = Arc::new(MemoryQueue::new(self.config.clone(), self.clock));
         let queue = ReadAtOnce(consume(&self.kafka, self.config.clone(), self.clock).await);
         queue.read().await;

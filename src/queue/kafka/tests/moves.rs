@@ -1,4 +1,4 @@
-//! Partitions that go to another consumer and come back.
+//! Partitions that move to another consumer and come back.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::queue::conformance;
 use crate::queue::kafka::{GroupConfig, KafkaQueue};
 use crate::queue::{Lease, Queue as _, Settlement};
 
-/// Jobs of one log that are held.
+/// Maximum number of jobs of one topic in memory.
 const WINDOW: usize = 10;
 
 async fn consume(kafka: &KafkaConfig) -> KafkaQueue {
@@ -34,12 +34,12 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
     tokio::time::timeout(Duration::from_secs(60), waited).await.expect(what);
 }
 
-/// librdkafka goes on to pause a partition that went while it was paused.
+/// librdkafka keeps a partition paused that was revoked while it was paused.
 #[tokio::test]
-async fn a_partition_that_was_paused_when_it_went_is_read_when_it_is_back() {
+async fn a_partition_that_was_revoked_while_paused_is_read_after_its_return() {
     let kafka = kafka(2).await;
     let one = consume(&kafka).await;
-    until("both", || partitions(&one).len() == 2).await;
+    until("both partitions", || partitions(&one).len() == 2).await;
     let jobs: Vec<Job> = (0..60)
         .map(|n| Job { tenant: format!("tenant-{n}").into(), ..conformance::job(&format!("lane-{n}")) })
         .collect();
@@ -47,13 +47,14 @@ async fn a_partition_that_was_paused_when_it_went_is_read_when_it_is_back() {
     one.push(jobs).await.unwrap();
     until("full windows", || one.consumer.as_ref().unwrap().paused() == 2).await;
     let other = consume(&kafka).await;
-    until("one each", || partitions(&one).len() == 1 && partitions(&other).len() == 1).await;
+    until("one partition for each consumer", || partitions(&one).len() == 1 && partitions(&other).len() == 1)
+        .await;
     other.leave(Duration::ZERO).await;
-    until("both again", || partitions(&one).len() == 2).await;
+    until("both partitions again", || partitions(&one).len() == 2).await;
     let mut delivered = HashSet::new();
     while delivered.len() < ids.len() {
         let claimed = tokio::time::timeout(Duration::from_secs(30), one.claim(16)).await;
-        for lease in claimed.expect("the partition isn't read").unwrap() {
+        for lease in claimed.expect("a claim must get jobs: the partition must be read").unwrap() {
             delivered.insert(lease.job.id);
             done(&one, lease).await;
         }
