@@ -1,12 +1,12 @@
-//! Conformance tests: one test for each promise of the [`Queue`] trait. Each backend runs them all: `conformance!(name, Harness)` makes the tests
-//! `name::case`.
+//! Conformance tests: one test for each promise of the [`Queue`] trait. Each backend runs them all:
+//! `conformance!(name, Harness)` makes the tests `name::case`.
 //!
 //! The tests use real time, because a backend may have a clock of its own. Waits are short and have deadlines.
 
 #![expect(
     clippy::arithmetic_side_effects,
     clippy::print_stdout,
-    reason = "tests, though in functions of their own"
+    reason = "these functions are tests, but the lints see only those marked as tests"
 )]
 
 pub(super) mod claims;
@@ -41,7 +41,7 @@ pub(super) trait Harness: Sized {
     /// Whether queued and delivered messages can be looked up by id.
     const KNOWS_MESSAGES: bool = true;
 
-    /// Opens an empty queue. Panics where the service that it needs isn't running.
+    /// Opens an empty queue. Panics if the service that it needs is not running.
     async fn start(config: QueueConfig) -> Self;
 
     /// Returns the queue.
@@ -100,8 +100,8 @@ macro_rules! with_cases {
 
 /// Runs every case against one backend, in a module of that name.
 ///
-/// A backend may except cases. Each exception states its reason, which the test run prints, and a name that isn't a case
-/// doesn't compile:
+/// A backend may except cases. Each exception states its reason, which the test run prints. A name that is not a case does
+/// not compile:
 ///
 /// ```ignore
 /// conformance!(kafka, super::Kafka, except
@@ -117,7 +117,7 @@ macro_rules! conformance {
             use $crate::queue::conformance::{define_is_case, define_test_of_case, test_cases, with_cases};
 
             with_cases! { define_is_case! }
-            // Once without a name, so that the macro is used where nothing is excepted.
+            // Called once without a name, so that the macro is used even if nothing is excepted.
             is_case! {}
             $(is_case! { $module::$case })*
             define_test_of_case! { ($) $harness, $($module::$case: $reason),* }
@@ -126,7 +126,7 @@ macro_rules! conformance {
     };
 }
 
-/// Defines `is_case!`, which compiles for the name of a case alone.
+/// Defines `is_case!`, which compiles only for the name of a case.
 macro_rules! define_is_case {
     ($($module:ident::$case:ident,)*) => {
         macro_rules! is_case {
@@ -136,7 +136,7 @@ macro_rules! define_is_case {
     };
 }
 
-/// Defines `test_of_case!`, which makes the test of one case, or an ignored test where the case is excepted.
+/// Defines `test_of_case!`, which makes the test of one case, or an ignored test if the case is excepted.
 macro_rules! define_test_of_case {
     // The dollar sign is an argument because a macro can't write one into a macro that it defines.
     (($dollar:tt) $harness:ty, $($module:ident::$case:ident: $reason:literal),*) => {

@@ -20,6 +20,7 @@ mod bulk;
 mod lane;
 mod lease;
 mod load;
+mod per_health;
 mod run_queue;
 #[cfg(test)]
 mod tests;
@@ -37,7 +38,8 @@ pub(super) use self::lane::LaneView;
 use self::lane::{LaneState, new_throttle};
 use self::lease::ActiveLease;
 pub use self::lease::{LeasedJob, ScheduledRetry};
-use self::run_queue::{PerHealth, RunQueues, round_robin_from};
+use self::per_health::{PerHealth, round_robin_from};
+use self::run_queue::RunQueues;
 use self::window::{LanePosition, WaitingJob, Window};
 use super::throttle::{Allowance, EndpointHealth, Throttle};
 use super::{Depth, QueueConfig};

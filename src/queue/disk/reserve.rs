@@ -14,10 +14,10 @@ const RESERVE_BYTES: u64 = 8 << 20;
 /// Pause between two attempts to fill the reserve again.
 const RESERVE_PAUSE: Duration = Duration::from_secs(1);
 
-/// The reserve file. New jobs are only written while it is full size.
+/// The reserve file. New jobs are written only while it is filled.
 pub(super) struct Reserve {
     path: PathBuf,
-    is_held: bool,
+    is_filled: bool,
     tried_at: Instant,
 }
 
@@ -25,7 +25,7 @@ impl Reserve {
     /// Writes the reserve file. If the disk has no room for it, the reserve starts empty and no jobs are taken until there
     /// is room.
     pub(super) fn take(path: &Path) -> io::Result<Self> {
-        let mut reserve = Self { path: path.to_owned(), is_held: true, tried_at: Instant::now() };
+        let mut reserve = Self { path: path.to_owned(), is_filled: true, tried_at: Instant::now() };
         match write_reserve(path) {
             Err(error) if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
                 reserve.give_up();
@@ -35,14 +35,15 @@ impl Reserve {
         Ok(reserve)
     }
 
-    /// Returns whether the reserve is there. An empty reserve is filled again now and then, if the disk has room.
-    pub(super) fn is_there(&mut self) -> bool {
-        if !self.is_held && self.tried_at.elapsed() >= RESERVE_PAUSE {
+    /// Returns whether the reserve is filled. An empty reserve is filled again, at most once per [`RESERVE_PAUSE`], when the
+    /// disk has room.
+    pub(super) fn is_filled(&mut self) -> bool {
+        if !self.is_filled && self.tried_at.elapsed() >= RESERVE_PAUSE {
             self.tried_at = Instant::now();
             match write_reserve(&self.path) {
                 Ok(()) => {
                     tracing::info!("the disk has room again; events are accepted");
-                    self.is_held = true;
+                    self.is_filled = true;
                 }
                 Err(error) => {
                     tracing::debug!(%error, "the disk is still full");
@@ -50,12 +51,12 @@ impl Reserve {
                 }
             }
         }
-        self.is_held
+        self.is_filled
     }
 
     /// Frees the reserve's space.
     pub(super) fn give_up(&mut self) {
-        if std::mem::replace(&mut self.is_held, false) {
+        if std::mem::replace(&mut self.is_filled, false) {
             tracing::error!(
                 path = %self.path.display(),
                 "the disk is full: events are refused until there is room"

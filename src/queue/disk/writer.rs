@@ -142,7 +142,7 @@ impl Writer {
 
     /// Writes operations together, or one by one if that fails.
     fn write(&mut self, mut batch: Vec<Pending>) {
-        if !self.reserve.is_there() {
+        if !self.reserve.is_filled() {
             let (writable, refused) = batch.into_iter().partition(|(operation, _)| !operation.adds_jobs());
             batch = writable;
             let refused: Vec<Pending> = refused;
@@ -158,7 +158,7 @@ impl Writer {
 
     fn write_alone(&mut self, pending: Pending) {
         // If the operation before this one gave up the reserve, its space is not for more jobs.
-        if pending.0.adds_jobs() && !self.reserve.is_there() {
+        if pending.0.adds_jobs() && !self.reserve.is_filled() {
             return self.refuse(pending, DISK_FULL);
         }
         let mut batch = vec![pending];

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::run_queue::{PerHealth, round_robin_from};
+use super::per_health::{PerHealth, round_robin_from};
 use super::window::{LanePosition, WaitingJob, Window};
 use crate::queue::QueueConfig;
 use crate::queue::throttle::{Allowance, EndpointHealth, Throttle};

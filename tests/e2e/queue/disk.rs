@@ -102,7 +102,7 @@ fn queued_jobs_survive_a_restart_and_a_second_process_is_refused() {
     assert!(server.log().contains("keeps what is left for the next start"), "{}", server.log());
 
     let server = start(folder.path(), &[]);
-    assert!(server.log().contains("goes on with what it holds"), "{}", server.log());
+    assert!(server.log().contains("the queue continues with stored jobs"), "{}", server.log());
     let customer = RawCustomer::start_on(port, |stream, _| drop(stream.write_all(OK.as_bytes())));
     let mut left: Vec<String> = ids;
     while !left.is_empty() {
