@@ -69,7 +69,13 @@ pub struct Lanes<J> {
 const IDLE_LANES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(16_383);
 
 /// Free slots that must exist for each lease that a lane already has.
-const FREE_SLOTS_PER_LEASE: usize = 4;
+pub(crate) const FREE_SLOTS_PER_LEASE: usize = 4;
+
+/// Fraction of the slots, as a divisor, that only healthy endpoints may use.
+pub(crate) const HEALTHY_SLOTS_DIVISOR: usize = 4;
+
+/// Fraction of the slots, as a divisor, that failing endpoints may use.
+pub(crate) const FAILING_SLOTS_DIVISOR: usize = 2;
 
 /// Next step for a lane at the front of its run queue.
 enum LaneAction {
@@ -214,11 +220,11 @@ impl<J: Clone> Lanes<J> {
         let slots = self.config.in_flight;
         let failing = *self.leases_by_health.of(EndpointHealth::Failing);
         let unproven = failing.saturating_add(*self.leases_by_health.of(EndpointHealth::New));
-        let has_unproven = unproven < slots.saturating_sub(slots / 4);
+        let has_unproven = unproven < slots.saturating_sub(slots / HEALTHY_SLOTS_DIVISOR);
         match health {
             EndpointHealth::Healthy => true,
             EndpointHealth::New => has_unproven,
-            EndpointHealth::Failing => has_unproven && failing < slots.div_ceil(2),
+            EndpointHealth::Failing => has_unproven && failing < slots.div_ceil(FAILING_SLOTS_DIVISOR),
         }
     }
 

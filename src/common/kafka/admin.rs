@@ -24,7 +24,7 @@ use super::{KafkaConfig, KafkaContext, log_errors};
 const MAX_NAME: usize = 249;
 
 /// Suffix of the name of a topic that is only validated, never created.
-const VALIDATED: &str = ".rehearsed";
+const VALIDATION_SUFFIX: &str = ".rehearsed";
 
 /// Client that reads and changes topics.
 pub struct Admin {
@@ -117,8 +117,8 @@ impl Admin {
             // For an existing topic Kafka would check nothing else, so another name is needed. It starts with the topic's
             // name, because permissions may be granted to a prefix.
             let mut name = topic.name.clone();
-            name.truncate(MAX_NAME.saturating_sub(VALIDATED.len()));
-            name.push_str(VALIDATED);
+            name.truncate(MAX_NAME.saturating_sub(VALIDATION_SUFFIX.len()));
+            name.push_str(VALIDATION_SUFFIX);
             let like_it = WantedTopic { name, ..topic.clone() };
             self.create_with("create a topic like", std::slice::from_ref(&like_it), &options).await?;
         }
@@ -212,7 +212,10 @@ fn partitions_of(
         return match error.into() {
             // The topic has just been created.
             RDKafkaErrorCode::LeaderNotAvailable => Ok(Ok(Vec::new())),
-            code @ RDKafkaErrorCode::UnknownTopicOrPartition => Ok(Err(code)),
+            // Retriable by itself, but here it means that the topic doesn't exist.
+            code @ (RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
+                Ok(Err(code))
+            }
             code if is_retriable_code(code) => Err(KafkaError::MetadataFetch(code)),
             code => Ok(Err(code)),
         };

@@ -1,8 +1,12 @@
 -- Leases jobs.
 --
--- ARGV: 1 maximum number of jobs; 2 length of a lease in µs; 3 slots of this process; 4, 5, 6 slots in use in all, by
--- lanes of new endpoints, and by lanes of failing ones; 7 run queue that is served first (modulo 3); 8 and 9 channel and
--- message of the wake-up; 10 time after which the caller no longer waits for the answer, or 0.
+-- ARGV: 1      maximum number of jobs
+--       2      length of a lease in µs
+--       3      slots of this process
+--       4-6    slots in use: in all, by lanes of new endpoints, by lanes of failing endpoints
+--       7      run queue that is served first, modulo 3
+--       8, 9   channel and message of the wake-up
+--       10     time after which the caller no longer waits for the answer, or 0
 --
 -- Returns { µs until something becomes due or -1, 1 if lanes were skipped for lack of slots, jobs, bytes, time, { ids of
 -- jobs that are missing } }, followed for each lease by { id, token, failures, time of the first attempt, ordered,
@@ -11,7 +15,7 @@ local max, length, slots = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3
 local used = { all = tonumber(ARGV[4]), new = tonumber(ARGV[5]), failing = tonumber(ARGV[6]), well = 0 }
 local more_due = false
 
--- Redis was unavailable for longer than the caller waits. Leases made now would reach nobody.
+-- The call was delayed for longer than the caller waits. A lease made now would reach no server and had to expire.
 if ARGV[10] ~= '0' and now > tonumber(ARGV[10]) then
   local jobs, bytes = totals()
   return { '0', 0, jobs, bytes, whole(now), {} }
@@ -42,13 +46,13 @@ for _, id in ipairs(due) do
 end
 more_due = more_due or #due == MAX_DUE
 
--- Returns whether a lane of that health may take a slot. Slots are reserved for healthy endpoints, so that hanging
+-- Returns whether a lane in that run queue may take a slot. Slots are reserved for healthy endpoints, so that hanging
 -- endpoints can't take all of them. lanes.rs has the same rule.
 local function has_slot(run_queue)
   if used.all >= slots then return false end
   if run_queue == 'well' then return true end
-  if used.new + used.failing >= slots - math.floor(slots / 4) then return false end
-  return run_queue == 'new' or used.failing < math.ceil(slots / 2)
+  if used.new + used.failing >= slots - math.floor(slots / HEALTHY_SLOTS_DIVISOR) then return false end
+  return run_queue == 'new' or used.failing < math.ceil(slots / FAILING_SLOTS_DIVISOR)
 end
 
 local order, first = { 'well', 'new', 'failing' }, tonumber(ARGV[7])
@@ -86,10 +90,10 @@ while #leased < max and answer_bytes < MAX_ANSWER_BYTES do
   if not run_queue then break end
   local lane = lane_of(id)
   if lane.run_queue ~= run_queue then
-    -- The state of the lane was lost and says otherwise. Repair the run queue.
+    -- The stored state of the lane is missing, or names another run queue. Repair the run queue.
     call('ZREM', run_queues[run_queue], id)
     schedule(lane)
-  elseif slots - used.all <= lane.leased * 4 then
+  elseif slots - used.all <= lane.leased * FREE_SLOTS_PER_LEASE then
     -- The lane already has its share of the free slots. lanes.rs has the same rule.
     skipped[run_queue], slots_short = skipped[run_queue] + 1, true
   else

@@ -21,8 +21,8 @@ const FAILED_SHARD_DELAY: Duration = Duration::from_secs(1);
 
 /// Time after the request within which Redis may lease jobs.
 ///
-/// It is shorter than the time for which the answer is awaited. If Redis was unavailable for longer, it leases nothing,
-/// because the leases would reach nobody.
+/// It is shorter than the time for which the answer is awaited. If the request was delayed for longer, Redis leases
+/// nothing, because the leases would reach no server.
 const CLAIM_TIME: Duration = Duration::from_millis(2_500);
 
 impl ShardedQueue {

@@ -18,7 +18,7 @@ use crate::queue::dead::{
 const MAX_LETTERS_PER_CALL: usize = 250;
 
 impl ShardedQueue {
-    /// Returns up to `limit` matching dead letters behind `after`, the oldest death first, each with the index of its
+    /// Returns up to `limit` matching dead letters after the cursor, the oldest death first, each with the index of its
     /// shard.
     async fn matching(
         &self,

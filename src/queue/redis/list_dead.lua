@@ -1,8 +1,11 @@
--- Lists dead letters without bodies, by time of death and id.
+-- Lists dead letters without bodies, ordered by time of death and id.
 --
--- ARGV: 1 tenant or ''; 2 and 3 earliest and latest time of death in ms, as ZRANGEBYSCORE takes them; 4 and 5 time of
--- death and id behind which the list starts, or ''; 6 maximum number. Returns { id, time of death, record, cause of
--- death, bytes, tenant } for each.
+-- ARGV: 1      tenant or ''
+--       2, 3   earliest and latest time of death in ms, as ZRANGEBYSCORE takes them
+--       4, 5   time of death and id after which the list starts, or ''
+--       6      maximum number
+--
+-- Returns { id, time of death, record, cause of death, bytes, tenant } for each.
 local key = ARGV[1] == '' and deaths_key or (deaths_key .. ':' .. ARGV[1])
 local after_time, after_id, max = ARGV[4], ARGV[5], tonumber(ARGV[6])
 local found, offset = {}, 0

@@ -1,8 +1,10 @@
 -- Reads one message.
 --
--- ARGV: 1 id; 2 whether to read a dead letter with its body. With the body only dead letters are found. Returns {} if
--- the message is unknown, else { state, record, attempts, cause of death, time of death in ms, bytes, tenant, body }. The
--- state is job, dead or done.
+-- ARGV: 1      id
+--       2      1 to read a dead letter with its body; messages in other states are then not found
+--
+-- Returns {} if there is no such message, else { state, record, attempts, cause of death, time of death in ms, bytes,
+-- tenant, body }. The state is job, dead or done.
 local id, with_body = ARGV[1], ARGV[2] == '1'
 local fields = { 'record', 'attempts', 'dead', 'died', 'bytes', 'tenant' }
 if with_body then fields[7] = 'body' end

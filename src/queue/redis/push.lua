@@ -1,8 +1,10 @@
 -- Queues jobs, all or none.
 --
--- ARGV: 1 and 2 channel and message of the wake-up; 3 and 4 maximum jobs and bytes of the shard; 5 whether every lane is
--- ordered; 6 and 7 jobs and bytes of the whole push to this shard. Then for each job: id, lane, whether its lane is
--- ordered, tenant or '', record, body.
+-- ARGV: 1, 2   channel and message of the wake-up
+--       3, 4   maximum jobs and bytes of the shard
+--       5      whether every lane is ordered
+--       6, 7   jobs and bytes of the whole push to this shard
+--       8-     for each job: id, lane, whether its lane is ordered, tenant or '', record, body
 --
 -- Returns { 1 if there was room or 0, jobs, bytes }, with the jobs and bytes that the shard holds now.
 local jobs, bytes = totals()

@@ -1,7 +1,9 @@
 -- Resets the throttles of lanes and makes their delayed jobs due at once.
 --
--- ARGV: 1 and 2 channel and message of the wake-up; then the lanes. Returns 1 if delayed jobs are left, and then has to
--- be called again, or 0.
+-- ARGV: 1, 2   channel and message of the wake-up
+--       3-     lanes
+--
+-- Returns 1 if delayed jobs are left, so that the script has to be called again, or 0.
 local left, more = 1000, 0
 for at = 3, #ARGV do
   local lane = lane_of(ARGV[at])

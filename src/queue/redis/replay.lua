@@ -1,7 +1,10 @@
 -- Queues dead letters again, all or none.
 --
--- ARGV: 1 and 2 channel and message of the wake-up; 3 and 4 maximum jobs and bytes of the shard; then ids. Returns how
--- many dead letters were replayed, or -1 if there is no room for them.
+-- ARGV: 1, 2   channel and message of the wake-up
+--       3, 4   maximum jobs and bytes of the shard
+--       5-     ids
+--
+-- Returns how many dead letters were replayed, or -1 if there is no room for them.
 local jobs, bytes = totals()
 local letters, new_bytes = {}, 0
 for at = 5, #ARGV do

@@ -2,6 +2,7 @@
 
 use crate::common::attempt::KEPT_ATTEMPTS;
 use crate::common::redis::RedisScript;
+use crate::queue::lanes::{FAILING_SLOTS_DIVISOR, FREE_SLOTS_PER_LEASE, HEALTHY_SLOTS_DIVISOR};
 use crate::queue::throttle::{BREAKER_FAILURES, INITIAL_CONCURRENCY};
 
 /// The scripts. Each file documents its arguments and its result.
@@ -46,7 +47,8 @@ fn script(flags: &str, body: &str) -> RedisScript {
     RedisScript::new(format!(
         "#!lua{flags}\n\
          local INITIAL_CONCURRENCY, BREAKER_FAILURES = {INITIAL_CONCURRENCY}, {BREAKER_FAILURES}\n\
-         local KEPT_ATTEMPTS = {KEPT_ATTEMPTS}\n\
+         local HEALTHY_SLOTS_DIVISOR, FAILING_SLOTS_DIVISOR = {HEALTHY_SLOTS_DIVISOR}, {FAILING_SLOTS_DIVISOR}\n\
+         local FREE_SLOTS_PER_LEASE, KEPT_ATTEMPTS = {FREE_SLOTS_PER_LEASE}, {KEPT_ATTEMPTS}\n\
          {}\n{body}",
         include_str!("shard.lua")
     ))

@@ -1,11 +1,15 @@
--- Settles leases with their verdicts.
+-- Settles leases with their verdicts. A lease whose token is stale is skipped: it was settled before, or it expired.
 --
--- ARGV: 1 and 2 channel and message of the wake-up; 3 maximum concurrency of a lane; 4 delays between probes in µs,
--- separated by commas; 5 number of delivered messages to remember. Then for each lease: id; token; outcome for the job
--- (done, dropped, retry, dead, returned); outcome for the endpoint (succeeded, failed, paused, unknown, not_contacted);
--- µs until the retry; the attempt as JSON or ''; the cause of death as JSON or ''.
+-- ARGV: 1, 2   channel and message of the wake-up
+--       3      maximum concurrency of a lane
+--       4      delays between probes in µs, separated by commas
+--       5      number of delivered messages to remember
+--       6-     for each lease: id, token,
+--              outcome for the job (done, dropped, retry, dead, returned),
+--              outcome for the endpoint (succeeded, failed, paused, unknown, not_contacted),
+--              µs until the retry, the attempt as JSON or '', the cause of death as JSON or ''
 --
--- A lease whose token is stale is skipped: it was settled before, or it expired. Returns { jobs, bytes }.
+-- Returns { jobs, bytes }.
 local max_concurrency, remembered = tonumber(ARGV[3]), tonumber(ARGV[5])
 local delays
 local function probe_delay(probes)

@@ -1,5 +1,5 @@
--- The common part of all scripts. scripts.rs puts it in front of each, after the constants that Rust defines:
--- INITIAL_CONCURRENCY, BREAKER_FAILURES and KEPT_ATTEMPTS.
+-- The common part of all scripts. scripts.rs puts it in front of each, after the constants that Rust defines.
+-- Names in capitals that no script defines are among these constants.
 --
 -- KEYS[1] is the tag of the shard. Every key starts with it, so all keys of a shard are in one hash slot. redis.rs
 -- documents the keys; lanes.rs and throttle.rs document the scheduling rules that the scripts follow. All times are in
