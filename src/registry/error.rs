@@ -50,7 +50,7 @@ pub enum RegistryError {
     /// A limit is reached.
     #[error("the limit is reached: {most} {what}")]
     Limit {
-        /// Name of what is limited.
+        /// Name of the limited items.
         what: &'static str,
         /// The limit.
         most: u64,
@@ -61,7 +61,7 @@ pub enum RegistryError {
     /// The connection broke while the change was being written, and the server can't find out whether it was written.
     #[error("it isn't known whether the change was made")]
     Unsure(#[source] StoreError),
-    /// The store can't be asked for the changes of other servers.
+    /// The changes of other servers can't be read from the store.
     #[error("the changes of other servers can't be read")]
     Behind(#[source] Arc<StoreError>),
     /// The system's random generator failed.

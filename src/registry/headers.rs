@@ -30,7 +30,7 @@ pub enum HeaderError {
     /// The name occurs twice, whatever its case.
     #[error("'{0}' is given twice")]
     Twice(HeaderName),
-    /// More than [`MAX_HEADERS`] headers were given.
+    /// The number of headers exceeds [`MAX_HEADERS`].
     #[error("at most {MAX_HEADERS} headers are allowed")]
     TooMany,
 }

@@ -65,7 +65,7 @@ pub(super) struct KafkaStore {
 }
 
 impl KafkaStore {
-    /// Opens the registry, and creates it if it doesn't exist. `vault` is told whether it may create a secret key.
+    /// Opens the registry, and creates it if it doesn't exist. `vault` gets whether it may create a secret key.
     pub(super) async fn open(
         config: &KafkaConfig,
         limits: Limits,

@@ -60,7 +60,7 @@ struct Scripts {
 }
 
 impl RedisStore {
-    /// Opens the registry, and creates it if it doesn't exist. `vault` is told whether it may create a secret key.
+    /// Opens the registry, and creates it if it doesn't exist. `vault` gets whether it may create a secret key.
     pub(super) async fn open(
         config: &RedisConfig,
         limits: Limits,

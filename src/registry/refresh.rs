@@ -13,7 +13,7 @@ impl Registry {
     /// to the store, which concurrent callers share. A registry in the data dir needs none.
     ///
     /// # Errors
-    /// The store can't be asked.
+    /// The store can't be reached.
     pub async fn refreshed(&self) -> Result<(), RegistryError> {
         self.0.store.refreshed().await.map_err(RegistryError::Behind)
     }
@@ -22,7 +22,7 @@ impl Registry {
     /// added or enabled it a moment ago.
     ///
     /// # Errors
-    /// The first result isn't complete, and the store can't be asked.
+    /// The first result isn't complete, and the store can't be reached.
     pub async fn look_up_or_refresh<T>(
         &self,
         look_up: impl Fn() -> T,
@@ -39,7 +39,7 @@ impl Registry {
     /// Returns an endpoint. If it seems to be missing or disabled, refreshes and looks again.
     ///
     /// # Errors
-    /// The endpoint isn't known as enabled, and the store can't be asked.
+    /// The endpoint isn't known as enabled, and the store can't be reached.
     pub async fn endpoint_or_refresh(
         &self,
         tenant: TenantId,
@@ -56,7 +56,7 @@ impl Registry {
     /// again.
     ///
     /// # Errors
-    /// The key isn't known, and the store can't be asked.
+    /// The key isn't known, and the store can't be reached.
     pub async fn identify(&self, hash: &KeyHash) -> Result<Option<Principal>, RegistryError> {
         let known = self.authenticate(hash);
         if known.is_some() {

@@ -37,7 +37,7 @@ pub(super) struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens or creates the database and migrates it. `vault` is told whether it may create a secret key.
+    /// Opens or creates the database and migrates it. `vault` gets whether it may create a secret key.
     pub(super) fn open<E: From<StoreError>>(
         path: &Path,
         vault: impl FnOnce(bool) -> Result<Vault, E>,
@@ -63,7 +63,7 @@ impl SqliteStore {
         Ok(Self { connection, vault })
     }
 
-    /// Writes all of `changes` or none. They survive a power failure once it returns.
+    /// Writes all of `changes` or none. When it returns, they survive a power failure.
     pub(super) fn apply(&mut self, changes: &[Change]) -> Result<(), StoreError> {
         let transaction = self.connection.transaction().map_err(StoreError::Write)?;
         for change in changes {
@@ -119,6 +119,6 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     // The data dir's lock keeps other processes out, so the write-ahead log needs no shared memory.
     connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     connection.pragma_update(None, "foreign_keys", true)?;
-    // Most of what is deleted is a secret.
+    // Most deleted values are secrets.
     connection.pragma_update(None, "secure_delete", true)
 }

@@ -27,11 +27,11 @@ use crate::common::kafka::KafkaConfig;
 use crate::common::redis::RedisConfig;
 use crate::common::test_services;
 
-mod everywhere;
+mod conformance;
 
 pub(super) const LIMITS: Limits = Limits { queued_jobs: 100, publishes_per_second: 100, endpoints: 3 };
 
-/// Where a registry of a test's own is, with a folder for its secret key.
+/// The place of one test's registry, and a data dir for its secret key.
 pub(super) struct Home {
     pub(super) folder: tempfile::TempDir,
     pub(super) place: RegistryPlace,
@@ -64,10 +64,10 @@ impl Home {
         home
     }
 
-    /// As `whk kafka-setup` does.
+    /// Creates the topic as `whk kafka-setup` does.
     pub(super) async fn make_topic(&self) {
         use crate::common::kafka::admin::{Admin, Deadline, WantedTopic};
-        let RegistryPlace::Kafka(config) = &self.place else { panic!("it isn't in Kafka") };
+        let RegistryPlace::Kafka(config) = &self.place else { panic!("the registry isn't in Kafka") };
         let topic = &config.topics.registry;
         let admin = Admin::open(config).unwrap();
         let settings = vec![("cleanup.policy", "compact".to_owned())];
@@ -88,9 +88,17 @@ impl Home {
         open_in(&DataDir::open(self.folder.path())?, None, LIMITS)
     }
 
-    fn refusal(&self) -> String {
+    /// Returns the error from opening the registry.
+    pub(super) async fn open_error(&self) -> String {
+        match self.open().await {
+            Ok(_) => panic!("the registry opens"),
+            Err(error) => format!("{:#}", anyhow::Error::from(error)),
+        }
+    }
+
+    fn database_error(&self) -> String {
         match self.open_database() {
-            Ok(_) => panic!("it opens"),
+            Ok(_) => panic!("the registry opens"),
             Err(error) => format!("{:#}", anyhow::Error::from(error)),
         }
     }
@@ -103,7 +111,7 @@ pub(super) fn open_database_at(home: &Home) -> Registry {
 pub(super) fn database(registry: &Registry) -> std::sync::MutexGuard<'_, SqliteStore> {
     match &*registry.0.store {
         Store::Sqlite(store) => store.lock().unwrap(),
-        Store::Redis(..) | Store::Kafka(..) => panic!("it isn't in a database"),
+        Store::Redis(..) | Store::Kafka(..) => panic!("the registry isn't in a database"),
     }
 }
 
@@ -141,12 +149,12 @@ pub(super) fn kind(text: &str) -> EventType {
     EventType::parse(text).unwrap()
 }
 
-pub(super) fn wants(registry: &Registry, text: &str, of: Option<TenantId>) -> usize {
+pub(super) fn subscribed(registry: &Registry, text: &str, of: Option<TenantId>) -> usize {
     registry.recipients(&kind(text), of).iter().map(|recipient| recipient.endpoints.len()).sum()
 }
 
 #[tokio::test]
-async fn nothing_secret_is_in_the_files_or_in_a_debug() {
+async fn files_and_debug_output_hold_no_secret() {
     let home = Home::new();
     let registry = home.open_database().unwrap();
     let tenant = tenant_with_key(&registry, "Acme").await;
@@ -160,7 +168,7 @@ async fn nothing_secret_is_in_the_files_or_in_a_debug() {
         files.extend(fs::read(entry.unwrap().path()).unwrap());
     }
     let holds = |text: &str| files.windows(text.len()).any(|window| window == text.as_bytes());
-    assert!(holds("Acme"), "the check itself");
+    assert!(holds("Acme"), "the files hold the name of the tenant");
     let secret = secret.reveal();
     for hidden in
         ["t-secret", "h-secret", &secret["whsec_".len()..], &key.reveal()["whk_tenant_".len() + 4..]]
@@ -170,7 +178,7 @@ async fn nothing_secret_is_in_the_files_or_in_a_debug() {
 }
 
 #[test]
-fn the_folder_is_its_owners_alone() {
+fn only_the_owner_can_read_the_data_dir() {
     use std::os::unix::fs::PermissionsExt as _;
     let home = Home::new();
     let inner = home.path("a/b");
@@ -186,7 +194,7 @@ fn the_folder_is_its_owners_alone() {
     assert!(second.contains("in use by another whk"), "{second}");
 }
 
-/// The database that version 0.1 wrote: it opens for ever.
+/// Database that version 0.1 wrote. Every later version must open it.
 #[tokio::test]
 async fn the_golden_database_of_version_1_opens() {
     let home = Home::new();
@@ -219,25 +227,29 @@ async fn the_golden_database_of_version_1_opens() {
 }
 
 #[test]
-fn a_newer_another_and_a_damaged_database_are_refused_and_left_alone() {
+fn a_newer_a_foreign_and_a_damaged_database_are_refused_and_left_as_they_are() {
     let change = |home: &Home, sql: &str| {
         rusqlite::Connection::open(home.path("registry.db")).unwrap().execute_batch(sql).unwrap();
     };
     let newer = Home::new();
     drop(newer.open_database().unwrap());
     change(&newer, "PRAGMA user_version = 99");
-    assert!(newer.refusal().contains("written by a newer whk (schema 99"), "{}", newer.refusal());
+    assert!(
+        newer.database_error().contains("written by a newer whk (schema 99"),
+        "{}",
+        newer.database_error()
+    );
 
     let another = Home::new();
     change(&another, "CREATE TABLE theirs (x)");
     let before = fs::read(another.path("registry.db")).unwrap();
-    assert!(another.refusal().contains("database of another program"), "{}", another.refusal());
+    assert!(another.database_error().contains("database of another program"), "{}", another.database_error());
     assert_eq!(fs::read(another.path("registry.db")).unwrap(), before);
 
     let text = Home::new();
     fs::write(text.path("registry.db"), "no database at all, but long enough to be read as one".repeat(40))
         .unwrap();
-    assert!(text.refusal().contains("not a database"), "{}", text.refusal());
+    assert!(text.database_error().contains("not a database"), "{}", text.database_error());
 
     let damaged = Home::new();
     drop(damaged.open_database().unwrap());
@@ -245,23 +257,26 @@ fn a_newer_another_and_a_damaged_database_are_refused_and_left_alone() {
         &damaged,
         "INSERT INTO tenant (id, name, created_at, version) VALUES ('ten_0198f0a0000070008000000000000000', 'a\nb', 0, 1)",
     );
-    let refusal = damaged.refusal();
-    assert!(refusal.contains("tenant ten_0198f0a0000070008000000000000000 is damaged: name"), "{refusal}");
+    let open_error = damaged.database_error();
+    assert!(
+        open_error.contains("tenant ten_0198f0a0000070008000000000000000 is damaged: name"),
+        "{open_error}"
+    );
 }
 
 #[test]
-fn the_secret_key_must_be_there_and_the_right_one() {
+fn a_missing_or_wrong_secret_key_is_refused() {
     let home = Home::new();
     drop(home.open_database().unwrap());
     let key = fs::read_to_string(home.path("secret.key")).unwrap();
     fs::write(home.path("secret.key"), &*crate::common::crypto::vault::Vault::generate_key().unwrap())
         .unwrap();
-    assert!(home.refusal().contains("isn't the one"), "{}", home.refusal());
+    assert!(home.database_error().contains("isn't the one"), "{}", home.database_error());
     fs::write(home.path("secret.key"), "short").unwrap();
-    assert!(home.refusal().contains("base64 of 32"), "{}", home.refusal());
+    assert!(home.database_error().contains("base64 of 32"), "{}", home.database_error());
     fs::remove_file(home.path("secret.key")).unwrap();
-    assert!(home.refusal().contains("--secret-key-file"), "{}", home.refusal());
-    assert!(!home.path("secret.key").exists(), "no new key where one was");
+    assert!(home.database_error().contains("--secret-key-file"), "{}", home.database_error());
+    assert!(!home.path("secret.key").exists(), "no new key is created for an existing registry");
     let elsewhere = tempfile::tempdir().unwrap();
     let path = elsewhere.path().join("key");
     fs::write(&path, key).unwrap();
@@ -269,17 +284,17 @@ fn the_secret_key_must_be_there_and_the_right_one() {
 }
 
 #[tokio::test]
-async fn a_change_that_can_not_be_written_is_not_made() {
+async fn a_change_that_can_not_be_written_is_not_visible() {
     let home = Home::new();
     let registry = home.open_database().unwrap();
     let tenant = tenant_with_key(&registry, "Acme").await;
-    // As SQLite meets a full disk: no page more than there are.
+    // A limit on the number of pages makes SQLite fail as on a full disk.
     let limit_pages = |pages: i64| {
         database(&registry).connection().pragma_update(None, "max_page_count", pages).unwrap();
     };
     limit_pages(1);
     let mut refused = None;
-    // The pages that there are may have room for some.
+    // The existing pages may have room for some tenants.
     for number in 0..1_000 {
         let made = registry.create_tenant(name(&format!("{number}")), LimitOverrides::default()).await;
         if let Err(error) = made {
@@ -287,7 +302,7 @@ async fn a_change_that_can_not_be_written_is_not_made() {
             break;
         }
     }
-    let (number, error) = refused.expect("a full disk");
+    let (number, error) = refused.expect("a full disk refuses a change");
     assert!(matches!(error, RegistryError::Store(StoreError::Write(_))), "{error:?}");
     assert_eq!(registry.count().0, 1 + number);
     assert!(registry.tenant(&TenantRef::Name(number.to_string())).is_none());
@@ -300,7 +315,7 @@ async fn a_change_that_can_not_be_written_is_not_made() {
 }
 
 #[test]
-fn changes_that_wait_leave_threads_for_others() {
+fn waiting_changes_leave_blocking_threads_free() {
     let runtime =
         tokio::runtime::Builder::new_current_thread().max_blocking_threads(2).enable_time().build().unwrap();
     let home = Home::new();
@@ -315,18 +330,18 @@ fn changes_that_wait_leave_threads_for_others() {
         })
         .collect();
     let other = runtime.block_on(async {
-        // On its one thread all of them have begun by then.
+        // The runtime has one thread, so all changes have begun after this.
         tokio::task::yield_now().await;
         tokio::time::timeout(Duration::from_secs(10), tokio::task::spawn_blocking(|| ())).await
     });
     drop(store);
-    other.expect("a thread is free").unwrap();
+    other.expect("a blocking thread is free").unwrap();
     changes.into_iter().for_each(|change| runtime.block_on(change).unwrap().unwrap());
     assert_eq!(registry.count().0, 10);
 }
 
-/// Whether a filter wants a type, as plainly as it can be said.
-fn plainly_wants(filter: &str, kind: &str) -> bool {
+/// Whether a filter matches an event type, in the plainest implementation.
+fn matches_plainly(filter: &str, kind: &str) -> bool {
     filter == "*" || filter == kind || filter.strip_suffix('*').is_some_and(|group| kind.starts_with(group))
 }
 
@@ -334,7 +349,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn the_index_finds_who_wants_an_event_and_nobody_else(
+    fn the_index_finds_exactly_the_subscribed_endpoints(
         filters in prop::collection::vec(prop::collection::vec(r"\*|[ab](\.[ab]){0,2}(\.\*)?", 1..3), 1..6),
         kind_text in r"[ab](\.[ab]){0,3}",
         removed: prop::sample::Index,
@@ -359,7 +374,7 @@ proptest! {
                 .filter(|(number, (endpoint, filters))| {
                     *number != gone
                         && of.is_none_or(|of| of == endpoint.tenant)
-                        && filters.iter().any(|filter| plainly_wants(filter, &kind_text))
+                        && filters.iter().any(|filter| matches_plainly(filter, &kind_text))
                 })
                 .map(|(_, (endpoint, _))| (endpoint.tenant, endpoint.id))
                 .collect();

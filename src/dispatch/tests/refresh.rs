@@ -20,8 +20,8 @@ async fn verdict_on(dispatcher: &Dispatcher, endpoint: &Endpoint) -> Verdict {
 
 #[tokio::test]
 async fn an_endpoint_that_another_server_just_created_or_enabled_is_attempted() {
-    let TwoServers { one, deaf, .. } = TwoServers::open().await;
-    let dispatcher = dispatcher(deaf, RetryPolicy::default()).await;
+    let TwoServers { one, unnotified, .. } = TwoServers::open().await;
+    let dispatcher = dispatcher(unnotified, RetryPolicy::default()).await;
     // The guard refuses the endpoint's address, which shows that an attempt was made.
     let attempted = |verdict| matches!(verdict, Verdict::Dead { cause: Cause::Refused(_) });
     let endpoint = TwoServers::endpoint(&one).await;
@@ -39,7 +39,7 @@ async fn an_endpoint_that_another_server_just_created_or_enabled_is_attempted() 
 #[tokio::test]
 async fn a_job_is_retried_while_the_registry_is_unavailable() {
     let servers = TwoServers::open().await;
-    let dispatcher = dispatcher(servers.deaf.clone(), RetryPolicy::default()).await;
+    let dispatcher = dispatcher(servers.unnotified.clone(), RetryPolicy::default()).await;
     let endpoint = TwoServers::endpoint(&servers.one).await;
     servers.lose().await;
     let verdict = verdict_on(&dispatcher, &endpoint).await;

@@ -23,7 +23,7 @@ use crate::registry::state::{Change, Position};
 /// A fenced writer waits for a random part of this, times the number of the attempt, so that the other one can finish.
 const BACKOFF: Duration = Duration::from_millis(40);
 const MAX_BACKOFF: Duration = Duration::from_millis(800);
-/// Time that the newest records get to arrive by themselves, before the end of the log is asked for again.
+/// Time that the newest records get to arrive by themselves, before the end of the partition is requested again.
 const ARRIVAL_WAIT: Duration = Duration::from_millis(60);
 /// Time that librdkafka gets to report the end of the partition after a seek, before the seek is repeated.
 const SEEK_WAIT: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-#![expect(clippy::print_stdout, reason = "how long things took is for people to read")]
+#![expect(clippy::print_stdout, reason = "durations are printed for people")]
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::registry::record::{self, Write};
 use crate::registry::state::{Change, State};
 use crate::registry::store::Store;
 use crate::registry::tenant::Tenant;
-use crate::registry::tests::{Home, add_endpoint, name, other_key, settings, tenant_with_key, wants};
+use crate::registry::tests::{Home, add_endpoint, name, other_key, settings, subscribed, tenant_with_key};
 use crate::registry::{Principal, Registry, RegistryPlace, TenantRef};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -24,22 +24,15 @@ impl Home {
     fn kafka(&self) -> &KafkaConfig {
         match &self.place {
             RegistryPlace::Kafka(config) => config,
-            _ => panic!("it isn't in Kafka"),
+            _ => panic!("the registry isn't in Kafka"),
         }
     }
 
-    async fn one_more(&self) -> Registry {
+    async fn open_server(&self) -> Registry {
         self.open().await.unwrap()
     }
 
-    async fn turned_away(&self) -> String {
-        match self.open().await {
-            Ok(_) => panic!("it opens"),
-            Err(error) => format!("{:#}", anyhow::Error::from(error)),
-        }
-    }
-
-    /// Writes as a server does, and as one that can do otherwise.
+    /// Writes records as a server does, whatever their content.
     async fn write(&self, writes: &[(&str, Option<&str>)]) {
         let writes: Vec<Write> =
             writes.iter().map(|(key, value)| ((*key).to_owned(), value.map(str::to_owned))).collect();
@@ -58,7 +51,7 @@ impl Home {
 fn store(registry: &Registry) -> &KafkaStore {
     match &*registry.0.store {
         Store::Kafka(store, _) => store,
-        _ => panic!("it isn't in Kafka"),
+        _ => panic!("the registry isn't in Kafka"),
     }
 }
 
@@ -80,14 +73,14 @@ fn has(registry: &Registry, text: &str) -> bool {
 }
 
 #[tokio::test]
-async fn what_one_server_changes_the_other_sees_within_a_second() {
+async fn another_server_sees_a_change_within_a_second() {
     let home = Home::in_kafka().await;
-    let (one, other) = (home.one_more().await, home.one_more().await);
+    let (one, other) = (home.open_server().await, home.open_server().await);
     let tenant = tenant_with_key(&one, "Acme").await;
     let endpoint = add_endpoint(&one, tenant, &["*"]).await;
     let (record, key) = one.create_api_key(Some(tenant), None).await.unwrap();
     until(SECOND, "made", || other.authenticate(&key.hash()).is_some()).await;
-    assert_eq!(wants(&other, "x", None), 1);
+    assert_eq!(subscribed(&other, "x", None), 1);
     let there = other.endpoint(tenant, endpoint.id).unwrap();
     assert_eq!(format!("{there:?}"), format!("{endpoint:?}"));
     assert_eq!(there.settings.url, endpoint.settings.url);
@@ -96,20 +89,20 @@ async fn what_one_server_changes_the_other_sees_within_a_second() {
     until(SECOND, "revoked", || one.authenticate(&key.hash()).is_none()).await;
     let patch = EndpointPatch { enabled: Some(false), ..EndpointPatch::default() };
     other.update_endpoint(tenant, endpoint.id, Some(1), patch, DisabledReason::ByTenant).await.unwrap();
-    until(SECOND, "disabled", || wants(&one, "x", None) == 0).await;
+    until(SECOND, "disabled", || subscribed(&one, "x", None) == 0).await;
     other.add_public_key(tenant, other_key()).await.unwrap();
     until(SECOND, "rotated", || one.public_keys(tenant).len() == 2).await;
     other.delete_tenant(tenant, None).await.unwrap();
     until(SECOND, "deleted", || one.count() == (0, 0)).await;
-    assert_eq!(home.one_more().await.count(), (0, 0), "what was deleted stays so");
+    assert_eq!(home.open_server().await.count(), (0, 0), "deletions are in the log");
     let left = read_all(home.kafka(), &ServerId::random()).await.unwrap().records;
-    assert!(left.is_empty(), "nothing of it is left");
+    assert!(left.is_empty(), "no record of the tenant is left");
 }
 
 #[tokio::test]
-async fn what_was_answered_at_one_server_the_other_knows_once_it_asks() {
+async fn another_server_knows_an_answered_change_once_it_refreshes() {
     let home = Home::in_kafka().await;
-    let (one, other) = (home.one_more().await, home.one_more().await);
+    let (one, other) = (home.open_server().await, home.open_server().await);
     let mut asking = Duration::ZERO;
     for round in 0..20 {
         let (here, there) = if round % 2 == 0 { (&one, &other) } else { (&other, &one) };
@@ -123,15 +116,15 @@ async fn what_was_answered_at_one_server_the_other_knows_once_it_asks() {
         let taken = make(there, &format!("t{round}")).await;
         assert!(matches!(taken, Err(RegistryError::Conflict(_))), "{taken:?}");
     }
-    println!("asked twenty times: {asking:?}");
+    println!("twenty refreshes: {asking:?}");
     let stranger = ApiKey::generate(KeyKind::Tenant).unwrap();
     assert_eq!(one.identify(&stranger.hash()).await.unwrap(), None);
 }
 
 #[tokio::test]
-async fn of_two_tenants_with_one_name_made_at_once_one_is() {
+async fn one_of_two_concurrent_tenants_with_the_same_name_is_created() {
     let home = Home::in_kafka().await;
-    let (one, other) = (home.one_more().await, home.one_more().await);
+    let (one, other) = (home.open_server().await, home.open_server().await);
     let started = Instant::now();
     for round in 0..10 {
         let text = format!("t{round}");
@@ -142,14 +135,14 @@ async fn of_two_tenants_with_one_name_made_at_once_one_is() {
         assert_eq!(other.tenant(&TenantRef::Name(text)).unwrap().id, made.unwrap().id);
     }
     println!("ten times two at once: {:?}", started.elapsed());
-    assert_eq!(home.one_more().await.count(), (10, 0));
+    assert_eq!(home.open_server().await.count(), (10, 0));
 }
 
 #[tokio::test]
-async fn a_limit_holds_over_servers_that_change_at_once() {
+async fn a_limit_holds_when_servers_change_concurrently() {
     let home = Home::in_kafka().await;
     let limits = LimitOverrides { endpoints: std::num::NonZeroU32::new(12), ..LimitOverrides::default() };
-    let (one, other) = (home.one_more().await, home.one_more().await);
+    let (one, other) = (home.open_server().await, home.open_server().await);
     let tenant = one.create_tenant(name("Acme"), limits).await.unwrap().id;
     one.add_public_key(tenant, public_key()).await.unwrap();
     let mut adding = tokio::task::JoinSet::new();
@@ -162,11 +155,11 @@ async fn a_limit_holds_over_servers_that_change_at_once() {
     println!("twenty at once: {:?}", started.elapsed());
     let refused = added.iter().filter(|added| matches!(added, Err(RegistryError::Limit { most: 12, .. })));
     assert_eq!((added.iter().flatten().count(), refused.count()), (12, 8), "{added:?}");
-    assert_eq!(home.one_more().await.count(), (1, 12));
+    assert_eq!(home.open_server().await.count(), (1, 12));
 }
 
 #[tokio::test]
-async fn of_servers_that_start_at_once_one_makes_the_registry_and_the_providers_key() {
+async fn one_of_several_starting_servers_creates_the_registry_and_the_provider_key() {
     let home = Home::in_kafka().await;
     let key = Vault::generate_key().unwrap();
     let homes = [(); 3].map(|()| {
@@ -184,15 +177,15 @@ async fn of_servers_that_start_at_once_one_makes_the_registry_and_the_providers_
     }
     let made: Vec<ApiKey> = starting.join_all().await.into_iter().flatten().collect();
     assert_eq!(made.len(), 1);
-    let registry = homes[0].one_more().await;
+    let registry = homes[0].open_server().await;
     assert_eq!(registry.authenticate(&made[0].hash()), Some(Principal::Provider));
     assert_eq!(registry.api_keys(None, None, 9).items.len(), 1);
 }
 
 #[tokio::test]
-async fn what_a_killed_server_had_begun_is_never_seen() {
+async fn an_open_transaction_of_a_killed_server_is_never_visible() {
     let home = Home::in_kafka().await;
-    let (one, other) = (home.one_more().await, home.one_more().await);
+    let (one, other) = (home.open_server().await, home.open_server().await);
     make(&one, "kept").await.unwrap();
     let half = [
         ("tenant/x".to_owned(), Some("{}".to_owned())),
@@ -203,23 +196,23 @@ async fn what_a_killed_server_had_begun_is_never_seen() {
     ];
     let writer = Writer::take_over(home.kafka(), KafkaContext::default()).await.unwrap();
     writer.send("killed", &half, 0).await.unwrap();
-    // As a killed process does: it doesn't say that it gives up.
+    // A killed process neither commits nor aborts.
     std::mem::forget(writer);
     other.refreshed().await.unwrap();
     assert!(has(&other, "kept") && !has(&other, "half"));
-    assert_eq!(home.one_more().await.count().0, 1, "who starts meanwhile");
+    assert_eq!(home.open_server().await.count().0, 1, "a server that starts meanwhile doesn't see it either");
     make(&other, "half").await.unwrap();
     one.refreshed().await.unwrap();
     assert_eq!((one.count().0, other.count().0), (2, 2));
-    assert_eq!(home.one_more().await.count().0, 2);
+    assert_eq!(home.open_server().await.count().0, 2);
 }
 
 #[tokio::test]
-async fn a_writer_that_was_fenced_off_decides_again() {
+async fn a_fenced_writer_decides_again() {
     let home = Home::in_kafka().await;
-    let (one, other) = (home.one_more().await, home.one_more().await);
+    let (one, other) = (home.open_server().await, home.open_server().await);
     make(&one, "a").await.unwrap();
-    assert!(store(&one).writer.lock().await.is_some(), "it may write on");
+    assert!(store(&one).writer.lock().await.is_some(), "the server keeps its writer");
     make(&other, "b").await.unwrap();
     let taken = make(&one, "b").await;
     assert!(matches!(taken, Err(RegistryError::Conflict(_))), "{taken:?}");
@@ -240,31 +233,31 @@ async fn a_writer_that_was_fenced_off_decides_again() {
 }
 
 #[tokio::test]
-async fn who_has_not_seen_its_own_change_does_not_decide_on_the_next() {
+async fn a_server_that_has_not_read_back_its_change_makes_no_other() {
     let mut home = Home::in_kafka().await;
-    let RegistryPlace::Kafka(config) = &mut home.place else { panic!("it isn't in Kafka") };
+    let RegistryPlace::Kafka(config) = &mut home.place else { panic!("the registry isn't in Kafka") };
     config.timeout = 2 * SECOND;
-    let deaf = home.one_more().await;
-    let Store::Kafka(_, follower) = &*deaf.0.store else { panic!("it isn't in Kafka") };
+    let unnotified = home.open_server().await;
+    let Store::Kafka(_, follower) = &*unnotified.0.store else { panic!("the registry isn't in Kafka") };
     follower.stop();
-    // It may have been following still when it wrote the first.
+    // The thread may still be running when the first change is written.
     let mut made = 0;
     let unsure = loop {
-        match make(&deaf, &format!("a{made}")).await {
+        match make(&unnotified, &format!("a{made}")).await {
             Ok(_) => made += 1,
             Err(error) => break error,
         }
     };
     assert!(matches!(unsure, RegistryError::Unsure(_)), "{unsure:?}");
-    let again = make(&deaf, &format!("a{made}")).await;
+    let again = make(&unnotified, &format!("a{made}")).await;
     assert!(matches!(again, Err(RegistryError::Behind(_))), "{again:?}");
-    assert_eq!(home.one_more().await.count().0, made + 1, "written once");
+    assert_eq!(home.open_server().await.count().0, made + 1, "the last change was written once");
 }
 
 #[tokio::test]
-async fn ten_thousand_tenants_are_there_after_a_start() {
+async fn ten_thousand_tenants_are_loaded_at_the_start() {
     let home = Home::in_kafka().await;
-    let registry = home.one_more().await;
+    let registry = home.open_server().await;
     let sample = make(&registry, "sample").await.unwrap();
     let state = State::new(crate::registry::tests::LIMITS);
     for batch in 0..10 {
@@ -284,22 +277,22 @@ async fn ten_thousand_tenants_are_there_after_a_start() {
         home.write(&writes).await;
     }
     let started = Instant::now();
-    let again = home.one_more().await;
+    let again = home.open_server().await;
     println!("ten thousand tenants: {:?}", started.elapsed());
     assert_eq!(again.count().0, 10_001);
     registry.refreshed().await.unwrap();
-    assert_eq!(registry.count().0, 10_001, "also who followed");
+    assert_eq!(registry.count().0, 10_001, "the server that followed has them too");
 }
 
 #[tokio::test]
-async fn a_topic_that_is_gone_or_another_is_neither_forgotten_nor_written_to() {
+async fn a_replaced_topic_is_not_written_to_and_tenants_stay_known() {
     let home = Home::in_kafka().await;
-    let registry = home.one_more().await;
+    let registry = home.open_server().await;
     let tenant = tenant_with_key(&registry, "Acme").await;
     home.delete_topic().await;
     home.make_topic().await;
     let gone = |registry: &Registry| store(registry).log.progress.borrow().is_gone;
-    until(PATIENCE, "found out", || gone(&registry)).await;
+    until(PATIENCE, "noticed that the log was replaced", || gone(&registry)).await;
     let refreshed = registry.refreshed().await;
     assert!(
         matches!(&refreshed, Err(RegistryError::Behind(error)) if matches!(**error, StoreError::Gone)),
@@ -307,13 +300,16 @@ async fn a_topic_that_is_gone_or_another_is_neither_forgotten_nor_written_to() {
     );
     assert!(make(&registry, "Other").await.is_err());
     assert!(registry.tenant(&tenant.into()).is_some());
-    assert!(read_all(home.kafka(), &ServerId::random()).await.unwrap().meta.is_none(), "nothing is written");
+    assert!(
+        read_all(home.kafka(), &ServerId::random()).await.unwrap().meta.is_none(),
+        "the new topic stays empty"
+    );
 }
 
 #[tokio::test]
-async fn a_change_right_after_the_topic_was_made_anew_is_not_made() {
+async fn a_change_right_after_the_topic_was_replaced_is_refused() {
     let home = Home::in_kafka().await;
-    let registry = home.one_more().await;
+    let registry = home.open_server().await;
     make(&registry, "Acme").await.unwrap();
     home.delete_topic().await;
     home.make_topic().await;
@@ -324,49 +320,55 @@ async fn a_change_right_after_the_topic_was_made_anew_is_not_made() {
 }
 
 #[tokio::test]
-async fn one_secret_key_is_shared_by_all_servers() {
+async fn all_servers_need_the_same_secret_key() {
     let home = Home::in_kafka().await;
-    drop(home.one_more().await);
+    drop(home.open_server().await);
     let elsewhere = Home { folder: tempfile::tempdir().unwrap(), place: home.place.clone() };
-    let missing = elsewhere.turned_away().await;
+    let missing = elsewhere.open_error().await;
     assert!(missing.contains("in Kafka") && missing.contains("copy secret.key"), "{missing}");
-    assert!(!elsewhere.folder.path().join("secret.key").exists(), "no new key where one was");
+    assert!(
+        !elsewhere.folder.path().join("secret.key").exists(),
+        "no new key is created for an existing registry"
+    );
     std::fs::write(elsewhere.folder.path().join("secret.key"), &*Vault::generate_key().unwrap()).unwrap();
-    let wrong = elsewhere.turned_away().await;
+    let wrong = elsewhere.open_error().await;
     assert!(wrong.contains("in Kafka") && wrong.contains("--secret-key-file"), "{wrong}");
     let key = std::fs::read(home.folder.path().join("secret.key")).unwrap();
     std::fs::write(elsewhere.folder.path().join("secret.key"), key).unwrap();
-    drop(elsewhere.one_more().await);
+    drop(elsewhere.open_server().await);
 }
 
 #[tokio::test]
-async fn what_is_damaged_is_passed_over_and_what_is_newer_refused() {
+async fn damaged_records_are_skipped_and_a_newer_format_is_refused() {
     let home = Home::in_kafka().await;
-    let registry = home.one_more().await;
+    let registry = home.open_server().await;
     let tenant = tenant_with_key(&registry, "Acme").await;
     home.write(&[(&format!("tenant/{tenant}"), Some("{")), ("what/is/this", Some("{}"))]).await;
     make(&registry, "Other").await.unwrap();
-    assert!(has(&registry, "Acme") && has(&registry, "Other"), "it goes on with what it knew");
-    assert_eq!(home.one_more().await.count().0, 1, "and the others are there");
+    assert!(
+        has(&registry, "Acme") && has(&registry, "Other"),
+        "the server continues with the tenants it knew"
+    );
+    assert_eq!(home.open_server().await.count().0, 1, "the intact tenant is loaded");
     home.write(&[(META, Some(r#"{"v":2,"id":"x"}"#))]).await;
-    let newer = home.turned_away().await;
+    let newer = home.open_error().await;
     assert!(newer.contains("written by a newer whk (format 2"), "{newer}");
     until(PATIENCE, "refused", || store(&registry).log.progress.borrow().is_gone).await;
     home.write(&[(META, None)]).await;
-    assert!(home.turned_away().await.contains("meta is damaged: it is missing"));
+    assert!(home.open_error().await.contains("meta is damaged: it is missing"));
 }
 
 #[tokio::test]
-async fn nothing_secret_is_in_kafka() {
+async fn kafka_holds_no_secret() {
     let home = Home::in_kafka().await;
-    let registry = home.one_more().await;
+    let registry = home.open_server().await;
     let tenant = tenant_with_key(&registry, "Acme").await;
     let secret = Secret::generate().unwrap();
     registry.add_endpoint(tenant, settings(&["*"]), secret.clone()).await.unwrap();
     let (_, key) = registry.create_api_key(Some(tenant), None).await.unwrap();
     let there = read_all(home.kafka(), &ServerId::random()).await.unwrap();
     let there = format!("{:?} {:?}", there.records, there.meta);
-    assert!(there.contains("Acme"), "the check itself");
+    assert!(there.contains("Acme"), "Kafka holds the name of the tenant");
     let secret = secret.reveal();
     for hidden in
         ["t-secret", "h-secret", &secret["whsec_".len()..], &key.reveal()["whk_tenant_".len() + 4..]]
@@ -376,9 +378,9 @@ async fn nothing_secret_is_in_kafka() {
 }
 
 #[tokio::test]
-async fn a_topic_that_nobody_made_is_told_with_what_makes_it() {
+async fn the_error_for_a_missing_topic_names_kafka_setup() {
     let home = Home::in_kafka().await;
     home.delete_topic().await;
-    let missing = home.turned_away().await;
+    let missing = home.open_error().await;
     assert!(missing.contains("whk kafka-setup"), "{missing}");
 }

@@ -21,11 +21,11 @@ pub(in crate::registry) struct Writer {
 /// A change that isn't known to be written.
 #[derive(Debug)]
 pub(super) enum WriteError {
-    /// Nothing was written. Another server has taken over, or another failure occurred that a new writer recovers from.
+    /// Another server has taken over, or a failure occurred that a new writer recovers from. Nothing was written.
     Fenced,
-    /// Nothing was written, and a new writer would fail as well.
+    /// Kafka refused a record, and would refuse it from a new writer as well. Nothing was written.
     Refused(KafkaError),
-    /// Nothing was written. The log is shorter than the part that this server has read.
+    /// The log is shorter than the part that this server has read. Nothing was written.
     ShorterLog,
     /// The change may have been written.
     Unknown(KafkaError),

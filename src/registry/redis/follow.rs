@@ -76,7 +76,7 @@ impl Follower {
 
     /// Follows nothing. The server sees the changes of others only when it refreshes.
     #[cfg(test)]
-    pub(in crate::registry) fn deaf() -> Self {
+    pub(in crate::registry) fn unnotified() -> Self {
         let nothing = || AbortOnDropHandle::new(tokio::spawn(async {}));
         Self { _subscription: nothing(), _following: nothing() }
     }

@@ -1,4 +1,4 @@
--- Creates the registry if it doesn't exist, and returns what is there.
+-- Creates the registry if it doesn't exist, and returns its format, id and check value.
 --
 -- KEYS[1]  {prefix:registry}
 -- ARGV     format, id, mark and check value of a new registry

@@ -16,7 +16,9 @@ use crate::registry::endpoint::{DisabledReason, Endpoint, EndpointPatch, Endpoin
 use crate::registry::error::RegistryError;
 use crate::registry::limits::LimitOverrides;
 use crate::registry::store::Store;
-use crate::registry::tests::{Home, LIMITS, add_endpoint, name, other_key, settings, tenant_with_key, wants};
+use crate::registry::tests::{
+    Home, LIMITS, add_endpoint, name, other_key, settings, subscribed, tenant_with_key,
+};
 use crate::registry::{Principal, Registry, RegistryPlace, TenantRef};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -25,7 +27,7 @@ impl Home {
     fn config(&self) -> &RedisConfig {
         match &self.place {
             RegistryPlace::Redis(config) => config,
-            _ => panic!("it isn't in Redis"),
+            _ => panic!("the registry isn't in Redis"),
         }
     }
 
@@ -33,13 +35,13 @@ impl Home {
         self.open().await.unwrap()
     }
 
-    /// A server that no change is told to.
-    async fn deaf_server(&self) -> Registry {
+    /// Opens a server that isn't notified of changes.
+    async fn unnotified_server(&self) -> Registry {
         let dir = DataDir::open(self.folder.path()).unwrap();
         let store =
             RedisStore::open(self.config(), LIMITS, |may_make| dir.vault(None, may_make)).await.unwrap();
         let state = store.replica().state();
-        Registry::new(Store::Redis(store, Follower::deaf()), state)
+        Registry::new(Store::Redis(store, Follower::unnotified()), state)
     }
 
     fn key(&self, part: &str) -> String {
@@ -49,13 +51,6 @@ impl Home {
     async fn redis<T: FromRedisValue>(&self, command: &[&str]) -> T {
         let connection = RedisConnection::open(self.config()).await.unwrap();
         connection.query(&command_of(command)).await.unwrap()
-    }
-
-    async fn refused(&self) -> String {
-        match self.open().await {
-            Ok(_) => panic!("it opens"),
-            Err(error) => format!("{:#}", anyhow::Error::from(error)),
-        }
     }
 }
 
@@ -74,14 +69,14 @@ async fn until(most: Duration, what: &str, holds: impl Fn() -> bool) {
 }
 
 #[tokio::test]
-async fn what_one_server_changes_the_other_sees_within_a_second() {
+async fn another_server_sees_a_change_within_a_second() {
     let home = Home::in_redis();
     let (one, other) = (home.server().await, home.server().await);
     let tenant = tenant_with_key(&one, "Acme").await;
     let endpoint = add_endpoint(&one, tenant, &["*"]).await;
     let (record, key) = one.create_api_key(Some(tenant), None).await.unwrap();
     until(SECOND, "made", || other.authenticate(&key.hash()).is_some()).await;
-    assert_eq!(wants(&other, "x", None), 1);
+    assert_eq!(subscribed(&other, "x", None), 1);
     let there = other.endpoint(tenant, endpoint.id).unwrap();
     assert_eq!(format!("{there:?}"), format!("{endpoint:?}"));
     assert_eq!(there.settings.url, endpoint.settings.url);
@@ -90,18 +85,22 @@ async fn what_one_server_changes_the_other_sees_within_a_second() {
     until(SECOND, "revoked", || one.authenticate(&key.hash()).is_none()).await;
     let patch = EndpointPatch { enabled: Some(false), ..EndpointPatch::default() };
     other.update_endpoint(tenant, endpoint.id, Some(1), patch, DisabledReason::ByTenant).await.unwrap();
-    until(SECOND, "disabled", || wants(&one, "x", None) == 0).await;
+    until(SECOND, "disabled", || subscribed(&one, "x", None) == 0).await;
     other.add_public_key(tenant, other_key()).await.unwrap();
     until(SECOND, "rotated", || one.public_keys(tenant).len() == 2).await;
     other.delete_tenant(tenant, None).await.unwrap();
     until(SECOND, "deleted", || one.count() == (0, 0)).await;
-    assert_eq!(home.redis::<usize>(&["HLEN", &home.key("records")]).await, 0, "nothing of it is left");
+    assert_eq!(
+        home.redis::<usize>(&["HLEN", &home.key("records")]).await,
+        0,
+        "no record of the tenant is left"
+    );
 }
 
 #[tokio::test]
-async fn of_two_tenants_with_one_name_made_at_once_one_is() {
+async fn one_of_two_concurrent_tenants_with_the_same_name_is_created() {
     let home = Home::in_redis();
-    let (one, other) = (home.server().await, home.deaf_server().await);
+    let (one, other) = (home.server().await, home.unnotified_server().await);
     for round in 0..50 {
         let make = |registry: &Registry| {
             let registry = registry.clone();
@@ -119,7 +118,7 @@ async fn of_two_tenants_with_one_name_made_at_once_one_is() {
 }
 
 #[tokio::test]
-async fn a_limit_holds_over_servers_that_change_at_once() {
+async fn a_limit_holds_when_servers_change_concurrently() {
     let home = Home::in_redis();
     let limits = LimitOverrides { endpoints: std::num::NonZeroU32::new(120), ..LimitOverrides::default() };
     let (one, other) = (home.server().await, home.server().await);
@@ -139,54 +138,58 @@ async fn a_limit_holds_over_servers_that_change_at_once() {
 }
 
 #[tokio::test]
-async fn who_was_not_told_sees_all_once_it_asks() {
+async fn a_server_without_notifications_sees_changes_once_it_refreshes() {
     let home = Home::in_redis();
-    let (one, deaf) = (home.server().await, home.deaf_server().await);
+    let (one, unnotified) = (home.server().await, home.unnotified_server().await);
     let tenant = tenant_with_key(&one, "Acme").await;
     let endpoint = add_endpoint(&one, tenant, &["*"]).await;
-    assert!(deaf.endpoint(tenant, endpoint.id).is_none(), "the test itself");
-    deaf.refreshed().await.unwrap();
-    assert!(deaf.endpoint(tenant, endpoint.id).is_some());
+    assert!(unnotified.endpoint(tenant, endpoint.id).is_none(), "the server wasn't notified");
+    unnotified.refreshed().await.unwrap();
+    assert!(unnotified.endpoint(tenant, endpoint.id).is_some());
     let (record, key) = one.create_api_key(Some(tenant), None).await.unwrap();
-    assert_eq!(deaf.identify(&key.hash()).await.unwrap(), Some(Principal::Tenant(tenant)));
+    assert_eq!(unnotified.identify(&key.hash()).await.unwrap(), Some(Principal::Tenant(tenant)));
     one.revoke_api_key(Some(tenant), record.id).await.unwrap();
-    deaf.refreshed().await.unwrap();
-    assert_eq!(deaf.identify(&key.hash()).await.unwrap(), None);
+    unnotified.refreshed().await.unwrap();
+    assert_eq!(unnotified.identify(&key.hash()).await.unwrap(), None);
     let stranger = ApiKey::generate(KeyKind::Tenant).unwrap();
-    assert_eq!(deaf.identify(&stranger.hash()).await.unwrap(), None);
+    assert_eq!(unnotified.identify(&stranger.hash()).await.unwrap(), None);
 }
 
 #[tokio::test]
-async fn what_was_not_heard_of_yet_decides_a_change_as_well() {
+async fn changes_that_were_not_notified_decide_a_change_as_well() {
     let home = Home::in_redis();
-    let (one, deaf) = (home.server().await, home.deaf_server().await);
+    let (one, unnotified) = (home.server().await, home.unnotified_server().await);
     let tenant = tenant_with_key(&one, "Acme").await;
-    let taken = deaf.create_tenant(name("Acme"), LimitOverrides::default()).await;
+    let taken = unnotified.create_tenant(name("Acme"), LimitOverrides::default()).await;
     assert!(matches!(taken, Err(RegistryError::Conflict(_))), "{taken:?}");
     let before = add_endpoint(&one, tenant, &["*"]).await;
     let patch = || EndpointPatch { ordered: Some(false), ..EndpointPatch::default() };
     let by = DisabledReason::ByTenant;
-    let unheard = deaf.update_endpoint(tenant, before.id, Some(1), patch(), by).await.unwrap();
-    assert_eq!(unheard.version, 2, "it refuses nothing that is there");
-    // Of the version that it was attempted at, while another server moved it.
-    let now = deaf.endpoint(tenant, before.id).unwrap();
+    let unheard = unnotified.update_endpoint(tenant, before.id, Some(1), patch(), by).await.unwrap();
+    assert_eq!(unheard.version, 2, "the endpoint is found, though the server wasn't notified of it");
+    // The endpoint is changed at another server after the version that the delivery attempt used.
+    let now = unnotified.endpoint(tenant, before.id).unwrap();
     let moved = EndpointPatch { ordered: Some(true), ..EndpointPatch::default() };
     one.update_endpoint(tenant, before.id, None, moved, by).await.unwrap();
-    assert!(!deaf.disable_gone(now).await.unwrap());
+    assert!(!unnotified.disable_gone(now).await.unwrap());
     add_endpoint(&one, tenant, &["*"]).await;
     let (_, key) = one.create_api_key(Some(tenant), None).await.unwrap();
-    assert_eq!(deaf.delete_tenant(tenant, None).await.unwrap().len(), 2, "also what it hadn't heard of");
+    assert_eq!(
+        unnotified.delete_tenant(tenant, None).await.unwrap().len(),
+        2,
+        "endpoints that it wasn't notified of are deleted too"
+    );
     assert_eq!(home.redis::<usize>(&["HLEN", &home.key("records")]).await, 0);
     one.refreshed().await.unwrap();
     assert_eq!(one.authenticate(&key.hash()), None);
 }
 
 #[tokio::test]
-async fn of_servers_that_start_at_once_one_makes_the_providers_key() {
+async fn one_of_several_starting_servers_creates_the_provider_key() {
     let home = Home::in_redis();
     let mut starting = tokio::task::JoinSet::new();
     for _ in 0..5 {
-        let registry = home.deaf_server().await;
+        let registry = home.unnotified_server().await;
         starting.spawn(async move {
             let key = ApiKey::generate(KeyKind::Provider).unwrap();
             registry.first_provider_key(&key).await.unwrap().then_some(key)
@@ -200,38 +203,39 @@ async fn of_servers_that_start_at_once_one_makes_the_providers_key() {
 }
 
 #[tokio::test]
-async fn who_is_too_far_behind_reads_all_records() {
+async fn a_server_that_is_too_far_behind_reads_all_records() {
     let home = Home::in_redis();
-    let (one, deaf, later) = (home.server().await, home.deaf_server().await, home.deaf_server().await);
-    let gone = tenant_with_key(&deaf, "gone").await;
+    let (one, unnotified, later) =
+        (home.server().await, home.unnotified_server().await, home.unnotified_server().await);
+    let gone = tenant_with_key(&unnotified, "gone").await;
     later.refreshed().await.unwrap();
     one.refreshed().await.unwrap();
-    let rate = deaf.publish_rate(gone).unwrap();
+    let rate = unnotified.publish_rate(gone).unwrap();
     one.delete_tenant(gone, None).await.unwrap();
     let kept = tenant_with_key(&one, "kept").await;
-    deaf.refreshed().await.unwrap();
-    let rate_of_kept = deaf.publish_rate(kept).unwrap();
-    // More than are asked for at a time.
+    unnotified.refreshed().await.unwrap();
+    let rate_of_kept = unnotified.publish_rate(kept).unwrap();
+    // More changes than one page holds.
     for number in 0..600 {
         one.create_tenant(name(&format!("t{number}")), LimitOverrides::default()).await.unwrap();
     }
     later.refreshed().await.unwrap();
-    assert_eq!(later.count(), one.count(), "by the changes, page after page");
+    assert_eq!(later.count(), one.count(), "the server followed the stream page by page");
     let trimmed: usize = home.redis(&["XTRIM", &home.key("changes"), "MAXLEN", "1"]).await;
     assert!(trimmed > 600);
-    deaf.refreshed().await.unwrap();
-    assert_eq!(deaf.count(), one.count(), "by the records");
-    assert!(deaf.tenant(&gone.into()).is_none());
-    assert!(deaf.publish_rate(gone).is_none() && Arc::strong_count(&rate) == 1);
-    assert!(Arc::ptr_eq(&rate_of_kept, &deaf.publish_rate(kept).unwrap()), "what was published counts on");
-    deaf.create_tenant(name("after"), LimitOverrides::default()).await.unwrap();
+    unnotified.refreshed().await.unwrap();
+    assert_eq!(unnotified.count(), one.count(), "the server read all records");
+    assert!(unnotified.tenant(&gone.into()).is_none());
+    assert!(unnotified.publish_rate(gone).is_none() && Arc::strong_count(&rate) == 1);
+    assert!(Arc::ptr_eq(&rate_of_kept, &unnotified.publish_rate(kept).unwrap()), "the rate limiter is kept");
+    unnotified.create_tenant(name("after"), LimitOverrides::default()).await.unwrap();
 }
 
-/// As Redis comes back without what it hadn't written to its disk.
+/// Simulates a Redis that restarts without its latest changes.
 #[tokio::test]
 async fn servers_follow_a_redis_that_lost_changes() {
     let home = Home::in_redis();
-    let (one, other) = (home.deaf_server().await, home.deaf_server().await);
+    let (one, other) = (home.unnotified_server().await, home.unnotified_server().await);
     tenant_with_key(&one, "kept").await;
     let parts = ["meta", "records", "changes"].map(|part| home.key(part));
     let mut kept: Vec<Vec<u8>> = Vec::new();
@@ -248,7 +252,7 @@ async fn servers_follow_a_redis_that_lost_changes() {
         restore.arg(part).arg(0).arg(dump).arg("REPLACE");
         connection.query::<()>(&restore).await.unwrap();
     }
-    // As many changes as were lost: the numbers alone would look as if nothing had happened.
+    // As many changes as were lost. By their numbers alone, nothing would seem to have happened.
     let third = home.server().await;
     for number in 0..3 {
         third.create_tenant(name(&format!("new {number}")), LimitOverrides::default()).await.unwrap();
@@ -264,7 +268,7 @@ async fn servers_follow_a_redis_that_lost_changes() {
 }
 
 #[tokio::test]
-async fn a_registry_that_is_gone_is_neither_forgotten_nor_made_anew() {
+async fn a_deleted_registry_is_not_created_again_and_tenants_stay_known() {
     let home = Home::in_redis();
     let registry = home.server().await;
     let tenant = tenant_with_key(&registry, "Acme").await;
@@ -280,16 +284,19 @@ async fn a_registry_that_is_gone_is_neither_forgotten_nor_made_anew() {
 }
 
 #[tokio::test]
-async fn one_secret_key_is_shared_by_all_servers() {
+async fn all_servers_need_the_same_secret_key() {
     let home = Home::in_redis();
     drop(home.server().await);
     let elsewhere = Home { folder: tempfile::tempdir().unwrap(), place: home.place.clone() };
-    let missing = elsewhere.refused().await;
+    let missing = elsewhere.open_error().await;
     assert!(missing.contains("copy secret.key") && missing.contains("--secret-key-file"), "{missing}");
-    assert!(!elsewhere.folder.path().join("secret.key").exists(), "no new key where one was");
+    assert!(
+        !elsewhere.folder.path().join("secret.key").exists(),
+        "no new key is created for an existing registry"
+    );
     let wrong = Vault::generate_key().unwrap();
     std::fs::write(elsewhere.folder.path().join("secret.key"), &*wrong).unwrap();
-    let wrong = elsewhere.refused().await;
+    let wrong = elsewhere.open_error().await;
     assert!(wrong.contains("copy secret.key") && wrong.contains("--secret-key-file"), "{wrong}");
     let key = std::fs::read(home.folder.path().join("secret.key")).unwrap();
     std::fs::write(elsewhere.folder.path().join("secret.key"), key).unwrap();
@@ -297,13 +304,13 @@ async fn one_secret_key_is_shared_by_all_servers() {
 }
 
 #[tokio::test]
-async fn what_can_not_be_read_is_named() {
+async fn errors_name_the_record_that_can_not_be_read() {
     let home = Home::in_redis();
     let registry = home.server().await;
     let tenant = tenant_with_key(&registry, "Acme").await;
     let (meta, records) = (home.key("meta"), home.key("records"));
     home.redis::<usize>(&["HSET", &meta, "format", "2"]).await;
-    let newer = home.refused().await;
+    let newer = home.open_error().await;
     assert!(newer.contains("written by a newer whk (format 2"), "{newer}");
     home.redis::<usize>(&["HSET", &meta, "format", "1"]).await;
     let of_tenant = format!("tenant/{tenant}");
@@ -314,18 +321,18 @@ async fn what_can_not_be_read_is_named() {
         (r#"{"v":1,"name":"a\nb","created_at":0,"version":1}"#, "name must"),
     ] {
         home.redis::<usize>(&["HSET", &records, &of_tenant, value]).await;
-        let damaged = home.refused().await;
+        let damaged = home.open_error().await;
         assert!(damaged.contains(&format!("{of_tenant} is damaged: {reason}")), "{damaged}");
     }
     home.redis::<usize>(&["HDEL", &records, &of_tenant]).await;
     home.redis::<usize>(&["HSET", &records, "what/is/this", "{}"]).await;
-    assert!(home.refused().await.contains("what/is/this is damaged: its key has an unknown form"));
+    assert!(home.open_error().await.contains("what/is/this is damaged: its key has an unknown form"));
     home.redis::<usize>(&["DEL", &meta]).await;
-    assert!(home.refused().await.contains("is missing"), "{}", home.refused().await);
+    assert!(home.open_error().await.contains("is missing"), "{}", home.open_error().await);
 }
 
 #[tokio::test]
-async fn nothing_secret_is_in_redis() {
+async fn redis_holds_no_secret() {
     let home = Home::in_redis();
     let registry = home.server().await;
     let tenant = tenant_with_key(&registry, "Acme").await;
@@ -336,7 +343,7 @@ async fn nothing_secret_is_in_redis() {
     there.extend(home.redis::<Vec<String>>(&["HGETALL", &home.key("meta")]).await);
     let changes: redis::Value = home.redis(&["XRANGE", &home.key("changes"), "-", "+"]).await;
     let there = format!("{there:?} {changes:?}");
-    assert!(there.contains("Acme"), "the check itself");
+    assert!(there.contains("Acme"), "Redis holds the name of the tenant");
     let secret = secret.reveal();
     for hidden in
         ["t-secret", "h-secret", &secret["whsec_".len()..], &key.reveal()["whk_tenant_".len() + 4..]]
@@ -345,20 +352,20 @@ async fn nothing_secret_is_in_redis() {
     }
 }
 
-/// Two servers that share a registry, one of which isn't told of changes.
+/// Two servers that share a registry. One of them isn't notified of changes.
 pub(crate) struct TwoServers {
     pub(crate) one: Registry,
-    pub(crate) deaf: Registry,
+    pub(crate) unnotified: Registry,
     home: Home,
 }
 
 impl TwoServers {
     pub(crate) async fn open() -> Self {
         let home = Home::in_redis();
-        Self { one: home.server().await, deaf: home.deaf_server().await, home }
+        Self { one: home.server().await, unnotified: home.unnotified_server().await, home }
     }
 
-    /// An endpoint of a tenant of its own, at an address that isn't public.
+    /// Adds an endpoint of a new tenant, at an address that isn't public.
     pub(crate) async fn endpoint(at: &Registry) -> Arc<Endpoint> {
         let tenant = tenant_with_key(at, "Acme").await;
         let url = EndpointUrl::parse("https://127.0.0.1:9/").unwrap();
@@ -372,7 +379,7 @@ impl TwoServers {
         at.update_endpoint(endpoint.tenant, endpoint.id, None, patch, by).await.unwrap();
     }
 
-    /// Takes the registry away from both.
+    /// Deletes the registry.
     pub(crate) async fn lose(&self) {
         self.home.redis::<usize>(&["DEL", &self.home.key("meta")]).await;
     }

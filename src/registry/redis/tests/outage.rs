@@ -1,10 +1,10 @@
-//! Redis goes away, comes back, and is full.
+//! Redis stops, restarts, and is full.
 
 use std::process::{Child, Command, Stdio};
 
 use super::*;
 
-/// A Redis of the test's own, which ends with it.
+/// A Redis server of one test, stopped when dropped.
 struct OwnRedis {
     folder: tempfile::TempDir,
     port: u16,
@@ -15,11 +15,11 @@ impl OwnRedis {
     async fn start() -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut redis = Self { folder: tempfile::tempdir().unwrap(), port, child: None };
-        redis.start_again().await;
+        redis.restart().await;
         redis
     }
 
-    async fn start_again(&mut self) {
+    async fn restart(&mut self) {
         let port = self.port.to_string();
         let arguments = ["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"];
         let mut command = Command::new("redis-server");
@@ -28,7 +28,7 @@ impl OwnRedis {
         let config = RedisConfig::parse(&self.url(), "x").unwrap();
         let started = Instant::now();
         while RedisConnection::open(&config).await.is_err() {
-            assert!(started.elapsed() < Duration::from_secs(30), "it doesn't start");
+            assert!(started.elapsed() < Duration::from_secs(30), "Redis doesn't start");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -52,35 +52,38 @@ impl Drop for OwnRedis {
 }
 
 #[tokio::test]
-async fn servers_go_on_when_redis_is_back() {
+async fn servers_continue_when_redis_is_back() {
     let mut redis = OwnRedis::start().await;
     let home = Home::at(&redis.url());
     let (one, other) = (home.server().await, home.server().await);
     let tenant = tenant_with_key(&one, "Acme").await;
     add_endpoint(&one, tenant, &["*"]).await;
-    until(SECOND, "seen", || wants(&other, "x", None) == 1).await;
+    until(SECOND, "seen", || subscribed(&other, "x", None) == 1).await;
     redis.kill();
     let refused = one.create_tenant(name("meanwhile"), LimitOverrides::default()).await;
     assert!(matches!(&refused, Err(RegistryError::Unsure(_) | RegistryError::Store(_))), "{refused:?}");
     assert!(matches!(other.refreshed().await, Err(RegistryError::Behind(_))));
-    assert!(matches!(other.refreshed().await, Err(RegistryError::Behind(_))), "at once");
+    assert!(
+        matches!(other.refreshed().await, Err(RegistryError::Behind(_))),
+        "the failure is reported again at once"
+    );
     let stranger = ApiKey::generate(KeyKind::Tenant).unwrap();
     assert!(matches!(other.identify(&stranger.hash()).await, Err(RegistryError::Behind(_))));
-    assert_eq!(wants(&other, "x", None), 1, "what is known is");
-    redis.start_again().await;
-    let made = until_made(&one, "afterwards").await;
-    until(Duration::from_secs(5), "heard again", || other.tenant(&made.into()).is_some()).await;
+    assert_eq!(subscribed(&other, "x", None), 1, "known tenants still get events");
+    redis.restart().await;
+    let made = create_until_done(&one, "afterwards").await;
+    until(Duration::from_secs(5), "notified again", || other.tenant(&made.into()).is_some()).await;
     let (_, key) = other.create_api_key(Some(made), None).await.unwrap();
     until(SECOND, "both ways", || one.authenticate(&key.hash()).is_some()).await;
-    assert_eq!(wants(&home.server().await, "x", None), 1, "nothing that was answered is lost");
+    assert_eq!(subscribed(&home.server().await, "x", None), 1, "no answered change is lost");
 }
 
-/// Where Redis takes nothing more, what is revoked or deleted still is.
+/// A Redis without free memory still executes revocations and deletions.
 #[tokio::test]
-async fn a_full_redis_refuses_what_is_new_and_revokes() {
+async fn a_full_redis_refuses_additions_and_still_revokes() {
     let redis = OwnRedis::start().await;
     let home = Home::at(&redis.url());
-    let (one, other) = (home.server().await, home.deaf_server().await);
+    let (one, other) = (home.server().await, home.unnotified_server().await);
     let tenant = tenant_with_key(&one, "Acme").await;
     let (record, key) = one.create_api_key(Some(tenant), None).await.unwrap();
     home.redis::<String>(&["CONFIG", "SET", "maxmemory", "1"]).await;
@@ -94,7 +97,7 @@ async fn a_full_redis_refuses_what_is_new_and_revokes() {
     one.create_tenant(name("Other"), LimitOverrides::default()).await.unwrap();
 }
 
-async fn until_made(registry: &Registry, text: &str) -> TenantId {
+async fn create_until_done(registry: &Registry, text: &str) -> TenantId {
     let started = Instant::now();
     loop {
         match registry.create_tenant(name(text), LimitOverrides::default()).await {

@@ -1,4 +1,4 @@
-//! What holds wherever the registry is kept.
+//! Properties of the registry that hold on every backend.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::common::clock::after;
 use crate::registry::endpoint::{EndpointPatch, MAX_SECRETS};
 use crate::registry::tenant::KeyState;
 
-macro_rules! kept_everywhere {
+macro_rules! on_every_backend {
     ($($case:ident,)*) => {
         mod sqlite {
             use super::Home;
@@ -39,17 +39,17 @@ macro_rules! kept_everywhere {
     };
 }
 
-kept_everywhere! {
-    everything_is_there_again_after_a_restart,
-    public_keys_rotate_with_one_active_at_any_time,
-    old_secrets_sign_until_their_overlap_is_over,
-    limits_versions_and_names_are_kept,
-    a_revoked_key_is_nobodys_and_the_provider_keeps_one,
-    an_endpoint_that_moved_is_not_disabled_for_its_old_urls_answer,
-    lists_come_in_pages_that_miss_nothing,
+on_every_backend! {
+    everything_survives_a_restart,
+    public_keys_rotate_with_one_active_key,
+    old_secrets_sign_until_their_overlap_ends,
+    limits_versions_and_unique_names_are_enforced,
+    a_revoked_key_is_unknown_and_the_providers_last_key_stays,
+    an_endpoint_with_a_new_url_is_not_disabled_for_the_old_one,
+    pages_of_a_list_miss_nothing,
 }
 
-async fn everything_is_there_again_after_a_restart(home: &Home) {
+async fn everything_survives_a_restart(home: &Home) {
     let registry = home.open().await.unwrap();
     let limits = LimitOverrides { queued_jobs: std::num::NonZeroU32::new(7), ..LimitOverrides::default() };
     let tenant = registry.create_tenant(name("Ünïcode"), limits).await.unwrap();
@@ -89,32 +89,35 @@ async fn everything_is_there_again_after_a_restart(home: &Home) {
         registry.endpoint(tenant.id, disabled.id).unwrap().disabled.as_ref().unwrap().reason,
         DisabledReason::Gone
     );
-    assert_eq!((wants(&registry, "invoice.paid", None), wants(&registry, "other", None)), (1, 0));
+    assert_eq!((subscribed(&registry, "invoice.paid", None), subscribed(&registry, "other", None)), (1, 0));
 }
 
-async fn public_keys_rotate_with_one_active_at_any_time(home: &Home) {
+async fn public_keys_rotate_with_one_active_key(home: &Home) {
     let registry = home.open().await.unwrap();
     let tenant = registry.create_tenant(name("Acme"), LimitOverrides::default()).await.unwrap().id;
     let refused = registry.add_endpoint(tenant, settings(&["*"]), Secret::generate().unwrap()).await;
-    assert!(matches!(refused, Err(RegistryError::Conflict(_))), "no key, no endpoint");
+    assert!(
+        matches!(refused, Err(RegistryError::Conflict(_))),
+        "a tenant without a public key gets no endpoint"
+    );
     let (first, second) = (public_key(), other_key());
     let kids = [first.kid().to_owned(), second.kid().to_owned()];
     let states = || registry.public_keys(tenant).iter().map(|key| key.state).collect::<Vec<_>>();
     assert!(registry.add_public_key(tenant, first.clone()).await.unwrap().1);
-    assert!(!registry.add_public_key(tenant, first.clone()).await.unwrap().1, "the same again");
+    assert!(!registry.add_public_key(tenant, first.clone()).await.unwrap().1, "the key is active already");
     assert!(registry.add_public_key(tenant, second).await.unwrap().1);
     assert_eq!(states(), [KeyState::Retiring, KeyState::Active]);
     let refused = registry.retire_public_key(tenant, kids[1].clone()).await;
-    assert!(matches!(refused, Err(RegistryError::Conflict(_))), "the active one");
+    assert!(matches!(refused, Err(RegistryError::Conflict(_))), "the active key can't be retired");
     registry.retire_public_key(tenant, kids[0].clone()).await.unwrap();
     assert_eq!(registry.retire_public_key(tenant, kids[0].clone()).await.unwrap().state, KeyState::Retired);
-    assert!(!registry.add_public_key(tenant, first).await.unwrap().1, "it comes back");
+    assert!(!registry.add_public_key(tenant, first).await.unwrap().1, "a known key becomes active again");
     assert_eq!(states(), [KeyState::Active, KeyState::Retiring]);
     let unknown = registry.retire_public_key(tenant, "x".into()).await;
     assert!(matches!(unknown, Err(RegistryError::NoSuch("public key"))));
 }
 
-async fn old_secrets_sign_until_their_overlap_is_over(home: &Home) {
+async fn old_secrets_sign_until_their_overlap_ends(home: &Home) {
     let registry = home.open().await.unwrap();
     let tenant = tenant_with_key(&registry, "Acme").await;
     let endpoint = add_endpoint(&registry, tenant, &["*"]).await;
@@ -128,7 +131,7 @@ async fn old_secrets_sign_until_their_overlap_is_over(home: &Home) {
     };
     assert_eq!(live(3_500), [rotated.secrets[0].secret.reveal(), endpoint.secrets[0].secret.reveal()]);
     assert_eq!(live(3_700), [rotated.secrets[0].secret.reveal()]);
-    assert_eq!(rotate(0).await.unwrap().secrets.len(), 1, "at once");
+    assert_eq!(rotate(0).await.unwrap().secrets.len(), 1, "an overlap of 0 ends the old secrets at once");
     for _ in 1..MAX_SECRETS {
         rotate(3_600).await.unwrap();
     }
@@ -136,7 +139,7 @@ async fn old_secrets_sign_until_their_overlap_is_over(home: &Home) {
     rotate(0).await.unwrap();
 }
 
-async fn limits_versions_and_names_are_kept(home: &Home) {
+async fn limits_versions_and_unique_names_are_enforced(home: &Home) {
     let registry = home.open().await.unwrap();
     let tenant = tenant_with_key(&registry, "Acme").await;
     let other = tenant_with_key(&registry, "Other").await;
@@ -156,10 +159,10 @@ async fn limits_versions_and_names_are_kept(home: &Home) {
     let of_other = registry.delete_endpoint(other, endpoint.id, None).await;
     assert!(matches!(of_other, Err(RegistryError::NoSuch("endpoint"))));
     registry.delete_endpoint(tenant, endpoint.id, Some(1)).await.unwrap();
-    assert_eq!(wants(&registry, "x", None), 2);
+    assert_eq!(subscribed(&registry, "x", None), 2);
 }
 
-async fn a_revoked_key_is_nobodys_and_the_provider_keeps_one(home: &Home) {
+async fn a_revoked_key_is_unknown_and_the_providers_last_key_stays(home: &Home) {
     let registry = home.open().await.unwrap();
     let tenant = tenant_with_key(&registry, "Acme").await;
     let (record, key) = registry.create_api_key(Some(tenant), None).await.unwrap();
@@ -174,10 +177,10 @@ async fn a_revoked_key_is_nobodys_and_the_provider_keeps_one(home: &Home) {
     assert_eq!(registry.authenticate(&second.hash()), Some(Principal::Provider));
     let (_, of_tenant) = registry.create_api_key(Some(tenant), None).await.unwrap();
     registry.delete_tenant(tenant, None).await.unwrap();
-    assert_eq!(registry.authenticate(&of_tenant.hash()), None, "a deleted tenant's");
+    assert_eq!(registry.authenticate(&of_tenant.hash()), None, "the keys of a deleted tenant are unknown");
 }
 
-async fn an_endpoint_that_moved_is_not_disabled_for_its_old_urls_answer(home: &Home) {
+async fn an_endpoint_with_a_new_url_is_not_disabled_for_the_old_one(home: &Home) {
     let registry = home.open().await.unwrap();
     let tenant = tenant_with_key(&registry, "Acme").await;
     let before = add_endpoint(&registry, tenant, &["*"]).await;
@@ -185,10 +188,10 @@ async fn an_endpoint_that_moved_is_not_disabled_for_its_old_urls_answer(home: &H
     let patch = EndpointPatch { url: Some(url), ..EndpointPatch::default() };
     registry.update_endpoint(tenant, before.id, None, patch, DisabledReason::ByTenant).await.unwrap();
     assert!(!registry.disable_gone(before).await.unwrap());
-    assert_eq!(wants(&registry, "x", None), 1);
+    assert_eq!(subscribed(&registry, "x", None), 1);
 }
 
-async fn lists_come_in_pages_that_miss_nothing(home: &Home) {
+async fn pages_of_a_list_miss_nothing(home: &Home) {
     let registry = home.open().await.unwrap();
     let mut made = BTreeSet::new();
     for number in 0..5 {
