@@ -115,7 +115,7 @@ pub struct SigningSecret {
     pub expires_at: Option<Timestamp>,
 }
 
-/// Reason and begin of an endpoint being disabled.
+/// Reason why an endpoint is disabled, and since when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disabled {
     /// Reason.

@@ -46,7 +46,7 @@ const KEPT_CHANGES: u64 = 4_096;
 pub(super) struct RedisStore {
     connection: RedisConnection,
     scripts: Scripts,
-    /// Common begin of all keys. Its braces keep them on one node of a cluster.
+    /// Common prefix of all keys. Its braces keep them on one node of a cluster.
     tag: String,
     /// Id of the registry.
     id: String,

@@ -20,7 +20,7 @@ pub(super) struct SingleFlight {
     /// Held by the caller that works. Those that come meanwhile wait for the next run.
     turn: Semaphore,
     latest: Mutex<LatestRun>,
-    /// Least time between the end of one run and the begin of the next.
+    /// Least time between the end of one run and the start of the next.
     pause: Duration,
 }
 

@@ -117,8 +117,8 @@ async fn another_server_knows_an_answered_change_once_it_refreshes() {
         assert!(matches!(taken, Err(RegistryError::Conflict(_))), "{taken:?}");
     }
     println!("twenty refreshes: {asking:?}");
-    let stranger = ApiKey::generate(KeyKind::Tenant).unwrap();
-    assert_eq!(one.identify(&stranger.hash()).await.unwrap(), None);
+    let unknown_key = ApiKey::generate(KeyKind::Tenant).unwrap();
+    assert_eq!(one.identify(&unknown_key.hash()).await.unwrap(), None);
 }
 
 #[tokio::test]

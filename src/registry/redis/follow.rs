@@ -195,7 +195,7 @@ impl RedisStore {
     }
 
     /// Reads all records page by page, and applies the changes that were made meanwhile. Returns `None` if the stream
-    /// doesn't reach back to the begin of the read.
+    /// doesn't reach back to the start of the read.
     async fn all_records(&self) -> Result<Option<(HashMap<String, String>, Position)>, StoreError> {
         let mut at = self.stored_position().await?;
         let mut records: HashMap<String, String> = HashMap::new();

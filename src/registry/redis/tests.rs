@@ -151,8 +151,8 @@ async fn a_server_without_notifications_sees_changes_once_it_refreshes() {
     one.revoke_api_key(Some(tenant), record.id).await.unwrap();
     unnotified.refreshed().await.unwrap();
     assert_eq!(unnotified.identify(&key.hash()).await.unwrap(), None);
-    let stranger = ApiKey::generate(KeyKind::Tenant).unwrap();
-    assert_eq!(unnotified.identify(&stranger.hash()).await.unwrap(), None);
+    let unknown_key = ApiKey::generate(KeyKind::Tenant).unwrap();
+    assert_eq!(unnotified.identify(&unknown_key.hash()).await.unwrap(), None);
 }
 
 #[tokio::test]

@@ -67,8 +67,8 @@ async fn servers_continue_when_redis_is_back() {
         matches!(other.refreshed().await, Err(RegistryError::Behind(_))),
         "the failure is reported again at once"
     );
-    let stranger = ApiKey::generate(KeyKind::Tenant).unwrap();
-    assert!(matches!(other.identify(&stranger.hash()).await, Err(RegistryError::Behind(_))));
+    let unknown_key = ApiKey::generate(KeyKind::Tenant).unwrap();
+    assert!(matches!(other.identify(&unknown_key.hash()).await, Err(RegistryError::Behind(_))));
     assert_eq!(subscribed(&other, "x", None), 1, "known tenants still get events");
     redis.restart().await;
     let made = create_until_done(&one, "afterwards").await;
