@@ -45,6 +45,20 @@ pub fn code_of(error: &anyhow::Error) -> u8 {
     error.chain().find_map(known).unwrap_or(FAILED)
 }
 
+/// Returns an error and its sources as one line. A source is left out if the text before it says the same already.
+#[must_use]
+pub fn describe(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        match (text.is_empty(), text.contains(&cause)) {
+            (true, _) => text = cause,
+            (false, true) => {}
+            (false, false) => text += &format!(": {cause}"),
+        }
+    }
+    text
+}
+
 fn known(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref::<std::io::Error>() {
         return of_io(error.kind());
@@ -203,6 +217,14 @@ mod tests {
     use anyhow::Context as _;
 
     use super::*;
+
+    #[test]
+    fn a_source_that_repeats_its_error_is_left_out() {
+        let refused = anyhow::anyhow!("connection refused");
+        let repeated = refused.context("call 127.0.0.1: connection refused").context("open the queue");
+        assert_eq!(describe(&repeated), "open the queue: call 127.0.0.1: connection refused");
+        assert_eq!(describe(&anyhow::anyhow!("b").context("a")), "a: b");
+    }
 
     #[test]
     fn errors_have_their_documented_codes() {

@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(()) => ExitCode::from(exit::DONE),
         Err(error) => {
-            drop(writeln!(std::io::stderr(), "whk: {error:#}"));
+            drop(writeln!(std::io::stderr(), "whk: {}", exit::describe(&error)));
             ExitCode::from(exit::code_of(&error))
         }
     }

@@ -7,7 +7,7 @@ use crate::exit::UsageError;
 /// Asks `question` on the terminal. Returns whether the answer is yes.
 ///
 /// # Errors
-/// stdin isn't a terminal, so nobody can answer, or it can't be read.
+/// stdin isn't a terminal, so the question can't be answered, or it can't be read.
 pub(super) fn confirm(question: &str) -> anyhow::Result<bool> {
     if !io::stdin().is_terminal() {
         return Err(UsageError(format!(

@@ -97,7 +97,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     };
     let passphrase =
         args.passphrase_file.as_deref().map(Passphrase::read).transpose().context("--passphrase-file")?;
-    fs::create_dir_all(&args.out_dir).with_context(|| format!("make folder {}", args.out_dir.display()))?;
+    fs::create_dir_all(&args.out_dir)
+        .with_context(|| format!("--out-dir: create folder {}", args.out_dir.display()))?;
     if !args.force {
         for path in [&made.private_key, &made.public_key].into_iter().chain(&made.signing_secret) {
             refuse_existing(path)?;

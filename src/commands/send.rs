@@ -170,7 +170,8 @@ fn progress_bar(total: u64) -> ProgressBar {
 }
 
 fn server_url(text: &str) -> Result<Uri, String> {
-    EndpointUrl::parse(text).map(|url| url.uri().clone()).map_err(|error| error.to_string())
+    let url = EndpointUrl::parse(text).map_err(|_| "expected a URL such as http://127.0.0.1:4242")?;
+    Ok(url.uri().clone())
 }
 
 fn webhook_url(text: &str) -> Result<String, String> {

@@ -70,7 +70,12 @@ pub(super) async fn run(connection: &Connection, args: Args) -> anyhow::Result<(
         Ok(onboarded) => connection.print(&as_text(&onboarded), &onboarded),
         Err(error) => match api.delete::<DeletedTenant>(&made.path("")).await {
             Ok(_) => Err(error.context("the new tenant was deleted again, so the command can be repeated")),
-            Err(left) => Err(error.context(format!("tenant {} is incomplete and couldn't be deleted ({left}); delete it with `whk tenant delete`", tenant.id))),
+            Err(left) => {
+                let id = tenant.id;
+                Err(error.context(format!(
+                    "tenant {id} is incomplete and couldn't be deleted ({left}); delete it with `whk tenant delete {id}`"
+                )))
+            }
         },
     }
 }
