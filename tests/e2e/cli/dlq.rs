@@ -68,7 +68,9 @@ fn dlq_prints_text_and_json() {
     assert!(text(&server, &["dlq", "list", "--fault", "system"]).contains("no dead letters match"));
 
     let shown = text(&server, &["dlq", "show", id]);
-    for part in [id, &acme.id, "exhausted, the customer's fault", "attempt at", "answered 500", "sealed"] {
+    for part in
+        [id, &acme.id, "exhausted, the customer's fault", "attempt at", "answered 500", "encrypted bytes"]
+    {
         assert!(shown.contains(part), "{part}: {shown}");
     }
     assert!(json_of(&server, &["dlq", "show", id])["body"]["ciphertext"].is_string());

@@ -79,7 +79,7 @@ fn topics_are_created_once_and_stay_unchanged() {
     assert_eq!(made.status.code(), Some(0), "{}", stderr(&made));
     let table = String::from_utf8(made.stdout.clone()).unwrap();
     assert_eq!(table.lines().filter(|line| line.contains(" created")).count(), 19, "{table}");
-    assert!(stderr(&made).contains("one broker alone has their records"), "{}", stderr(&made));
+    assert!(stderr(&made).contains("only one broker stores the records"), "{}", stderr(&made));
     assert_eq!(outcomes(&topics.json(&[])), all("unchanged", 6));
     let again = topics.setup(&[]);
     assert!(String::from_utf8_lossy(&again.stdout).contains("nothing was changed"), "{again:?}");

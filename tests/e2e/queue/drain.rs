@@ -55,7 +55,7 @@ fn a_second_signal_exits_at_once() {
     let mut server = Server::publish_locally(&["--drain-timeout", "1h"]);
     publish_to(&server, &hanging.url(), "{}");
     server.signal("TERM");
-    server.wait_for_log("a second signal ends at once");
+    server.wait_for_log("a second signal ends the process at once");
     server.signal("TERM");
     assert_eq!(server.wait().code(), Some(130));
 }

@@ -156,7 +156,7 @@ fn deliver_beside_a_hanging_endpoint(ordered: bool) {
             slowest = slowest.max(published.elapsed());
         }
     }
-    eprintln!("ordered {ordered}: slowest beside one that hangs {slowest:?}");
+    eprintln!("ordered {ordered}: slowest delivery beside a hanging endpoint {slowest:?}");
     assert_eq!(consumer.metric("whk_jobs_delivered_total"), 30);
     wait_until("200 unsettled jobs", || server.queued_jobs() == 200);
 }

@@ -162,5 +162,5 @@ fn the_default_registry_is_in_the_data_dir() {
     assert!(server.data_dir().join("registry.db").exists());
     let mut command = whk(&["publish-server", "--help"]);
     let help = String::from_utf8(command.output().unwrap().stdout).unwrap();
-    assert!(help.contains("--registry <REGISTRY>"), "{help}");
+    assert!(help.contains("--registry <"), "{help}");
 }
