@@ -37,18 +37,18 @@ use crate::common::attempt::Attempt;
 use crate::common::job::{Job, Lane};
 use crate::common::retry::{RetryPolicy, Verdict};
 
-/// A queue with at-least-once delivery: a crash may deliver a job twice, but loses none that its backend has promised to
-/// keep.
+/// A queue with at-least-once delivery: a crash may deliver a job twice, but loses none that its backend has promised
+/// to keep.
 #[async_trait]
 pub trait Queue: DeadLetters + Messages + Send + Sync {
     /// Queues all of `jobs` or none. They are as durable as the backend promises when this returns.
     ///
-    /// A job whose id is queued already is not queued twice. Not cancel-safe: if the future is dropped, the jobs may or may
-    /// not be queued.
+    /// A job whose id is queued already is not queued twice. Not cancel-safe: if the future is dropped, the jobs may
+    /// or may not be queued.
     async fn push(&self, jobs: Vec<Job>) -> Result<(), QueueError>;
 
-    /// Waits until a job is due, then leases up to `max` jobs, taking turns between lanes. An ordered lane gives out one
-    /// job at a time.
+    /// Waits until a job is due, then leases up to `max` jobs, taking turns between lanes. An ordered lane gives out
+    /// one job at a time.
     ///
     /// Returns no jobs only when the queue is closed and this process has nothing left to deliver.
     ///
@@ -71,8 +71,8 @@ pub trait Queue: DeadLetters + Messages + Send + Sync {
     /// Returns the usage of each of `tenants`, in the same order. Jobs of direct mode belong to no tenant.
     async fn tenant_usage(&self, tenants: &[String]) -> Result<Vec<TenantUsage>, QueueError>;
 
-    /// Makes all jobs of `lanes` due at once and forgets their throttles, because their endpoints were changed, disabled
-    /// or deleted.
+    /// Makes all jobs of `lanes` due at once and forgets their throttles, because their endpoints were changed,
+    /// disabled or deleted.
     async fn release(&self, lanes: &[Lane]) -> Result<(), QueueError>;
 
     /// Returns the properties of the backend.
@@ -80,8 +80,8 @@ pub trait Queue: DeadLetters + Messages + Send + Sync {
         Capabilities::default()
     }
 
-    /// Hands the jobs assigned to this process over to the other consumers, within `limit`. Called after the dispatcher has
-    /// ended. The default does nothing, because most backends assign no jobs to processes.
+    /// Hands the jobs assigned to this process over to the other consumers, within `limit`. Called after the
+    /// dispatcher has ended. The default does nothing, because most backends assign no jobs to processes.
     async fn leave(&self, _limit: Duration) {}
 
     /// Refuses further jobs. A queue in memory still gives out the jobs it has; a durable queue gives out no more and
@@ -183,8 +183,8 @@ pub struct TenantUsage {
 /// Configuration common to all backends.
 #[derive(Debug, Clone)]
 pub struct QueueConfig {
-    /// Whether every lane is ordered: later jobs wait while the first one is retried. If not, a lane is ordered when its
-    /// jobs ask for it.
+    /// Whether every lane is ordered: later jobs wait while the first one is retried. If not, a lane is ordered when
+    /// its jobs ask for it.
     pub ordered: bool,
     /// Maximum number of unsettled jobs. Further jobs are refused.
     pub max_jobs: usize,

@@ -100,8 +100,8 @@ macro_rules! with_cases {
 
 /// Runs every case against one backend, in a module of that name.
 ///
-/// A backend may except cases. Each exception states its reason, which the test run prints. A name that is not a case does
-/// not compile:
+/// A backend may except cases. Each exception states its reason, which the test run prints. A name that is not a case
+/// does not compile:
 ///
 /// ```ignore
 /// conformance!(kafka, super::Kafka, except

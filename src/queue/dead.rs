@@ -40,8 +40,8 @@ pub trait DeadLetters: Send + Sync {
 
     /// Queues the first matching dead letters again, at most `limit` and [`MAX_BATCH`].
     ///
-    /// They go to the ends of their lanes, with the same ids and a fresh count of attempts. The change is as durable as a
-    /// push. Returns the number of dead letters replayed; if that equals `limit`, more may match.
+    /// They go to the ends of their lanes, with the same ids and a fresh count of attempts. The change is as durable
+    /// as a push. Returns the number of dead letters replayed; if that equals `limit`, more may match.
     async fn replay(&self, filter: &DeadFilter, limit: usize) -> Result<u64, QueueError>;
 
     /// Deletes the first matching dead letters, at most `limit` and [`MAX_BATCH`]. Returns the number deleted.

@@ -1,14 +1,15 @@
 //! The queue on disk: durable, used by this process alone.
 //!
-//! A push returns when its jobs are written and synced. All pushes that wait share one sync. Settlements written with them
-//! are synced too. A settlement written without a push is not synced: it survives the end of the process, but after a loss of
-//! power its job is delivered again.
+//! A push returns when its jobs are written and synced. All pushes that wait share one sync. Settlements written with
+//! them are synced too. A settlement written without a push is not synced: it survives the end of the process, but
+//! after a loss of power its job is delivered again.
 //!
-//! Memory holds the positions of the next jobs of each lane ([`super::lanes`]) and, up to a budget, the bodies of new jobs.
-//! Everything else is read when its turn comes.
+//! Memory holds the positions of the next jobs of each lane ([`super::lanes`]) and, up to a budget, the bodies of new
+//! jobs. Everything else is read when its turn comes.
 //!
 //! - `schema` is the database file, `store` the connection that writes, `reader` one that reads, `rows` the columns.
-//! - `writer` is the thread that writes `operation`s. `checkpoint` is the thread that copies SQLite's log into the file.
+//! - `writer` is the thread that writes `operation`s. `checkpoint` is the thread that copies SQLite's log into the
+//!   file.
 //! - `scheduler` is the state in memory, `claim` the reading of claimed jobs, `reserve` the provision for a full disk.
 
 mod checkpoint;

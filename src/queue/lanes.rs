@@ -4,8 +4,9 @@
 //! lanes             one LaneState per lane that has jobs: its next jobs, its number of leases, its throttle
 //! idle              throttles of the lanes without jobs, the latest 16,384
 //! run_queues        lanes that may have a job to lease, served round-robin: taken from the front, put back at the end.
-//!                   One queue each for lanes of healthy, new and failing endpoints, and these three take turns. A lane is
-//!                   in each queue at most once. After its health has changed, its place in the old queue is skipped
+//!                   One queue each for lanes of healthy, new and failing endpoints, and these three take turns. A
+//!                   lane is in each queue at most once. After its health has changed, its place in the old queue is
+//!                   skipped
 //! timers            when a lane is looked at again: its first job is due, or its throttle allows more
 //! leases            leased jobs, until they are settled or a sweep finds their leases expired
 //! lanes_to_load     lanes whose next jobs the backend should load: memory holds a window of each lane
@@ -13,8 +14,8 @@
 //!
 //! `J` is the form in which the backend keeps a waiting job.
 //!
-//! `lane` is one lane and `window` its jobs, `run_queue` the run queues, `lease` the leases, `wake` the timers, `load` the
-//! loading of windows, and `bulk` changes many lanes at once.
+//! `lane` is one lane and `window` its jobs, `run_queue` the run queues, `lease` the leases, `wake` the timers,
+//! `load` the loading of windows, and `bulk` changes many lanes at once.
 
 mod bulk;
 mod lane;
@@ -203,8 +204,8 @@ impl<J: Clone> Lanes<J> {
         }
     }
 
-    /// Returns whether a lane may take another slot. A lane takes no more than a share of the free slots, so a few lanes
-    /// that stop answering leave most of them.
+    /// Returns whether a lane may take another slot. A lane takes no more than a share of the free slots, so a few
+    /// lanes that stop answering leave most of them.
     /// (Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998.)
     fn leaves_slots(&self, state: &LaneState<J>) -> bool {
         let free = self.config.in_flight.saturating_sub(self.leases.len());
@@ -214,8 +215,8 @@ impl<J: Clone> Lanes<J> {
 
     /// Returns whether another job of an endpoint of that health may be leased.
     ///
-    /// However many endpoints hang, a healthy one finds a slot. Failing lanes take at most half of the slots. Together with
-    /// new lanes, any of which may hang as well, they take at most three quarters.
+    /// However many endpoints hang, a healthy one finds a slot. Failing lanes take at most half of the slots.
+    /// Together with new lanes, any of which may hang as well, they take at most three quarters.
     fn has_slot_for(&self, health: EndpointHealth) -> bool {
         let slots = self.config.in_flight;
         let failing = *self.leases_by_health.of(EndpointHealth::Failing);

@@ -1,6 +1,7 @@
 //! The queue in memory: the scheduler behind a lock, with a notification for waiting claims.
 //!
-//! Its jobs end with the process. After [`Queue::close`] claims still give out the remaining jobs, until all are settled.
+//! Its jobs end with the process. After [`Queue::close`] claims still give out the remaining jobs, until all are
+//! settled.
 
 #[cfg(test)]
 mod conforms;

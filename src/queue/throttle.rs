@@ -1,8 +1,8 @@
 //! The throttle of one endpoint: how many attempts it is sent at once.
 //!
-//! Concurrency follows TCP: slow start, additive increase, multiplicative decrease. After [`BREAKER_FAILURES`] failures in a
-//! row a breaker opens and nothing is sent. When its delay is over the breaker is half-open: one probe at a time finds out
-//! whether the endpoint is back.
+//! Concurrency follows TCP: slow start, additive increase, multiplicative decrease. After [`BREAKER_FAILURES`]
+//! failures in a row a breaker opens and nothing is sent. When its delay is over the breaker is half-open: one probe
+//! at a time finds out whether the endpoint is back.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use jiff::Timestamp;
 use crate::common::clock::after;
 use crate::common::retry::RetryPolicy;
 
-/// Concurrent attempts that a new endpoint starts with. It is 1 because an endpoint that has never answered may hang. Each
-/// success adds one, so the limit doubles with each round trip.
+/// Concurrent attempts that a new endpoint starts with. It is 1 because an endpoint that has never answered may hang.
+/// Each success adds one, so the limit doubles with each round trip.
 pub(crate) const INITIAL_CONCURRENCY: u32 = 1;
 
 /// Failures in a row that open the breaker.

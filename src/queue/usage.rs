@@ -21,7 +21,8 @@ pub(super) struct QueueUsage {
 /// Tenant and bytes of one job, or of several jobs of one tenant.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct JobSize<'a> {
-    /// Tenant whose quota the job counts towards. `None` in direct mode, where the tenant is only what the publisher says.
+    /// Tenant whose quota the job counts towards. `None` in direct mode, where the tenant is only what the publisher
+    /// says.
     pub(super) tenant: Option<&'a Arc<str>>,
     /// Bytes of the body.
     pub(super) bytes: usize,

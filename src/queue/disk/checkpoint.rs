@@ -64,7 +64,8 @@ impl CheckpointThread {
     }
 }
 
-/// Copies the log into the file as far as no connection has to wait. Returns the pages of the log, and how many are copied.
+/// Copies the log into the file as far as no connection has to wait. Returns the pages of the log, and how many are
+/// copied.
 fn checkpoint(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
     connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get(1)?, row.get(2)?)))
 }

@@ -14,8 +14,8 @@ use std::sync::Arc;
 impl DiskQueue {
     /// Builds the leases of jobs that the scheduler has leased.
     ///
-    /// A damaged job becomes a dead letter, and a job that was settled meanwhile is dropped; neither is returned. If this
-    /// fails or is cancelled, all leases are given back.
+    /// A damaged job becomes a dead letter, and a job that was settled meanwhile is dropped; neither is returned. If
+    /// this fails or is cancelled, all leases are given back.
     pub(super) async fn leases(&self, leased: Vec<LeasedJob<MaybeCached>>) -> Result<Vec<Lease>, QueueError> {
         let mut give_back =
             GiveBack { shared: &self.shared, ids: leased.iter().map(|leased| leased.id).collect() };

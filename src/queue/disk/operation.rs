@@ -1,8 +1,8 @@
 //! Operations: the changes that the queue asks of the writer thread.
 //!
-//! The writer calls [`Operation::write`] inside a transaction. Once that is committed, [`Operation::apply`] makes the same
-//! change in the scheduler and returns the answer. An operation keeps the results of its `write` for its `apply`. If a
-//! transaction fails, `write` may run again.
+//! The writer calls [`Operation::write`] inside a transaction. Once that is committed, [`Operation::apply`] makes the
+//! same change in the scheduler and returns the answer. An operation keeps the results of its `write` for its
+//! `apply`. If a transaction fails, `write` may run again.
 
 use std::sync::Arc;
 
@@ -282,8 +282,8 @@ impl Operation {
     }
 }
 
-/// Looks up which leases are still out and how their jobs are retried. The others change nothing: their jobs are delivered
-/// again.
+/// Looks up which leases are still out and how their jobs are retried. The others change nothing: their jobs are
+/// delivered again.
 fn look_up(leases: &mut [SettledLease], scheduler: &DiskScheduler) {
     for lease in leases {
         lease.live = scheduler.lanes.position_of(lease.id).map(|(_, seq)| LiveLease {

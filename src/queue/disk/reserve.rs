@@ -22,8 +22,8 @@ pub(super) struct Reserve {
 }
 
 impl Reserve {
-    /// Writes the reserve file. If the disk has no room for it, the reserve starts empty and no jobs are taken until there
-    /// is room.
+    /// Writes the reserve file. If the disk has no room for it, the reserve starts empty and no jobs are taken until
+    /// there is room.
     pub(super) fn take(path: &Path) -> io::Result<Self> {
         let mut reserve = Self { path: path.to_owned(), is_filled: true, tried_at: Instant::now() };
         match write_reserve(path) {
@@ -35,8 +35,8 @@ impl Reserve {
         Ok(reserve)
     }
 
-    /// Returns whether the reserve is filled. An empty reserve is filled again, at most once per [`RESERVE_PAUSE`], when the
-    /// disk has room.
+    /// Returns whether the reserve is filled. An empty reserve is filled again, at most once per [`RESERVE_PAUSE`],
+    /// when the disk has room.
     pub(super) fn is_filled(&mut self) -> bool {
         if !self.is_filled && self.tried_at.elapsed() >= RESERVE_PAUSE {
             self.tried_at = Instant::now();

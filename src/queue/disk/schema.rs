@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! user_version  number of migrations applied
-//! lane          one row per lane that has had jobs: its name (the endpoint's id, or the URL in direct mode), its tenant,
-//!               and whether it is ordered. Rows without jobs or dead letters are deleted at the next start
-//! content       what a job is: its record (queue/record.rs), its body, and the CRC-32 of both. Written by push; deleted
-//!               when the job is delivered or dropped, or its dead letter is purged
-//! job           the state of an unsettled job: when it is due and the results of its attempts. Leases are not written, so
-//!               a job that was leased when the process ended is due again. `held_until` is the time of the retry in an
-//!               ordered lane, where the job keeps its place; `retried` is 1 after the first retry
+//! lane          one row per lane that has had jobs: its name (the endpoint's id, or the URL in direct mode), its
+//!               tenant, and whether it is ordered. Rows without jobs or dead letters are deleted at the next start
+//! content       the content of a job: its record (queue/record.rs), its body, and the CRC-32 of both. Written by push;
+//!               deleted when the job is delivered or dropped, or its dead letter is purged
+//! job           the state of an unsettled job: when it is due and the results of its attempts. Leases are not written,
+//!               so a job that was leased when the process ended is due again. `held_until` is the time of the retry in
+//!               an ordered lane, where the job keeps its place; `retried` is 1 after the first retry
 //! dead          a dead letter: the time and cause of death. It has the same `seq` as its content
 //! delivered     the latest delivered messages with their attempts. The oldest are deleted first
 //! ```
@@ -87,8 +87,8 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)
 }
 
-/// Deletes the lanes that have no jobs. Makes jobs due now whose due time lies in the future only because the clock was set
-/// back.
+/// Deletes the lanes that have no jobs. Makes jobs due now whose due time lies in the future only because the clock
+/// was set back.
 fn tidy(connection: &Connection, now: Timestamp) -> rusqlite::Result<()> {
     let unused = "DELETE FROM lane WHERE id NOT IN (SELECT lane FROM job UNION SELECT lane FROM dead)";
     connection.execute(unused, [])?;

@@ -100,8 +100,8 @@ impl Store {
         rows.collect()
     }
 
-    /// Begins a transaction. A `durable` one survives a loss of power once it is committed; any other survives only the end
-    /// of the process.
+    /// Begins a transaction. A `durable` one survives a loss of power once it is committed; any other survives only
+    /// the end of the process.
     pub(super) fn begin(&mut self, durable: bool) -> rusqlite::Result<()> {
         if self.is_durable != durable {
             self.connection.pragma_update(None, "synchronous", if durable { "FULL" } else { "NORMAL" })?;

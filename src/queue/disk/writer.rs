@@ -1,7 +1,7 @@
 //! The writer thread: it alone changes the database and, after each commit, the scheduler.
 //!
-//! It commits all operations that wait together, so they share one sync. The scheduler learns of a change only once it is
-//! committed.
+//! It commits all operations that wait together, so they share one sync. The scheduler learns of a change only once
+//! it is committed.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -22,8 +22,8 @@ use crate::queue::lanes::window::WaitingJob;
 /// Maximum number of operations in one commit: enough to share a sync, few enough to answer soon.
 const MAX_BATCH_OPERATIONS: usize = 1_024;
 
-/// Bytes written to the log between checkpoints (1 MiB). Small checkpoints keep short what a sync of the log may have to
-/// wait for.
+/// Bytes written to the log between checkpoints (1 MiB). Small checkpoints keep short what a sync of the log may have
+/// to wait for.
 const CHECKPOINT_BYTES: usize = 1 << 20;
 
 /// A commit that takes longer than this is logged at debug level.

@@ -56,8 +56,8 @@ impl<J> LaneState<J> {
 pub(in crate::queue) struct LaneView<'a, J> {
     /// Whether each job waits for the one before it.
     pub(in crate::queue) ordered: bool,
-    /// Whether the lane gives out no job now: it has as many leases as it may have, its breaker is open or its endpoint has
-    /// asked for a pause, or it is ordered and its first job waits for a retry.
+    /// Whether the lane gives out no job now: it has as many leases as it may have, its breaker is open or its
+    /// endpoint has asked for a pause, or it is ordered and its first job waits for a retry.
     pub(in crate::queue) is_throttled: bool,
     /// Whether the endpoint's last attempt succeeded.
     pub(in crate::queue) is_healthy: bool,

@@ -43,7 +43,8 @@ pub(super) struct ActiveLease<J> {
 pub struct ScheduledRetry {
     /// Position in the lane.
     pub position: LanePosition,
-    /// Time of the retry in an ordered lane, where the job keeps its position. Otherwise `None`: the position has the time.
+    /// Time of the retry in an ordered lane, where the job keeps its position. Otherwise `None`: the position has the
+    /// time.
     pub retry_at: Option<Timestamp>,
     /// Number of attempts that have failed.
     pub failures: u32,
@@ -101,11 +102,11 @@ impl<J: Clone> Lanes<J> {
         self.active(id).map(|lease| lease.position)
     }
 
-    /// Ends a lease with the verdict on its job. A job to retry waits as `job`, in the state that [`Self::retry_of`] has
-    /// returned.
+    /// Ends a lease with the verdict on its job. A job to retry waits as `job`, in the state that [`Self::retry_of`]
+    /// has returned.
     ///
-    /// Returns whether the lease was out. If it was settled before or has expired, nothing changes: the job of an expired
-    /// lease is delivered again.
+    /// Returns whether the lease was out. If it was settled before or has expired, nothing changes: the job of an
+    /// expired lease is delivered again.
     pub(in crate::queue) fn settle(
         &mut self,
         id: LeaseId,
@@ -137,8 +138,8 @@ impl<J: Clone> Lanes<J> {
         self.wake(&lane, now);
     }
 
-    /// Gives expired leases back. It looks four times per lease duration, so a lease may last a quarter longer. There are
-    /// never more than `in_flight` leases to look at.
+    /// Gives expired leases back. It looks four times per lease duration, so a lease may last a quarter longer. There
+    /// are never more than `in_flight` leases to look at.
     pub(super) fn sweep_leases(&mut self, now: Timestamp) {
         if self.next_sweep.is_none_or(|at| now < at) {
             return;

@@ -50,10 +50,11 @@ impl<J: Clone> Lanes<J> {
         self.lanes.get(lane)?.window.horizon()
     }
 
-    /// Takes in the jobs that were loaded from `from`, which was the lane's horizon, in order. `is_all` tells that the lane
-    /// has no further jobs.
+    /// Takes in the jobs that were loaded from `from`, which was the lane's horizon, in order. `is_all` tells that
+    /// the lane has no further jobs.
     ///
-    /// If leases that were given back have moved the horizon meanwhile, the jobs are ignored and the lane is loaded again.
+    /// If leases that were given back have moved the horizon meanwhile, the jobs are ignored and the lane is loaded
+    /// again.
     pub fn fill(
         &mut self,
         lane: &Lane,

@@ -10,8 +10,8 @@ use crate::queue::throttle::Allowance;
 impl<J: Clone> Lanes<J> {
     /// Puts a lane into its run queue, sets the timer that will do so, or forgets the lane if it has no jobs.
     ///
-    /// A lane with as many leases as it may have is woken when one is settled, and a lane that is loading when it has been
-    /// loaded.
+    /// A lane with as many leases as it may have is woken when one is settled, and a lane that is loading when it has
+    /// been loaded.
     pub(super) fn wake(&mut self, lane: &Lane, now: Timestamp) {
         let Some(state) = self.lanes.get_mut(lane) else { return };
         if state.is_empty() && !state.is_in_a_run_queue() {

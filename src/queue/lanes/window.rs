@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-/// Position of a job in its lane: the time from which it may be delivered, then its number in the order of publishing. In an
-/// ordered lane the time is that of publishing, even when the job is retried.
+/// Position of a job in its lane: the time from which it may be delivered, then its number in the order of
+/// publishing. In an ordered lane the time is that of publishing, even when the job is retried.
 pub type LanePosition = (Timestamp, u64);
 
 /// A job that waits in its lane.
@@ -108,8 +108,8 @@ impl<J> Window<J> {
         self.horizon
     }
 
-    /// Takes in jobs that were loaded from the horizon on, in order. `is_all` tells that the lane has no further jobs, and
-    /// `is_leased` whether a job is leased.
+    /// Takes in jobs that were loaded from the horizon on, in order. `is_all` tells that the lane has no further
+    /// jobs, and `is_leased` whether a job is leased.
     pub(super) fn fill(
         &mut self,
         jobs: Vec<(LanePosition, WaitingJob<J>)>,
@@ -152,8 +152,8 @@ impl<J> Window<J> {
         &self.loaded
     }
 
-    /// Returns the number of jobs in memory that are due and that wait for a retry. The first job of an ordered lane counts
-    /// as due even if it waits for a retry.
+    /// Returns the number of jobs in memory that are due and that wait for a retry. The first job of an ordered lane
+    /// counts as due even if it waits for a retry.
     pub(super) fn ready_and_delayed(&self, now: Timestamp) -> (usize, usize) {
         let delayed = self.loaded.range((now, u64::MAX)..).count();
         (self.loaded.len().saturating_sub(delayed), delayed)
