@@ -23,6 +23,7 @@ mod metrics;
 mod paths;
 mod routes;
 mod server;
+mod voice;
 mod words;
 
 use std::path::{Path, PathBuf};
