@@ -42,7 +42,7 @@ pub enum RegistryError {
     #[error("no such {0}")]
     NoSuch(&'static str),
     /// The object isn't of the version that the caller expected.
-    #[error("it was changed since it was read: read it again, and change that")]
+    #[error("it was changed since it was read: read it again, and repeat the change on the new version")]
     Changed,
     /// The change isn't possible in the current state.
     #[error("{0}")]
