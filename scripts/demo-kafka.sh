@@ -111,5 +111,5 @@ send
 wait_for 60 have_all first third
 wait_for 60 all_received $((2 * COUNT))
 show first third
-printf 'the customer received %d of %d events, in %d deliveries; the takeover took at most %d s\n' \
+printf 'the customer received %d of %d events, %d counting repeated ones; the takeover took at most %d s\n' \
   "$(received)" $((2 * COUNT)) "$(wc -l <"$DIR/customer.out")" $((SECONDS - killed))

@@ -94,4 +94,4 @@ wait_for 30 ready
 publish two $((COUNT / 4))
 wait_for 90 all_received
 echo
-printf 'acme received %d of %d events, in %d deliveries\n' "$(received)" "$COUNT" "$(wc -l <"$DIR/acme.jsonl")"
+printf 'acme received %d of %d events, %d counting repeated ones\n' "$(received)" "$COUNT" "$(wc -l <"$DIR/acme.jsonl")"
