@@ -1,7 +1,7 @@
 //! The dispatcher: claims jobs, delivers them, judges the results and settles the verdicts.
 //!
-//! Only the dispatcher touches both the queue and the network. It takes a permit before it claims a job, and returns
-//! the permit after the job is settled. The permits bound the jobs in flight, and a drain ends when all are back.
+//! No other module claims jobs or makes attempts. The dispatcher takes a permit before it claims a job, and returns the
+//! permit after the job is settled. The permits bound the jobs in flight, and a drain ends when all are back.
 //!
 //! `claim.rs` claims jobs and starts a task for each. This file delivers one job. `settle.rs` settles the verdicts in
 //! batches.
@@ -34,8 +34,8 @@ use crate::registry::endpoint::Endpoint;
 use claim::{Deliver, claim_and_deliver};
 use settle::settle_verdicts;
 
-/// Maximum jobs claimed, and verdicts settled, per call to the queue. Batches of this size make the cost of a lock or
-/// a commit small for each job.
+/// Maximum jobs claimed, and verdicts settled, per call to the queue. A batch of this size shares the cost of a lock or a
+/// commit among many jobs.
 const BATCH: usize = 64;
 
 /// Delay before a call to the queue is repeated after it failed.

@@ -1,4 +1,4 @@
-//! Publishing: finds an event's recipients, seals its payload for each of them, and queues the jobs in one step.
+//! Publishing: finds an event's recipients, seals its payload for each of them, and queues the jobs in one call.
 //!
 //! The path of one event, file by file:
 //!
@@ -65,13 +65,15 @@ pub struct Publisher {
 impl Publisher {
     /// Publishes `event` to every endpoint of `audience` that subscribes to its type.
     ///
-    /// Seals the payload once per tenant and envelope, and queues one job per endpoint. All jobs are queued in one
-    /// step. When this returns `Ok`, the queue's durability promise holds for every message in the outcome. An event
-    /// without a subscriber has an outcome without messages.
+    /// Seals the payload once per tenant and envelope, and pushes one job per endpoint to the queue, all in one call.
+    /// When this returns `Ok`, the queue's durability promise holds for every message in the outcome. An event without a
+    /// subscriber has an outcome without messages.
     ///
     /// # Errors
-    /// The named tenant exceeds a limit, every recipient is refused, or the queue is full, closed or
-    /// unreachable. Nothing was queued, unless the queue reports that it can't be reached.
+    /// The named tenant exceeds a limit, every recipient is refused, or the payload can't be sealed. The queue is full,
+    /// closed or unreachable. No recipient is known, and the registry can't be read again.
+    ///
+    /// Nothing is queued, unless [`Queue::push`] has failed. It may then have queued some of the jobs.
     pub async fn publish(
         &self,
         event: Event<'_>,

@@ -43,8 +43,9 @@ use crate::common::retry::{RetryPolicy, Verdict};
 pub trait Queue: DeadLetters + Messages + Send + Sync {
     /// Queues all of `jobs` or none. They are as durable as the backend promises when this returns.
     ///
-    /// A job whose id is queued already is not queued twice. Not cancel-safe: if the future is dropped, the jobs may
-    /// or may not be queued.
+    /// A job whose id is queued already is not queued twice. [`redis`] and [`kafka`] say where they promise less.
+    ///
+    /// Not cancel-safe: if the future is dropped, the jobs may or may not be queued.
     async fn push(&self, jobs: Vec<Job>) -> Result<(), QueueError>;
 
     /// Waits until a job is due, then leases up to `max` jobs, taking turns between lanes. An ordered lane gives out
@@ -55,7 +56,7 @@ pub trait Queue: DeadLetters + Messages + Send + Sync {
     /// Cancel-safe: if the future is dropped, no job is lost or counted as attempted.
     async fn claim(&self, max: usize) -> Result<Vec<Lease>, QueueError>;
 
-    /// Applies the verdict of each lease in one atomic step: done, retry, dead or dropped.
+    /// Applies each verdict (done, retry, dead or dropped) to its lease. Each is applied in one atomic step.
     ///
     /// Repeating a call after an error is harmless, and so is settling an expired lease.
     async fn settle(&self, settlements: &[Settlement]) -> Result<(), QueueError>;

@@ -52,13 +52,13 @@ pub enum Principal {
     Tenant(TenantId),
 }
 
-/// Handle of the registry. Clones share it.
+/// Handle to the registry. Clones share the same registry.
 #[derive(Clone)]
 pub struct Registry(Arc<RegistryInner>);
 
 struct RegistryInner {
-    /// Permit to make a change, so that the others wait here. A change holds a blocking thread, and deliveries need those
-    /// to resolve host names.
+    /// Permit to make a change. Other changes wait for it without a blocking thread, because deliveries need these
+    /// threads to resolve host names.
     turn: Arc<Semaphore>,
     store: Arc<Store>,
     state: Arc<RwLock<State>>,
@@ -69,8 +69,9 @@ impl Registry {
         Self(Arc::new(RegistryInner { turn: Arc::new(Semaphore::new(1)), store: Arc::new(store), state }))
     }
 
-    /// Decides on changes by the current state, writes them, and applies them in memory, one caller at a time. Decides
-    /// again if another server's change came in between.
+    /// Decides on changes from the current state, writes them, and applies them in memory, one caller at a time.
+    ///
+    /// `decide` runs again if another server's change came in between.
     async fn change<T: Send + 'static>(
         &self,
         decide: impl FnOnce(&State) -> Result<(Vec<Change>, T), RegistryError> + Clone + Send + 'static,

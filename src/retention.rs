@@ -17,7 +17,7 @@ use crate::common::task;
 use crate::queue::QueueError;
 use crate::queue::dead::{DeadFilter, DeadLetters, MAX_BATCH};
 
-/// Shortest and longest pause between two passes. In between the pause is a hundredth of the maximum age.
+/// Minimum and maximum pause between two passes. Within these bounds, the pause is a hundredth of the maximum age.
 const MIN_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(3600);
 
@@ -42,7 +42,7 @@ enum PassError {
     #[error(transparent)]
     Queue(#[from] QueueError),
     /// The pass panicked. The panic has been reported.
-    #[error("a pass of the retention panicked")]
+    #[error("the retention pass panicked")]
     Panicked,
 }
 
@@ -97,8 +97,8 @@ impl Retention {
         result
     }
 
-    /// Returns the earliest time of death of dead letters that are kept. `None` if that is before the earliest
-    /// timestamp, so that everything is kept.
+    /// Returns the time of death before which dead letters are deleted. `None` if it is too early for a timestamp, so
+    /// that all are kept.
     fn oldest_kept(&self) -> Option<Timestamp> {
         let max_age = SignedDuration::try_from(self.max_age).ok()?;
         self.clock.now().checked_sub(max_age).ok()

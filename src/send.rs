@@ -59,6 +59,7 @@ pub enum Recipients {
     },
 }
 
+/// The load with the state that its workers share.
 struct Sender {
     load: Load,
     total: u64,

@@ -182,9 +182,9 @@ impl DeadSelection {
 /// Result of a replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Replayed {
-    /// Number of dead letters that match in a dry run, otherwise the number of those replayed
+    /// Number of dead letters that match, in a dry run. Otherwise the number of those replayed
     pub matched: u64,
-    /// Number of dead letters that were queued again, with the same ids and all their attempts
+    /// Number of dead letters that were queued again, with the same ids and a full set of new attempts
     pub replayed: u64,
     /// Whether more dead letters match than were taken. To replay them, repeat the request with this `until`
     pub more: bool,
@@ -196,7 +196,7 @@ pub struct Replayed {
 /// Result of a purge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Purged {
-    /// Number of dead letters that match in a dry run, otherwise the number of those deleted
+    /// Number of dead letters that match, in a dry run. Otherwise the number of those deleted
     pub matched: u64,
     /// Number of dead letters that were deleted
     pub purged: u64,

@@ -86,8 +86,7 @@ pub struct EndpointUpdate {
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(nullable = false)]
     pub ordered: Option<bool>,
-    /// Whether events are delivered to the endpoint. Queued messages of a disabled endpoint are dead-lettered when
-    /// their next attempt is due
+    /// Whether events are delivered to the endpoint. Disabling it dead-letters its queued messages
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
     #[schema(nullable = false)]
     pub enabled: Option<bool>,

@@ -100,7 +100,7 @@ impl From<MessageRecord> for MessageView {
     }
 }
 
-/// Destination of a message as responses show it: of a URL, only the origin.
+/// Destination of a message as responses show it. A URL is reduced to its origin.
 pub(super) struct MessageDestination {
     pub(super) tenant: Option<TenantId>,
     pub(super) endpoint: Option<EndpointId>,
@@ -109,7 +109,7 @@ pub(super) struct MessageDestination {
 }
 
 impl MessageDestination {
-    /// Describes `target`. `direct_tenant` is the tenant's name that a direct-mode event was published with.
+    /// Describes `target`. `direct_tenant` is the `target` that a direct-mode event was published with.
     pub(super) fn of(target: &Target, direct_tenant: &Arc<str>) -> Self {
         match target {
             Target::Endpoint(tenant, endpoint) => {

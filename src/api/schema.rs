@@ -3,6 +3,7 @@
 use utoipa::openapi::schema::{AdditionalProperties, SchemaFormat, SchemaType, Type};
 use utoipa::openapi::{Object, ObjectBuilder, Schema};
 
+use crate::common::event_type::MAX_TYPE_BYTES;
 use crate::registry::endpoint::MAX_FILTERS;
 use crate::registry::headers::{MAX_HEADER_BYTES, MAX_HEADER_NAME_BYTES, MAX_HEADERS, RESERVED_HEADERS};
 use crate::registry::name::{DECEPTIVE, MAX_NAME_CHARS};
@@ -14,7 +15,7 @@ fn string() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::String)
 }
 
-/// Returns the pattern of a name: no white space at its ends, and none of the deceiving characters.
+/// Returns the pattern of a name: no white space at its ends, and none of the deceptive characters.
 fn name_pattern() -> String {
     // `\u` takes exactly four digits, so characters beyond U+FFFF appear literally.
     let escaped = |c: char| if c > '\u{ffff}' { c.to_string() } else { format!("\\u{:04x}", u32::from(c)) };
@@ -22,8 +23,8 @@ fn name_pattern() -> String {
         (start, end) if start == end => escaped(start),
         (start, end) => format!("{}-{}", escaped(start), escaped(end)),
     });
-    let deceiving: String = ranges.collect();
-    format!(r"[^\s{deceiving}]([^{deceiving}]*[^\s{deceiving}])?")
+    let deceptive: String = ranges.collect();
+    format!(r"[^\s{deceptive}]([^{deceptive}]*[^\s{deceptive}])?")
 }
 
 /// Returns the schema of a tenant's name.
@@ -53,7 +54,7 @@ pub(super) fn event_type() -> Object {
     string()
         .description(Some("Event type: names of ASCII letters, digits and _ - : / separated by dots"))
         .pattern(Some(format!(r"^{EVENT_NAME}(\.{EVENT_NAME})*$")))
-        .max_length(Some(256))
+        .max_length(Some(MAX_TYPE_BYTES))
         .examples(["invoice.paid"])
         .build()
 }
@@ -62,7 +63,7 @@ pub(super) fn event_type() -> Object {
 pub(super) fn events() -> utoipa::openapi::schema::Array {
     let filter = string()
         .pattern(Some(format!(r"^(\*|{EVENT_NAME}(\.{EVENT_NAME})*(\.\*)?)$")))
-        .max_length(Some(256))
+        .max_length(Some(MAX_TYPE_BYTES))
         .examples(["invoice.*"])
         .build();
     utoipa::openapi::schema::ArrayBuilder::new()

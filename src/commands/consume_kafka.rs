@@ -28,7 +28,7 @@ use crate::queue::kafka::{GroupConfig, KafkaQueue};
 use crate::registry::{self, Registry, RegistryPlace};
 
 /// Limits of the port for health and metrics.
-const HEALTH: ServeLimits = ServeLimits { connections: 64, idle: Duration::from_secs(60) };
+const HEALTH_LIMITS: ServeLimits = ServeLimits { connections: 64, idle: Duration::from_secs(60) };
 
 /// Deliver the jobs in Kafka, as one consumer of a group; start as many as the load needs
 #[derive(Debug, clap::Args)]
@@ -159,7 +159,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let address = listener.as_ref().map(address_of).map(tracing::field::display);
     tracing::info!(group, topic, address, tenants, endpoints, "delivering jobs from Kafka");
     if let Some(listener) = listener {
-        let health = serve(listener, service.health().router(), HEALTH, shutdown.drain.clone());
+        let health = serve(listener, service.health().router(), HEALTH_LIMITS, shutdown.drain.clone());
         task::spawn("health_server", health);
     }
     service.run(None, &shutdown).await

@@ -1,6 +1,6 @@
 //! Flags that several commands share, by subject.
 //!
-//! Each group of flags is a clap struct with one method that turns it into the configuration of the library. The
+//! Each group of flags is a clap struct with methods that turn it into the configuration of the library. The
 //! library's types carry no clap derives: a flag with named values is an enum here, converted with `From`.
 
 pub(super) mod api_key;

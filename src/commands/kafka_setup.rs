@@ -148,7 +148,7 @@ impl Args {
             min_in_sync,
             retention: self.retention,
             dead_retention: self.dead_letter_retention,
-            most_bytes: self.max_message_bytes,
+            max_bytes: self.max_message_bytes,
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Step 4, `whk send`: publishes many events, at a rate or as fast as possible, and summarises the answers.
+//! Step 4, `whk send`: publishes many events, at a rate or as fast as possible, and summarizes the responses.
 
 use std::path::PathBuf;
 
@@ -55,7 +55,7 @@ pub struct Args {
     /// Direct mode: publish a predefined mix of targets instead of --count events
     #[arg(long, value_enum, conflicts_with_all = ["count", "target"])]
     profile: Option<Profile>,
-    /// Direct mode: target to put into the events, the name of a tenant of your own
+    /// Direct mode: `target` of the events, a name of your choice for their recipient
     #[arg(long, value_name = "NAME")]
     target: Option<String>,
     /// Type of the events, such as invoice.paid; repeat the flag to use several types in turn

@@ -160,7 +160,7 @@ impl DeliveryService {
     /// Logs what the queue keeps after a drain.
     ///
     /// # Errors
-    /// Jobs end with this process.
+    /// Undelivered jobs are lost, because the queue is in memory.
     async fn report(&self, in_time: bool) -> anyhow::Result<()> {
         let lost = self.queue.abandoned();
         for job in &lost {
@@ -170,21 +170,22 @@ impl DeliveryService {
             anyhow::bail!("{}; a longer --drain-timeout gives them more time", lost_jobs(lost.len()));
         }
         if !in_time {
-            tracing::warn!("some deliveries hadn't ended after --drain-timeout; they are made again");
+            tracing::warn!("some deliveries hadn't finished within --drain-timeout; their jobs will be delivered again");
         }
         if self.queue.capabilities().is_shared {
             tracing::info!("stopped; the queue keeps what is left for other processes, or the next start");
             return Ok(());
         }
         match self.queue.depth().await.map(|depth| depth.unsettled()) {
-            Ok(0) => tracing::info!("stopped; nothing is left"),
+            Ok(0) => tracing::info!("stopped; no jobs are left"),
             Ok(jobs) => tracing::info!(jobs, "stopped; the queue keeps what is left for the next start"),
             Err(error) => tracing::warn!(%error, "stopped; the jobs left in the queue couldn't be counted"),
         }
         Ok(())
     }
 
-    /// Returns the error of a drain that a second signal ended. Lost jobs are counted, not listed: "at once" is meant.
+    /// Returns the error of a drain that a second signal ended. Lost jobs are counted but not listed, because a second
+    /// signal means to stop at once.
     fn interrupted(&self) -> anyhow::Error {
         let context = match self.queue.abandoned().len() {
             0 => "stopped while draining; the queue keeps the jobs that weren't delivered".into(),
@@ -198,8 +199,8 @@ fn lost_jobs(count: usize) -> String {
     format!("{count} jobs may not have been delivered, and are lost with this process")
 }
 
-/// Raises the limit of open files as far as the system allows. Each connection takes one, and the usual limit of 1,024 is
-/// less than the default limits of connections allow.
+/// Raises the limit of open files as far as the system allows. Each connection is an open file, and the usual limit of
+/// 1,024 is below the default limits of connections.
 pub(super) fn raise_open_file_limit() {
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "the limit of open files couldn't be raised; `ulimit -n` sets it");

@@ -11,7 +11,7 @@ const MAX_BYTES: usize = 2_048;
 
 /// URL that a delivery can be sent to: `http` or `https`, with a host and without credentials.
 ///
-/// It is normalised as browsers do (WHATWG), so that `http://2130706433/` becomes `http://127.0.0.1/`. `Debug` and
+/// It is normalized as browsers do (WHATWG), so that `http://2130706433/` becomes `http://127.0.0.1/`. `Debug` and
 /// `Display` show the origin only, because paths and queries may hold tokens.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct EndpointUrl(Uri);
@@ -28,13 +28,13 @@ pub enum EndpointUrlError {
     /// The URL holds a user name or a password.
     #[error("must not hold credentials; whk signs its deliveries instead")]
     Credentials,
-    /// The URL is longer than 2,048 bytes before or after it is normalised.
+    /// The URL is longer than 2,048 bytes before or after it is normalized.
     #[error("must be at most {MAX_BYTES} bytes")]
     TooLong,
 }
 
 impl EndpointUrl {
-    /// Parses, checks and normalises a URL.
+    /// Parses, checks and normalizes a URL.
     ///
     /// # Errors
     /// The text isn't an absolute `http` or `https` URL, holds credentials, or is too long.
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn every_spelling_of_an_address_is_recognised() {
+    fn every_spelling_of_an_address_is_recognized() {
         for spelling in
             ["127.0.0.1", "2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1", "127.1", "１２７.0.0.1"]
         {

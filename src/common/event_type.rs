@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// Maximum length of a type in bytes. The registry's index holds every type that has a subscriber.
-pub const MOST_BYTES: usize = 256;
+/// Maximum length of an event type, or of a filter, in bytes. The registry's index holds every type that has a subscriber.
+pub const MAX_TYPE_BYTES: usize = 256;
 
 /// Event type: names of ASCII letters, digits and `_ - : /`, separated by dots. Case matters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -15,12 +15,12 @@ pub struct EventType(Arc<str>);
 pub enum EventTypeError {
     /// The text isn't an event type.
     #[error(
-        "must be names of ASCII letters, digits and _ - : / separated by dots, such as invoice.paid, of at most {MOST_BYTES} bytes"
+        "must be names of ASCII letters, digits and _ - : / separated by dots, such as invoice.paid, of at most {MAX_TYPE_BYTES} bytes"
     )]
     Type,
     /// The text isn't a filter.
     #[error(
-        "must be an event type such as invoice.paid, a group of them such as invoice.*, or * for all, of at most {MOST_BYTES} bytes"
+        "must be an event type such as invoice.paid, a group of them such as invoice.*, or * for all, of at most {MAX_TYPE_BYTES} bytes"
     )]
     Filter,
 }
@@ -75,7 +75,7 @@ impl EventFilter {
             return Ok(Self::All);
         }
         match text.strip_suffix(".*") {
-            Some(group) if is_type(group) && text.len() <= MOST_BYTES => Ok(Self::Group(group.into())),
+            Some(group) if is_type(group) && text.len() <= MAX_TYPE_BYTES => Ok(Self::Group(group.into())),
             None if is_type(text) => Ok(Self::Type(EventType(text.into()))),
             _ => Err(EventTypeError::Filter),
         }
@@ -94,7 +94,7 @@ impl fmt::Display for EventFilter {
 
 fn is_type(text: &str) -> bool {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-:/".contains(&byte);
-    text.len() <= MOST_BYTES && text.split('.').all(|name| !name.is_empty() && name.bytes().all(is_allowed))
+    text.len() <= MAX_TYPE_BYTES && text.split('.').all(|name| !name.is_empty() && name.bytes().all(is_allowed))
 }
 
 #[cfg(test)]
@@ -127,9 +127,9 @@ mod tests {
         {
             assert_eq!(EventFilter::parse(odd), Err(EventTypeError::Filter), "{odd:?}");
         }
-        assert!(EventType::parse(&"a".repeat(MOST_BYTES)).is_ok());
-        assert!(EventType::parse(&"a".repeat(MOST_BYTES + 1)).is_err());
-        assert!(EventFilter::parse(&format!("{}.*", "a".repeat(MOST_BYTES - 1))).is_err());
+        assert!(EventType::parse(&"a".repeat(MAX_TYPE_BYTES)).is_ok());
+        assert!(EventType::parse(&"a".repeat(MAX_TYPE_BYTES + 1)).is_err());
+        assert!(EventFilter::parse(&format!("{}.*", "a".repeat(MAX_TYPE_BYTES - 1))).is_err());
     }
 
     #[test]

@@ -90,7 +90,7 @@ macro_rules! prefixed_id {
 }
 
 prefixed_id!(
-    /// Id of a job, by which a customer recognises duplicates.
+    /// Id of a job, by which a customer recognizes duplicates.
     MessageId, "msg_"
 );
 prefixed_id!(

@@ -21,7 +21,7 @@ static PANICS: LazyLock<TaskPanics> = LazyLock::new(Family::default);
 /// Counters of panics by task.
 pub(super) type TaskPanics = Family<TaskLabels, Counter>;
 
-/// Labels of the counter of panics.
+/// Labels of the panic counter.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct TaskLabels {
     task: &'static str,
@@ -41,7 +41,7 @@ pub fn panics_of(task: &'static str) -> u64 {
 /// Spawns `future` as a task called `name` on the current runtime. A panic in it is logged and counted.
 ///
 /// The handle still returns the [`JoinError`](tokio::task::JoinError) of a panic, for callers that act on it.
-/// `name` is a label of the metric, so it must not vary from call to call.
+/// `name` is a label of the metric. It is written in snake case and doesn't vary from call to call.
 pub fn spawn<F>(name: &'static str, future: F) -> JoinHandle<F::Output>
 where
     F: Future<Output: Send> + Send + 'static,
@@ -58,7 +58,7 @@ pub async fn supervised<F: Future>(name: &'static str, future: F) -> F::Output {
     future.await
 }
 
-/// Reports a panic when it is dropped by one.
+/// Reports a panic when the panic drops it.
 struct PanicGuard {
     task: &'static str,
 }
@@ -112,19 +112,19 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_counted_under_the_name_of_its_task() {
-        let panicked = spawn("test of a panic", async { panic!("on purpose") }).await;
+        let panicked = spawn("test_panic", async { panic!("on purpose") }).await;
         assert!(panicked.unwrap_err().is_panic());
-        assert_eq!(panics_of("test of a panic"), 1);
+        assert_eq!(panics_of("test_panic"), 1);
     }
 
     #[tokio::test]
     async fn a_task_that_ends_or_is_aborted_is_not_counted() {
-        assert_eq!(spawn("test of an end", async { 7 }).await.unwrap(), 7);
-        let endless = spawn("test of an end", std::future::pending::<()>());
+        assert_eq!(spawn("test_end", async { 7 }).await.unwrap(), 7);
+        let endless = spawn("test_end", std::future::pending::<()>());
         tokio::task::yield_now().await;
         endless.abort();
         assert!(endless.await.unwrap_err().is_cancelled());
-        assert_eq!(panics_of("test of an end"), 0);
+        assert_eq!(panics_of("test_end"), 0);
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub(super) struct OpenedEvent {
 
 /// Members of an event in either format. It has no `Debug`, which would show the payload.
 pub(super) struct Event<'a> {
-    /// Id by which duplicates are recognised: the `webhook-id` header, or else the id in the plaintext.
+    /// Id by which duplicates are recognized: the `webhook-id` header, or else the id in the plaintext.
     pub(super) id: Option<Cow<'a, str>>,
     /// Id of the event in the plaintext, the same at every endpoint.
     pub(super) event_id: Option<Cow<'a, str>>,

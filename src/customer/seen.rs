@@ -1,4 +1,4 @@
-//! Recognises deliveries of message ids that were handled before.
+//! Recognizes deliveries of message ids that were handled before.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

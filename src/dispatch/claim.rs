@@ -64,7 +64,7 @@ pub(super) async fn claim_and_deliver<D: Deliver>(
     while deliveries.join_next().await.is_some() {}
 }
 
-/// Lease in the hands of a delivery task. If the task panics, the lease is settled all the same.
+/// Lease of a delivery task. If the task panics, the lease is settled all the same.
 struct LeaseGuard<D: Deliver> {
     /// `None` once the lease is settled.
     lease_and_permit: Option<(Lease, OwnedSemaphorePermit)>,
@@ -85,13 +85,14 @@ impl<D: Deliver> LeaseGuard<D> {
 
 impl<D: Deliver> Drop for LeaseGuard<D> {
     fn drop(&mut self) {
-        // Without a panic the dispatcher itself was dropped. The lease expires, and the queue delivers the job again.
+        // Without a panic, the lease is settled, or the dispatcher itself was dropped. In the second case the lease
+        // expires, and the queue gives out the job again.
         if !std::thread::panicking() {
             return;
         }
         let Some((lease, permit)) = self.lease_and_permit.take() else { return };
         task::report_panic(DELIVERY_TASK);
-        // A second panic here would abort the process. The lease expires instead.
+        // A second panic that leaves this function would abort the process. It is caught, and the lease expires.
         let judged = catch_unwind(AssertUnwindSafe(|| self.deliverer.judge_panic(&lease)));
         let Ok(verdict) = judged else { return };
         let settlement = Settlement { lease, verdict, attempt: None };

@@ -22,11 +22,11 @@ fn check_version(expected: Option<u64>, found: u64) -> Result<(), RegistryError>
     if expected.is_none_or(|expected| expected == found) { Ok(()) } else { Err(RegistryError::Changed) }
 }
 
-fn check_limit(what: &'static str, have: usize, most: usize) -> Result<(), RegistryError> {
-    if have < most {
+fn check_limit(what: &'static str, have: usize, max: usize) -> Result<(), RegistryError> {
+    if have < max {
         return Ok(());
     }
-    Err(RegistryError::Limit { what, most: u64::try_from(most).unwrap_or(u64::MAX) })
+    Err(RegistryError::Limit { what, max: u64::try_from(max).unwrap_or(u64::MAX) })
 }
 
 /// Returns the current time in whole milliseconds, the precision of the stores.

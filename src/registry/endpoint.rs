@@ -18,14 +18,14 @@ pub const MAX_FILTERS: usize = 64;
 /// signature of a delivery.
 pub const MAX_SECRETS: usize = 8;
 
-/// Envelope format of an endpoint's events.
+/// Format of the encrypted events of an endpoint.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum EnvelopeKind {
-    /// Flattened JWE
+    /// Flattened JWE (RFC 7516)
     #[default]
     Jwe,
-    /// The Deno scripts' format: at most 470 bytes at 4096 bits
+    /// RSA-OAEP, the format of the Deno scripts. With a 4096-bit key it holds 470 bytes of payload and timestamp
     RsaOaep,
 }
 
@@ -36,7 +36,7 @@ pub struct EndpointSettings {
     pub url: EndpointUrl,
     /// Note for people.
     pub description: Option<Name>,
-    /// Filters of the event types that it receives.
+    /// Filters of the event types that the endpoint receives.
     pub events: Vec<EventFilter>,
     /// Additional headers of every delivery.
     pub headers: StaticHeaders,
@@ -53,28 +53,28 @@ pub struct EndpointSettings {
 pub struct Endpoint {
     /// Id, which never changes.
     pub id: EndpointId,
-    /// Tenant that it belongs to.
+    /// Tenant that the endpoint belongs to.
     pub tenant: TenantId,
     /// Settings that the provider or the tenant chose.
     pub settings: EndpointSettings,
     /// Live signing secrets, the newest first.
     pub secrets: Vec<SigningSecret>,
-    /// Reason for which it gets no deliveries. `None` while it is enabled.
+    /// Reason why the endpoint gets no deliveries. `None` while it is enabled.
     pub disabled: Option<Disabled>,
-    /// Time of its creation.
+    /// Time of creation.
     pub created_at: Timestamp,
     /// Version, which grows with every change.
     pub version: u64,
 }
 
-/// Changes of an endpoint. A setting whose field is `None` stays.
+/// Changes to an endpoint. A setting whose field is `None` stays.
 #[derive(Debug, Clone, Default)]
 pub struct EndpointPatch {
     /// URL that deliveries are posted to, including the deliveries that are queued already.
     pub url: Option<EndpointUrl>,
     /// Note for people. `Some(None)` removes it.
     pub description: Option<Option<Name>>,
-    /// Filters of the event types that it receives.
+    /// Filters of the event types that the endpoint receives.
     pub events: Option<Vec<EventFilter>>,
     /// Additional headers of every delivery, in place of all existing ones.
     pub headers: Option<StaticHeaders>,
@@ -115,24 +115,24 @@ pub struct SigningSecret {
     pub expires_at: Option<Timestamp>,
 }
 
-/// Reason why an endpoint is disabled, and since when.
+/// State of a disabled endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disabled {
-    /// Reason.
+    /// Reason why the endpoint is disabled.
     pub reason: DisabledReason,
-    /// Time from which it has been disabled.
+    /// Time since which the endpoint is disabled.
     pub since: Timestamp,
 }
 
-/// Reason for which an endpoint is disabled.
+/// Reason why an endpoint is disabled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DisabledReason {
-    /// The tenant disabled it
+    /// The tenant disabled the endpoint
     ByTenant,
-    /// The provider disabled it
+    /// The provider disabled the endpoint. Only the provider can enable it again
     ByProvider,
-    /// The endpoint answered 410 Gone: the customer wants no more deliveries there
+    /// The endpoint answered 410 Gone, so the server disabled it
     Gone,
 }
 

@@ -48,12 +48,12 @@ pub enum RegistryError {
     #[error("{0}")]
     Conflict(&'static str),
     /// A limit is reached.
-    #[error("the limit is reached: {most} {what}")]
+    #[error("the limit is reached: {max} {what}")]
     Limit {
         /// Name of the limited items.
         what: &'static str,
         /// The limit.
-        most: u64,
+        max: u64,
     },
     /// The change couldn't be written. Nothing has changed.
     #[error(transparent)]

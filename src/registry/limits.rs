@@ -12,7 +12,7 @@ use crate::common::json::{present_whole_or_null, whole};
 pub struct Limits {
     /// Maximum number of jobs in the queue at once, over all endpoints.
     pub queued_jobs: u32,
-    /// Maximum number of events per second that are published to the tenant by name, or by the tenant itself.
+    /// Maximum number of events per second that name the tenant, or that it publishes itself.
     pub publishes_per_second: u32,
     /// Maximum number of endpoints.
     pub endpoints: u32,
@@ -30,37 +30,37 @@ impl Limits {
     }
 }
 
-/// A tenant's own limits; the server's default applies where one is absent.
+/// A tenant's own limits. The server's default applies to each limit that is absent or null.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LimitOverrides {
-    /// Jobs in the queue at once, over all endpoints
+    /// Maximum number of queued messages, over all endpoints
     #[serde(default, deserialize_with = "whole")]
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 4294967295_u64, format = Int64)]
     pub queued_jobs: Option<NonZeroU32>,
-    /// Events per second that are published to the tenant by name, or by the tenant itself
+    /// Maximum number of events per second that name the tenant, or that it publishes itself
     #[serde(default, deserialize_with = "whole")]
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 4294967295_u64, format = Int64)]
     pub publishes_per_second: Option<NonZeroU32>,
-    /// Endpoints
+    /// Maximum number of endpoints
     #[serde(default, deserialize_with = "whole")]
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 4294967295_u64, format = Int64)]
     pub endpoints: Option<NonZeroU32>,
 }
 
-/// Changes of a tenant's own limits: an absent one stays, null restores the server's default.
+/// Changes to a tenant's own limits. Absent members keep their value, and null restores the server's default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LimitUpdate {
-    /// Jobs in the queue at once, over all endpoints
+    /// Maximum number of queued messages, over all endpoints
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present_whole_or_null")]
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 4294967295_u64, format = Int64)]
     pub queued_jobs: Option<Option<NonZeroU32>>,
-    /// Events per second that are published to the tenant by name, or by the tenant itself
+    /// Maximum number of events per second that name the tenant, or that it publishes itself
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present_whole_or_null")]
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 4294967295_u64, format = Int64)]
     pub publishes_per_second: Option<Option<NonZeroU32>>,
-    /// Endpoints
+    /// Maximum number of endpoints
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present_whole_or_null")]
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 4294967295_u64, format = Int64)]
     pub endpoints: Option<Option<NonZeroU32>>,

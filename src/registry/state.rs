@@ -45,14 +45,14 @@ pub(super) enum Change {
     DeleteEndpoint(TenantId, EndpointId),
 }
 
-/// Position in the log of changes, up to which a shared registry is in memory.
+/// Position in the shared log. All changes up to it are in memory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Position {
     /// Number of the last change.
     pub(super) version: u64,
     /// Unique mark of the last change. The number alone isn't enough: it is used again if the store loses changes.
     pub(super) mark: String,
-    /// Number of the last change among this server's own.
+    /// Number of the last change that this server made.
     pub(super) own: u64,
 }
 
@@ -75,7 +75,7 @@ pub(super) struct TenantEntry {
     pub(super) public_keys: Vec<Arc<TenantKey>>,
     pub(super) api_keys: BTreeMap<ApiKeyId, Arc<ApiKeyRecord>>,
     pub(super) endpoints: BTreeMap<EndpointId, Arc<Endpoint>>,
-    /// Limiter of the tenant's publishes. A change of the limit starts a new one.
+    /// Limiter of the tenant's publishes. A change of the limit replaces it.
     pub(super) rate: Arc<DefaultDirectRateLimiter>,
 }
 
@@ -228,7 +228,7 @@ impl State {
         }
     }
 
-    /// Returns the API key with that hash.
+    /// Returns the API key with the hash `hash`.
     pub(super) fn api_key(&self, hash: &KeyHash) -> Option<&Arc<ApiKeyRecord>> {
         self.api_keys.get(&hash.bucket())?.iter().find(|key| key.hash == *hash)
     }

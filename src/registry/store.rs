@@ -42,7 +42,7 @@ impl Store {
         }
     }
 
-    /// Decides on changes by the current state, writes them, and applies them in memory.
+    /// Decides on changes from the current state, writes them, and applies them in memory.
     ///
     /// The change runs as a task of its own, so dropping this future doesn't undo it. `turn` is held until it is done.
     pub(super) async fn change<T: Send + 'static>(
@@ -64,14 +64,14 @@ impl Store {
             }
             Self::Redis(store, _) => {
                 let store = Arc::clone(store);
-                task::spawn("registry change", async move {
+                task::spawn("registry_change", async move {
                     let _turn = turn;
                     store.change(decide).await
                 })
             }
             Self::Kafka(store, _) => {
                 let store = Arc::clone(store);
-                task::spawn("registry change", async move {
+                task::spawn("registry_change", async move {
                     let _turn = turn;
                     store.change(decide).await
                 })

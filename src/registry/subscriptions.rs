@@ -1,5 +1,5 @@
-//! The index from event types to endpoints. The cost of a look-up depends on what it finds, not on the number of
-//! endpoints.
+//! The index from event types to endpoints. The cost of a look-up depends on the number of endpoints that it finds, not
+//! on the number of all endpoints.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;

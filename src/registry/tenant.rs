@@ -20,7 +20,7 @@ pub struct Tenant {
     pub id: TenantId,
     /// Name, unique among tenants.
     pub name: Name,
-    /// Limits that differ from the server's.
+    /// Limits that differ from the server's defaults.
     pub limits: LimitOverrides,
     /// Time of its creation.
     pub created_at: Timestamp,
@@ -54,9 +54,9 @@ impl From<TenantId> for TenantRef {
 /// An API key as the registry keeps it, without the key itself.
 #[derive(Debug, Clone)]
 pub struct ApiKeyRecord {
-    /// Id, by which it is revoked.
+    /// Id, by which the key is revoked.
     pub id: ApiKeyId,
-    /// Tenant that owns it. `None` for the provider.
+    /// Tenant that owns the key. `None` for the provider.
     pub tenant: Option<TenantId>,
     /// SHA-256 of the key.
     pub hash: KeyHash,
@@ -72,11 +72,11 @@ pub struct ApiKeyRecord {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum KeyState {
-    /// New events are sealed to it. A tenant with public keys has exactly one active one.
+    /// New events are encrypted with the key. A tenant with public keys has exactly one active key
     Active,
-    /// Another key replaced it. Earlier events may still be on their way, so the customer needs its private half.
+    /// Another key replaced it. Earlier events may be undelivered, so the customer must keep the private key
     Retiring,
-    /// The customer expects no more events that were sealed to it.
+    /// The key is out of use: the customer expects no more events that are encrypted with it
     Retired,
 }
 
@@ -91,7 +91,7 @@ pub struct TenantKey {
     pub bits: u32,
     /// State of the key.
     pub state: KeyState,
-    /// Time at which it was added.
+    /// Time at which the key was added.
     pub created_at: Timestamp,
     /// Time of the last change of its state.
     pub changed_at: Timestamp,

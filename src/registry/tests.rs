@@ -31,7 +31,7 @@ mod conformance;
 
 pub(super) const LIMITS: Limits = Limits { queued_jobs: 100, publishes_per_second: 100, endpoints: 3 };
 
-/// The place of one test's registry, and a data dir for its secret key.
+/// Place of one test's registry, and a data dir for its secret key.
 pub(super) struct Home {
     pub(super) folder: tempfile::TempDir,
     pub(super) place: RegistryPlace,
@@ -42,7 +42,7 @@ impl Home {
         Self { folder: tempfile::tempdir().unwrap(), place: RegistryPlace::DataDir }
     }
 
-    /// Places it in the Redis that all tests share, under a prefix of its own.
+    /// Returns a home in the Redis that all tests share, under a prefix of its own.
     pub(super) fn in_redis() -> Self {
         Self::at(&test_services::redis_url())
     }
@@ -53,7 +53,7 @@ impl Home {
         Self { folder: tempfile::tempdir().unwrap(), place: RegistryPlace::Redis(config) }
     }
 
-    /// Places it in the Kafka that all tests share, in a topic of its own.
+    /// Returns a home in the Kafka that all tests share, in a topic of its own.
     pub(super) async fn in_kafka() -> Self {
         let brokers = test_services::kafka_brokers();
         let topic = format!("test-{}", uuid::Uuid::new_v4().simple());
@@ -91,14 +91,14 @@ impl Home {
     /// Returns the error from opening the registry.
     pub(super) async fn open_error(&self) -> String {
         match self.open().await {
-            Ok(_) => panic!("the registry opens"),
+            Ok(_) => panic!("the registry opened"),
             Err(error) => format!("{:#}", anyhow::Error::from(error)),
         }
     }
 
     fn database_error(&self) -> String {
         match self.open_database() {
-            Ok(_) => panic!("the registry opens"),
+            Ok(_) => panic!("the registry opened"),
             Err(error) => format!("{:#}", anyhow::Error::from(error)),
         }
     }
@@ -340,7 +340,7 @@ fn waiting_changes_leave_blocking_threads_free() {
     assert_eq!(registry.count().0, 10);
 }
 
-/// Whether a filter matches an event type, in the plainest implementation.
+/// Returns whether a filter matches an event type, by comparing the texts.
 fn matches_plainly(filter: &str, kind: &str) -> bool {
     filter == "*" || filter == kind || filter.strip_suffix('*').is_some_and(|group| kind.starts_with(group))
 }

@@ -21,7 +21,7 @@ pub struct Summary {
     pub seconds: f64,
     /// Accepted events per second.
     pub accepted_per_second: f64,
-    /// Milliseconds from the time an event was due to its response.
+    /// Milliseconds until the response, from when an event was sent, or from when it was due if it was sent late.
     pub latency_ms: Latency,
     /// Reason of the first refusal.
     pub first_refusal: Option<String>,
@@ -30,7 +30,7 @@ pub struct Summary {
     pub is_without_server: bool,
 }
 
-/// Percentiles in milliseconds.
+/// Percentiles of the latency, in milliseconds.
 #[derive(Debug, Serialize)]
 pub struct Latency {
     /// Median.
@@ -123,7 +123,7 @@ impl Tally {
         }
     }
 
-    /// Summarises a load that took `elapsed`.
+    /// Summarizes a load that took `elapsed`.
     pub(super) fn summary(self, elapsed: Duration) -> Summary {
         let milliseconds_at = |quantile: f64| {
             let micros = self.latencies.as_ref().map_or(0, |latencies| latencies.value_at_quantile(quantile));

@@ -61,7 +61,7 @@ impl Operation {
     }
 }
 
-/// Result of one batch, whichever the operation.
+/// Result of one batch of either operation.
 struct BatchResult {
     matched: u64,
     done: u64,
@@ -83,7 +83,7 @@ pub(super) struct BatchPlan<'a> {
 /// Result of an operation, complete or not.
 pub(super) struct BatchOutcome {
     pub(super) done: u64,
-    /// Reason why it ended early, if it did.
+    /// Reason why the operation ended early, if it did.
     pub(super) stopped: Option<StopReason>,
 }
 
@@ -93,7 +93,7 @@ pub(super) enum StopReason {
     Refused(ClientError),
     /// A signal came.
     Interrupted,
-    /// The server did none of a batch: the remaining dead letters can't be replayed.
+    /// The server replayed no dead letter of a batch, so the remaining ones can't be replayed.
     Stuck,
 }
 
@@ -198,7 +198,7 @@ impl<'a> BatchPlan<'a> {
                     "{not_all}, because their stored messages are damaged; `whk dlq list --cause damaged` lists them"
                 )
             }
-            // Refused from the start: the exit code is that of the refusal. Done in part: it is that of a failure.
+            // If nothing was done, the exit code is that of the refusal. After a part was done, it is that of a failure.
             Some(StopReason::Refused(error)) if outcome.done == 0 => Err(error.into()),
             Some(StopReason::Refused(error)) => anyhow::bail!("{not_all}: {error}"),
         }
@@ -235,9 +235,9 @@ impl Pacer {
 
     /// Returns the size of the next batch.
     fn batch(&self) -> u32 {
-        let most = u32::try_from(MAX_BATCH).unwrap_or(u32::MAX);
+        let max = u32::try_from(MAX_BATCH).unwrap_or(u32::MAX);
         // `as` saturates at the bounds of u32.
-        self.rate.map_or(most, |rate| ((rate / BATCHES_PER_SECOND) as u32).clamp(1, most))
+        self.rate.map_or(max, |rate| ((rate / BATCHES_PER_SECOND) as u32).clamp(1, max))
     }
 
     fn advance(&mut self, done: u64) {

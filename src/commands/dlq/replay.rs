@@ -16,7 +16,7 @@ Examples:
   whk dlq replay --all --fault system
 
 A message that dies again during the replay isn't replayed again. When the queue is full, the replay waits for room.
-The message id stays the same, so a customer who handled the message already recognises it by webhook-id.")]
+The message id stays the same, so a customer who handled the message already recognizes it by webhook-id.")]
 pub(super) struct Args {
     #[command(flatten)]
     select: SelectArgs,

@@ -13,7 +13,7 @@ use crate::common::id::{EndpointId, MessageId};
 use crate::common::retry::{CauseKind, Fault};
 use crate::exit::UsageError;
 
-/// Conditions. A dead letter must meet all that are given.
+/// Conditions on dead letters. A dead letter must meet every condition that is given.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Selection")]
 pub(super) struct FilterArgs {
@@ -115,8 +115,8 @@ impl SelectArgs {
             return Ok(self.ids.iter().map(one).collect());
         }
         if !self.all && !self.filter.is_given() {
-            let needed = "which ones? pass message ids, --tenant NAME, --endpoint, --cause, --fault, --since or --until; \
-                          or --all";
+            let needed = "no dead letters are selected; pass message ids, --tenant NAME, --endpoint, --cause, --fault, --since or \
+                          --until, or --all";
             return Err(UsageError(needed.into()));
         }
         Ok(vec![DeadSelection { all: true, ..self.filter.selection() }])

@@ -29,7 +29,7 @@ pub(super) struct RequestedTopics {
     pub(super) min_in_sync: i32,
     pub(super) retention: Duration,
     pub(super) dead_retention: Duration,
-    pub(super) most_bytes: u32,
+    pub(super) max_bytes: u32,
 }
 
 /// Topics to create, and findings about the existing ones.
@@ -47,10 +47,10 @@ impl RequestedTopics {
     /// Returns the topics for jobs, retries, dead letters and tenants, in this order.
     pub(super) fn topics(&self, topics: &Topics) -> [WantedTopic; 4] {
         let milliseconds = |duration: Duration| duration.as_millis().to_string();
-        let most_of = |name: &str| match [&topics.retry, &topics.dead].into_iter().any(|topic| topic == name)
+        let max_bytes_of = |name: &str| match [&topics.retry, &topics.dead].into_iter().any(|topic| topic == name)
         {
-            true => self.most_bytes.saturating_add(HISTORY_BYTES),
-            false => self.most_bytes,
+            true => self.max_bytes.saturating_add(HISTORY_BYTES),
+            false => self.max_bytes,
         };
         let of = |name: &str, partitions, cleanup: &str, own: &[(&'static str, String)]| WantedTopic {
             name: name.to_owned(),
@@ -58,7 +58,7 @@ impl RequestedTopics {
             replication: self.replication,
             settings: [
                 (CLEANUP, cleanup.to_owned()),
-                (MAX_BYTES, most_of(name).to_string()),
+                (MAX_BYTES, max_bytes_of(name).to_string()),
                 (IN_SYNC, self.min_in_sync.to_string()),
             ]
             .into_iter()
@@ -183,7 +183,7 @@ mod tests {
             min_in_sync: 1,
             retention: week,
             dead_retention: week,
-            most_bytes: 4 << 20,
+            max_bytes: 4 << 20,
         };
         asked.topics(&Topics::parse("events", "whk.tenants").unwrap())
     }

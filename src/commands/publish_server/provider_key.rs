@@ -6,14 +6,14 @@ use crate::common::crypto::api_key::{ApiKey, KeyKind};
 use crate::common::data_dir::DataDir;
 use crate::registry::Registry;
 
-/// Makes an API key for the provider if the registry has none, or if the key in `dir` is to be replaced.
+/// Creates an API key for the provider if the registry has none, or if the key in `dir` is to be replaced.
 ///
-/// The key is written to its file before the registry accepts it. In the other order, a crash in between would leave a key
-/// that is in force and written nowhere, and the next start would make no other. If several servers with one registry
-/// start at the same moment, one of them makes the key.
+/// The key is written to its file before the registry accepts it. In the other order, a crash in between would leave a
+/// valid key that no file holds, and the next start would create no other. If several servers with one registry start at
+/// the same moment, only one of them creates the key.
 ///
 /// # Errors
-/// The key can't be made, written or stored.
+/// The key can't be generated, written or stored.
 pub(super) async fn ensure_provider_key(
     registry: &Registry,
     dir: &DataDir,

@@ -60,7 +60,7 @@ pub(super) struct AddArgs {
     /// Deliver in strict order: each message waits until the one before it is delivered or dead
     #[arg(long)]
     ordered: bool,
-    /// File with the signing secret to use, `whsec_…`. Default: a new secret is made
+    /// File with the signing secret to use, `whsec_…`. Default: a new secret is generated
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
 }

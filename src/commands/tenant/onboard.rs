@@ -41,7 +41,7 @@ pub(super) struct Args {
     /// Deliver in strict order: each message waits until the one before it is delivered or dead
     #[arg(long)]
     ordered: bool,
-    /// File with a signing secret that the customer has already, `whsec_…`. Default: a new secret is made
+    /// File with a signing secret that the customer has already, `whsec_…`. Default: a new secret is generated
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
 }

@@ -24,7 +24,7 @@ pub(super) enum Command {
         /// (30 days)
         #[arg(long, value_parser = overlap, default_value = "24h", value_name = "DURATION")]
         overlap: Duration,
-        /// File with the new secret, `whsec_…`. Default: a new secret is made
+        /// File with the new secret, `whsec_…`. Default: a new secret is generated
         #[arg(long, value_name = "FILE")]
         secret_file: Option<PathBuf>,
     },

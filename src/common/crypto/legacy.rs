@@ -21,13 +21,13 @@ const OAEP_SHA1_OVERHEAD: u32 = 2 * 20 + 2;
 pub enum LegacyError {
     /// The payload doesn't fit into one RSA block.
     #[error(
-        "the rsa-oaep envelope holds {most} bytes with this key and the payload needs {needed}; use --envelope jwe"
+        "the rsa-oaep envelope holds {max} bytes with this key and the payload needs {needed}; use --envelope jwe"
     )]
     TooLarge {
         /// Bytes of the payload with its frame.
         needed: usize,
         /// Maximum bytes with this key.
-        most: u32,
+        max: u32,
     },
     /// The text isn't a JSON string of base64.
     #[error("not a JSON string of base64")]
@@ -63,9 +63,9 @@ pub fn capacity(key: &PublicKey) -> u32 {
 pub fn seal(key: &PublicKey, payload: &RawValue, timestamp_ms: i64) -> Result<Bytes, LegacyError> {
     let message = serde_json::to_vec(&LegacyMessage { payload, timestamp: timestamp_ms });
     let message = Zeroizing::new(message.map_err(|_| LegacyError::Malformed)?);
-    let most = capacity(key);
-    if u32::try_from(message.len()).map_or(true, |length| length > most) {
-        return Err(LegacyError::TooLarge { needed: message.len(), most });
+    let max = capacity(key);
+    if u32::try_from(message.len()).map_or(true, |length| length > max) {
+        return Err(LegacyError::TooLarge { needed: message.len(), max });
     }
     let encrypted = key.rsa().oaep_encrypt::<Sha1>(&message).map_err(LegacyError::Encrypt)?;
     Ok(format!("\"{}\"", STANDARD.encode(encrypted)).into())
@@ -121,7 +121,7 @@ mod tests {
         let payload = |bytes: usize| raw(&format!("\"{}\"", "x".repeat(bytes)));
         assert!(seal(&key, &payload(214 - frame), 1_700_000_000_000).is_ok());
         let over = seal(&key, &payload(215 - frame), 1_700_000_000_000);
-        assert!(matches!(over, Err(LegacyError::TooLarge { needed: 215, most: 214 })));
+        assert!(matches!(over, Err(LegacyError::TooLarge { needed: 215, max: 214 })));
     }
 
     #[test]

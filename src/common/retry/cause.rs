@@ -122,8 +122,8 @@ impl CauseKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Fault {
-    /// The endpoint refused the event or can't be reached
+    /// The customer's endpoint failed, or is gone, disabled or not allowed
     Customer,
-    /// The server that runs whk failed
+    /// The operator's system failed: the delivery was interrupted, or the stored job is damaged
     System,
 }

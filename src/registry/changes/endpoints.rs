@@ -34,11 +34,11 @@ impl Registry {
                     "the tenant has no public key yet, and nothing is delivered unsealed: add one first",
                 ));
             }
-            let most = state.limits(entry.tenant.limits).endpoints;
+            let max = state.limits(entry.tenant.limits).endpoints;
             check_limit(
                 "endpoints (delete one, or ask the provider for more)",
                 entry.endpoints.len(),
-                usize::try_from(most).unwrap_or(usize::MAX),
+                usize::try_from(max).unwrap_or(usize::MAX),
             )?;
             let endpoint = Arc::new(Endpoint {
                 id: EndpointId::new(),

@@ -36,7 +36,7 @@ impl Registry {
                 let retired = entry.public_keys.iter().filter(|key| key.state == KeyState::Retired);
                 let oldest = retired.min_by_key(|key| key.changed_at).ok_or(RegistryError::Limit {
                     what: "public keys that aren't retired",
-                    most: u64::try_from(MAX_PUBLIC_KEYS).unwrap_or(u64::MAX),
+                    max: u64::try_from(MAX_PUBLIC_KEYS).unwrap_or(u64::MAX),
                 })?;
                 changes.push(Change::DeletePublicKey(tenant, oldest.kid.clone()));
             }

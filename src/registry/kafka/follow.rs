@@ -211,7 +211,7 @@ impl Follower {
                 if following.is_ok() {
                     return;
                 }
-                report_panic("registry follower");
+                report_panic("registry_follower");
                 has_panicked = true;
                 std::thread::sleep(RELOAD_DELAY);
             }

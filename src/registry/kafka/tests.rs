@@ -153,7 +153,7 @@ async fn a_limit_holds_when_servers_change_concurrently() {
     let started = Instant::now();
     let added = adding.join_all().await;
     println!("twenty at once: {:?}", started.elapsed());
-    let refused = added.iter().filter(|added| matches!(added, Err(RegistryError::Limit { most: 12, .. })));
+    let refused = added.iter().filter(|added| matches!(added, Err(RegistryError::Limit { max: 12, .. })));
     assert_eq!((added.iter().flatten().count(), refused.count()), (12, 8), "{added:?}");
     assert_eq!(home.open_server().await.count(), (1, 12));
 }

@@ -65,7 +65,7 @@ impl Follower {
                 let _ = tokio::time::timeout(POLL_INTERVAL, changed.notified()).await;
                 // A panic is logged and counted, and the next round starts over.
                 let store = Arc::clone(&store);
-                let catching_up = task::spawn("registry follower", async move {
+                let catching_up = task::spawn("registry_follower", async move {
                     store.catch_up_with_backoff().await;
                 });
                 drop(AbortOnDropHandle::new(catching_up).await);

@@ -132,7 +132,7 @@ async fn a_limit_holds_when_servers_change_concurrently() {
         }
     }
     let added = adding.join_all().await;
-    let refused = added.iter().filter(|added| matches!(added, Err(RegistryError::Limit { most: 120, .. })));
+    let refused = added.iter().filter(|added| matches!(added, Err(RegistryError::Limit { max: 120, .. })));
     assert_eq!((added.iter().flatten().count(), refused.count()), (120, 80));
     assert_eq!(home.server().await.count(), (1, 120));
 }

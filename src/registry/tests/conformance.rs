@@ -147,7 +147,7 @@ async fn limits_versions_and_unique_names_are_enforced(home: &Home) {
     add_endpoint(&registry, tenant, &["*"]).await;
     add_endpoint(&registry, tenant, &["*"]).await;
     let fourth = registry.add_endpoint(tenant, settings(&["*"]), Secret::generate().unwrap()).await;
-    assert!(matches!(fourth, Err(RegistryError::Limit { most: 3, .. })));
+    assert!(matches!(fourth, Err(RegistryError::Limit { max: 3, .. })));
     let taken = registry.update_tenant(other, None, Some(name("Acme")), None).await;
     assert!(matches!(taken, Err(RegistryError::Conflict(_))));
     registry.update_tenant(tenant, Some(1), Some(name("New")), None).await.unwrap();

@@ -187,7 +187,7 @@ fn each_failure_of_dlq_has_its_exit_code() {
     let acme = server.api().subscribe("Acme", &customer.url(), &["*"]);
     let published: Vec<String> = make_dead_letters(&acme, 3).into_iter().collect();
     for (arguments, expected, part) in [
-        (vec!["dlq", "replay"], 64, "which ones?"),
+        (vec!["dlq", "replay"], 64, "no dead letters are selected"),
         (vec!["dlq", "purge", "--tenant", "me"], 64, "--all"),
         (vec!["dlq", "replay", "--all", "--rate", "0"], 64, "--rate"),
         (vec!["dlq", "list", "--cause", "none"], 64, "--cause"),

@@ -22,7 +22,7 @@ struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// Mounts one; `None` where this user may not mount.
+    /// Mounts a file system of `mebibytes`. Returns `None` if the user may not mount.
     fn mount(mebibytes: u32) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let options = format!("size={mebibytes}m,mode=700");
@@ -130,7 +130,7 @@ fn an_unusable_queue_is_refused_with_the_reason() {
     assert_eq!(newer.status.code(), Some(64), "{}", stderr(&newer));
     assert!(stderr(&newer).contains("newer whk"), "{}", stderr(&newer));
     let foreign = open(&|folder| {
-        // The write-ahead log, where the process ended before it was merged into the database.
+        // The write-ahead log exists only if the process ended before it was merged into the database.
         drop(std::fs::remove_file(folder.join("queue.db-wal")));
         std::fs::write(folder.join("queue.db"), "x".repeat(8_192)).unwrap();
     });

@@ -14,7 +14,7 @@ fn sigterm_delivers_the_queued_jobs_and_exits_with_0() {
     server.signal("TERM");
     customer.events(40);
     assert_eq!(server.wait().code(), Some(0), "{}", server.log());
-    assert!(server.log().contains("nothing is left"));
+    assert!(server.log().contains("no jobs are left"));
 }
 
 #[test]

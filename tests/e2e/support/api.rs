@@ -1,4 +1,4 @@
-//! A client of the HTTP API, with one API key.
+//! The HTTP API as the tests call it, and the tenants that they create through it.
 
 use serde_json::json;
 
