@@ -170,7 +170,9 @@ impl DeliveryService {
             anyhow::bail!("{}; a longer --drain-timeout gives them more time", lost_jobs(lost.len()));
         }
         if !in_time {
-            tracing::warn!("some deliveries hadn't finished within --drain-timeout; their jobs will be delivered again");
+            tracing::warn!(
+                "some deliveries hadn't finished within --drain-timeout; their jobs will be delivered again"
+            );
         }
         if self.queue.capabilities().is_shared {
             tracing::info!("stopped; the queue keeps what is left for other processes, or the next start");

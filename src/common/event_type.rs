@@ -94,7 +94,8 @@ impl fmt::Display for EventFilter {
 
 fn is_type(text: &str) -> bool {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-:/".contains(&byte);
-    text.len() <= MAX_TYPE_BYTES && text.split('.').all(|name| !name.is_empty() && name.bytes().all(is_allowed))
+    text.len() <= MAX_TYPE_BYTES
+        && text.split('.').all(|name| !name.is_empty() && name.bytes().all(is_allowed))
 }
 
 #[cfg(test)]

@@ -47,11 +47,11 @@ impl RequestedTopics {
     /// Returns the topics for jobs, retries, dead letters and tenants, in this order.
     pub(super) fn topics(&self, topics: &Topics) -> [WantedTopic; 4] {
         let milliseconds = |duration: Duration| duration.as_millis().to_string();
-        let max_bytes_of = |name: &str| match [&topics.retry, &topics.dead].into_iter().any(|topic| topic == name)
-        {
-            true => self.max_bytes.saturating_add(HISTORY_BYTES),
-            false => self.max_bytes,
-        };
+        let max_bytes_of =
+            |name: &str| match [&topics.retry, &topics.dead].into_iter().any(|topic| topic == name) {
+                true => self.max_bytes.saturating_add(HISTORY_BYTES),
+                false => self.max_bytes,
+            };
         let of = |name: &str, partitions, cleanup: &str, own: &[(&'static str, String)]| WantedTopic {
             name: name.to_owned(),
             partitions,
