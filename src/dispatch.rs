@@ -34,8 +34,8 @@ use crate::registry::endpoint::Endpoint;
 use claim::{Deliver, claim_and_deliver};
 use settle::settle_verdicts;
 
-/// Maximum jobs claimed, and verdicts settled, per call to the queue. A batch of this size shares the cost of a lock or a
-/// commit among many jobs.
+/// Maximum jobs claimed, and verdicts settled, per call to the queue. A batch of this size shares the cost of a lock or
+/// a commit among many jobs.
 const BATCH: usize = 64;
 
 /// Delay before a call to the queue is repeated after it failed.

@@ -21,8 +21,8 @@
 //! 3. [`queue`] stores the jobs: on disk ([`queue::disk`]), in memory ([`queue::memory`]), in Redis ([`queue::redis`]) or in
 //!    Kafka ([`queue::kafka`]). [`queue::lanes`] decides which job is next, and [`queue::throttle`] slows down endpoints
 //!    that fail.
-//! 4. [`dispatch`] claims jobs and looks up the current URL and secrets of their endpoints. No other module claims jobs or
-//!    makes attempts.
+//! 4. [`dispatch`] claims jobs and looks up the current URL and secrets of their endpoints. No other module claims jobs
+//!    or makes attempts.
 //! 5. [`deliver`] makes one attempt: it checks the address, signs the request and sends it.
 //! 6. [`common::retry`] turns the outcome into a verdict: done, retry at a certain time, or dead with a cause. The queue
 //!    settles the job with it.

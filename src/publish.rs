@@ -66,8 +66,8 @@ impl Publisher {
     /// Publishes `event` to every endpoint of `audience` that subscribes to its type.
     ///
     /// Seals the payload once per tenant and envelope, and pushes one job per endpoint to the queue, all in one call.
-    /// When this returns `Ok`, the queue's durability promise holds for every message in the outcome. An event without a
-    /// subscriber has an outcome without messages.
+    /// When this returns `Ok`, the queue's durability promise holds for every message in the outcome. An event without
+    /// a subscriber has an outcome without messages.
     ///
     /// # Errors
     /// The named tenant exceeds a limit, every recipient is refused, or the payload can't be sealed. The queue is full,

@@ -15,7 +15,7 @@ Examples:
   WHK_API_KEY=whk_tenant_… whk message --tenant me msg_01a20a3c5d8b7c11a0b1c2d3e4f50617
 
 The server knows every message that is queued or dead, and the latest delivered ones: their number is its \
---message-history. It keeps the latest attempts of each.
+--message-history. It keeps the latest attempts of each. With --queue kafka it knows dead letters only.
 Exit status: 0 done, 1 the server knows no such message, 64 usage, 66 a file doesn't exist, 69 the server can't be reached, \
 77 the API key has no permission.")]
 pub struct Args {
@@ -31,7 +31,7 @@ pub struct Args {
 /// The flag that limits a command to the messages of one tenant.
 #[derive(Debug, clap::Args)]
 pub(super) struct TenantFilter {
-    /// Only messages of this tenant, given by name or id. A tenant's own API key needs `--tenant me`
+    /// Only messages of this tenant, given by name or id. With a tenant's own API key, pass `--tenant me`
     #[arg(long, value_name = "TENANT")]
     pub(super) tenant: Option<String>,
 }

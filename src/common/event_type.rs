@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// Maximum length of an event type, or of a filter, in bytes. The registry's index holds every type that has a subscriber.
+/// Maximum length of an event type, or of a filter, in bytes. The registry's index holds every type that has a
+/// subscriber.
 pub const MAX_TYPE_BYTES: usize = 256;
 
 /// Event type: names of ASCII letters, digits and `_ - : /`, separated by dots. Case matters.

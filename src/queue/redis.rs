@@ -48,8 +48,8 @@
 //! # Limits
 //!
 //! A push is atomic for jobs of one shard that fit into one call (500 jobs, 4 MiB). A larger push may be stored in part
-//! if Redis fails in the middle. A push over several shards may also be stored in part if only some of them have room. The
-//! stored part is delivered, and repeating the push with the same ids adds only the rest.
+//! if Redis fails in the middle. A push over several shards may also be stored in part if only some of them have room.
+//! The stored part is delivered, and repeating the push with the same ids adds only the rest.
 //!
 //! In a cluster each server enforces `max_jobs` and `max_bytes` with the totals that it last heard from the shards.
 //! Servers that publish at the same time may exceed them slightly.

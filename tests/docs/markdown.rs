@@ -16,9 +16,9 @@ pub(crate) struct Document {
 /// A sentence or a code block, with the number of its first line.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Part {
-    /// One sentence, table row or heading.
+    /// A sentence, table row or heading.
     Sentence { line: usize, text: String },
-    /// One fenced block.
+    /// A fenced block.
     Block { line: usize, language: String, text: String },
 }
 

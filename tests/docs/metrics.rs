@@ -9,7 +9,7 @@ use whk::common::task;
 use super::markdown::{Document, code};
 use super::{assert_none, documents};
 
-/// What API keys begin with; they look like metrics.
+/// Prefixes of API keys, which look like names of metrics.
 const API_KEYS: [&str; 2] = ["whk_provider_", "whk_tenant_"];
 
 /// Returns the names that a text of OpenMetrics has: its samples, and its histograms and gauges as a whole.

@@ -9,7 +9,7 @@ use super::{assert_none, documents, root};
 /// Folders at the root. A word that begins with one of them is a path.
 const FOLDERS: [&str; 7] = ["src/", "tests/", "benches/", "scripts/", "fixtures/", "docs/", ".ci/"];
 
-/// What source files end in. A word that ends in one of them is a path as well.
+/// Suffixes of source files. A word with such a suffix is a path as well.
 const ENDINGS: [&str; 8] = [".rs", ".lua", ".sql", ".sh", ".py", ".mjs", ".toml", ".md"];
 
 /// The data dir unless `--data-dir` names another.

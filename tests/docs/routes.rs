@@ -9,7 +9,7 @@ use super::{assert_none, documents};
 
 const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 
-/// Where the quick start's server listens; other ports are those of customers and their applications.
+/// Address of the quick start's server. Other ports belong to customers and their applications.
 const SERVER: [&str; 2] = ["http://localhost:4242", "http://127.0.0.1:4242"];
 
 /// Methods by path.

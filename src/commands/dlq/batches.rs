@@ -198,7 +198,8 @@ impl<'a> BatchPlan<'a> {
                     "{not_all}, because their stored messages are damaged; `whk dlq list --cause damaged` lists them"
                 )
             }
-            // If nothing was done, the exit code is that of the refusal. After a part was done, it is that of a failure.
+            // If nothing was done, the exit code is that of the refusal. After a part was done, it is that of a
+            // failure.
             Some(StopReason::Refused(error)) if outcome.done == 0 => Err(error.into()),
             Some(StopReason::Refused(error)) => anyhow::bail!("{not_all}: {error}"),
         }

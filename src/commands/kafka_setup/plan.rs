@@ -10,12 +10,13 @@ use crate::common::kafka::admin::{FoundTopic, WantedTopic};
 pub(super) const CLEANUP: &str = "cleanup.policy";
 pub(super) const RETENTION: &str = "retention.ms";
 pub(super) const MAX_BYTES: &str = "max.message.bytes";
+pub(super) const IN_SYNC: &str = "min.insync.replicas";
+/// Name of the setting for how long deletions stay readable. A server that was away for longer reads the whole registry
+/// again.
+const TOMBSTONE_RETENTION: &str = "delete.retention.ms";
 
 /// Bytes by which a record may grow on its way to another topic: its attempts and its cause of death.
 const HISTORY_BYTES: u32 = 64 << 10;
-pub(super) const IN_SYNC: &str = "min.insync.replicas";
-/// Setting: time for which deletions stay readable. A server that was away for longer has to read the whole registry again.
-const TOMBSTONE_RETENTION: &str = "delete.retention.ms";
 
 /// Minimum retention of retries. A retry waits for up to a day, and its record keeps the time stamp of the publication.
 const MIN_RETRY_RETENTION: Duration = Duration::from_secs(30 * 86_400);
@@ -91,8 +92,8 @@ pub(super) fn plan(wanted: &[WantedTopic; 4], found: &[Option<FoundTopic>; 4]) -
     let common = judge_partitions(&mut plan, jobs, found_jobs);
     if let Some(found) = found_registry.as_ref().filter(|found| found.partitions.len() != 1) {
         plan.problems.push(format!(
-            "{} has {} partitions, and changes are in order only within one: --recreate creates it again without its \
-             tenants, or --kafka-registry-topic names another topic",
+            "{} has {} partitions, and changes are in order only within one: --recreate deletes all topics with their \
+             records and creates them again, or --kafka-registry-topic names another topic",
             registry.name,
             found.partitions.len()
         ));
@@ -107,7 +108,8 @@ pub(super) fn plan(wanted: &[WantedTopic; 4], found: &[Option<FoundTopic>; 4]) -
     plan
 }
 
-/// Returns the number of partitions of the missing topics: that of the existing ones.
+/// Returns the number of partitions that all topics must have: the requested number, or that of an existing topic with
+/// more.
 fn judge_partitions(plan: &mut Plan, wanted: &[WantedTopic], found: &[Option<FoundTopic>]) -> i32 {
     let asked = wanted.first().map_or(1, |topic| topic.partitions);
     let there: Vec<(&str, i32)> = wanted
@@ -124,7 +126,7 @@ fn judge_partitions(plan: &mut Plan, wanted: &[WantedTopic], found: &[Option<Fou
             let needed = if most > asked { "the others have" } else { "--partitions asks for" };
             plan.problems.push(format!(
                 "{topic} has {partitions} of the {most} partitions that {needed}: kafka-topics --alter --topic {topic} \
-                 --partitions {most} adds them, once no job is waiting; or --recreate creates it again, empty"
+                 --partitions {most} adds them, once no job is waiting; or --recreate deletes all topics and creates them again, empty"
             ));
         } else if is_even && most > asked {
             plan.notes
@@ -140,8 +142,8 @@ fn judge_settings(plan: &mut Plan, wanted: &WantedTopic, found: &FoundTopic) {
         let Some(there) = found.setting(name) else { continue };
         let is_less = there.parse::<u64>().ok() < value.parse::<u64>().ok();
         let how = format!(
-            "kafka-configs --alter --topic {topic} --add-config {name}=[{value}] sets it; or --recreate creates the \
-             topic again, empty"
+            "kafka-configs --alter --topic {topic} --add-config {name}=[{value}] sets it; or --recreate deletes all \
+             topics and creates them again, empty"
         );
         match *name {
             CLEANUP if policies(there) != policies(value) => {

@@ -20,7 +20,7 @@ pub(super) struct DataArgs {
     #[arg(long, env = "WHK_DATA_DIR", default_value = DATA_DIR, value_name = "DIR")]
     pub(super) data_dir: PathBuf,
     /// File with the key that encrypts the registry's secrets: 32 bytes in base64. Servers that share a registry need the
-    /// same key. Default: secret.key in --data-dir, made by the first start
+    /// same key. Default: secret.key in --data-dir, created at the first start
     #[arg(long, env = "WHK_SECRET_KEY_FILE", value_name = "FILE")]
     pub(super) secret_key_file: Option<PathBuf>,
     /// Replace the provider's API key in provider_key.txt with a new one, and revoke the old one
@@ -71,8 +71,8 @@ pub(super) struct LimitArgs {
     /// Default: 1,000,000, or 10,000 in memory
     #[arg(long, env = "MAX_QUEUE_SIZE", value_parser = at_least_one, value_name = "JOBS")]
     max_queue_size: Option<usize>,
-    /// Maximum bytes of undelivered jobs in the queue; further events are answered 503. Not used with --queue kafka.
-    /// Default: 8 GiB on disk, 1 GiB in Redis, 256 MiB in memory
+    /// Maximum bytes of undelivered jobs in the queue; further events are answered 503. With --queue kafka it limits only
+    /// the jobs of one event. Default: 8 GiB on disk, 1 GiB in Redis or Kafka, 256 MiB in memory
     #[arg(long, value_parser = at_least_one, value_name = "BYTES")]
     max_queue_bytes: Option<usize>,
     /// Maximum bytes of one payload; larger ones are answered 413
@@ -114,7 +114,7 @@ impl LimitArgs {
         let (jobs, bytes) = match kind {
             QueueKind::Memory => (MEMORY_JOBS, MEMORY_BYTES),
             QueueKind::Disk => (DURABLE_JOBS, DISK_BYTES),
-            // Kafka doesn't count what is queued. There these limit the jobs of one event.
+            // Kafka doesn't count the queued jobs. With Kafka, these limits apply to the jobs of one event.
             _ => (DURABLE_JOBS, REDIS_BYTES),
         };
         (self.max_queue_size.unwrap_or(jobs), self.max_queue_bytes.unwrap_or(bytes))

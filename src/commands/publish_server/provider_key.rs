@@ -9,8 +9,8 @@ use crate::registry::Registry;
 /// Creates an API key for the provider if the registry has none, or if the key in `dir` is to be replaced.
 ///
 /// The key is written to its file before the registry accepts it. In the other order, a crash in between would leave a
-/// valid key that no file holds, and the next start would create no other. If several servers with one registry start at
-/// the same moment, only one of them creates the key.
+/// valid key that no file holds, and the next start would create no other. If several servers with one registry start
+/// at the same moment, only one of them creates the key.
 ///
 /// # Errors
 /// The key can't be generated, written or stored.

@@ -10,7 +10,7 @@ use crate::common::id::ApiKeyId;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Make an API key for a tenant; the key is shown only once
+    /// Create an API key for a tenant; the key is shown only once
     Create {
         #[command(flatten)]
         tenant: NamedTenantArg,
@@ -30,7 +30,7 @@ pub(super) enum Command {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ProviderCommand {
-    /// Make another API key for the provider; the key is shown only once
+    /// Create another API key for the provider; the key is shown only once
     Create(NewKeyArgs),
     /// List the provider's API keys by id and first characters
     List,

@@ -16,8 +16,8 @@ use crate::common::clock::after;
 /// Longest `Retry-After` that is honoured. A longer one is cut to this.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
-/// Interrupted attempts that a job is allowed beyond the attempts of its policy. The queue counts them: those in
-/// memory and on disk forget them when the process ends.
+/// Interrupted attempts that a job is allowed beyond the attempts of its policy. The queue counts them. A queue in memory
+/// or on disk forgets the count when the process ends.
 const MAX_INTERRUPTED: u32 = 5;
 
 /// Shortest delay of a job whose endpoint can't be looked up because the registry is unavailable.
@@ -67,7 +67,7 @@ pub enum DeliveryResult {
     Outdated(Outcome),
     /// No attempt was made.
     Skipped {
-        /// Time at which that was decided.
+        /// Time of the decision.
         at: Timestamp,
         /// Reason.
         reason: SkipReason,
