@@ -1,4 +1,4 @@
-//! Client of a publish-server's HTTP API, for `whk tenant` and `whk dlq`.
+//! Client of a publish-server's HTTP API, for `whk tenant`, `whk dlq` and `whk message`.
 
 use std::fmt;
 use std::time::Duration;

@@ -7,7 +7,7 @@
 //! queue.db          jobs, dead letters, attempts (SQLite; queue/disk), with --queue disk
 //! queue.reserve     reserved space, freed when the disk is full
 //! secret.key        key that encrypts the secrets of the registry, unless --secret-key-file names another
-//! provider_key.txt  the provider's first API key, written by the first start; one of the servers of a shared registry has it
+//! provider_key.txt  the provider's first API key, written at the first start; one of the servers of a shared registry has it
 //! ```
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
@@ -31,7 +31,7 @@ const MAX_CONSUMERS: u32 = 1_000;
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
     /// The folder or a file in it can't be created, read or written.
-    #[error("{doing} {path}; --data-dir names another folder")]
+    #[error("{doing} {path}; pass another folder with --data-dir")]
     Io {
         /// Failed action.
         doing: &'static str,
@@ -44,7 +44,7 @@ pub enum DataDirError {
     #[error("{0} is in use by another whk; stop it, or give this one another --data-dir")]
     InUse(PathBuf),
     /// The secret key can't be read.
-    #[error("read secret key {path}; --secret-key-file names another")]
+    #[error("read secret key {path}; pass --secret-key-file if the key is in another file")]
     ReadKey {
         /// Path of the key.
         path: PathBuf,

@@ -96,7 +96,7 @@ impl DiskQueue {
         Ok(Self { shared, requests, writer: writer.map_err(io_failed)?, claim_reader, query_reader })
     }
 
-    /// Has the writer carry out an operation, and waits for its answer.
+    /// Sends an operation to the writer, and waits for its answer.
     async fn write(&self, operation: Operation) -> Result<u64, QueueError> {
         let (reply, answer) = oneshot::channel();
         if self.requests.send(Request::Write(operation, Some(reply))).is_err() {

@@ -229,7 +229,7 @@ impl<J: Clone> Lanes<J> {
         }
     }
 
-    /// Returns the earliest time, if any, at which a claim may find more than now.
+    /// Returns the earliest time at which a claim may find further jobs. `None` if only a change brings them.
     #[must_use]
     pub fn next_due(&self) -> Option<Timestamp> {
         let timer = self.timers.keys().next().map(|(at, _)| *at);

@@ -13,8 +13,8 @@ use super::single_flight::SingleFlight;
 use super::state::{Change, Position, State};
 use crate::common::crypto::vault::Vault;
 
-/// Least time between two reads of the store because of API keys that aren't known. A client without a valid key can
-/// present as many as it likes.
+/// Minimum time between two reads of the store that are caused by unknown API keys. A client without a valid key can
+/// present any number of them.
 const UNAUTHENTICATED_PAUSE: Duration = Duration::from_millis(50);
 
 /// This server's copy of the registry.
@@ -29,13 +29,13 @@ pub(super) struct Replica {
     pub(super) unauthenticated_refresh: SingleFlight,
 }
 
-/// A random id of this process, which the marks of its changes begin with.
+/// A random id of this process. The marks of its changes begin with it.
 #[derive(Debug, Clone)]
 pub(super) struct ServerId(String);
 
 /// A change that was decided on and not written yet.
 pub(super) struct Decision<T> {
-    /// Position of the state that it was decided by.
+    /// Position of the state that the change was decided from.
     pub(super) at: Position,
     /// The changes, for the memory.
     pub(super) changes: Vec<Change>,
@@ -98,7 +98,7 @@ impl Replica {
         self.attempted.fetch_add(1, Ordering::Relaxed).saturating_add(1)
     }
 
-    /// Decides on a change by the current state, and seals its secrets.
+    /// Decides on a change from the current state, and seals its secrets.
     pub(super) fn decide<T>(
         &self,
         decide: impl FnOnce(&State) -> Result<(Vec<Change>, T), RegistryError>,
@@ -131,8 +131,9 @@ impl Replica {
         }
     }
 
-    /// Replaces the whole state with one that was read at `at`. `place` names the backend in the log, which says so if
-    /// the store has lost changes that this server had seen.
+    /// Replaces the whole state with one that was read at `at`.
+    ///
+    /// If the store has lost changes that this server had seen, that is logged. `place` names the backend in the log.
     pub(super) fn replace(&self, mut state: State, at: Position, place: &str) {
         let mut current = self.write();
         let (was, is) = (current.at.version, at.version);

@@ -1,6 +1,6 @@
 //! A registry that several servers share as a log of changes, over any transport.
 //!
-//! Concurrency is optimistic. A change is decided by this server's copy of the registry, and the transport appends it
+//! Concurrency is optimistic. A change is decided from this server's copy of the registry, and the transport appends it
 //! only if no other server appended one since. Otherwise the server catches up with the log and decides again. So names
 //! stay unique and limits hold, however many servers change at once.
 
@@ -28,7 +28,7 @@ pub(super) enum Append {
 
 /// A transport of the log, with the copy of the registry that it keeps up to date.
 pub(super) trait SharedLog: Send + Sync {
-    /// Attempts to append a change before it is given up.
+    /// Maximum number of attempts to append a change.
     const MAX_ATTEMPTS: u32;
 
     /// Right to append, for transports that need one.
@@ -42,10 +42,10 @@ pub(super) trait SharedLog: Send + Sync {
     /// Waits until this is the only change that this server makes.
     async fn lease(&self) -> Self::Lease;
 
-    /// Makes sure that this server may append, and knows the log up to there. `attempt` counts from 0.
+    /// Makes sure that this server may append, and knows the log as far as it is written now. `attempt` counts from 0.
     async fn renew(&self, lease: &mut Self::Lease, attempt: u32) -> Outcome;
 
-    /// Appends a change as this server's number `own`, if no other was appended since `decision.at`.
+    /// Appends a change as this server's number `own`, if no other was appended since `at`.
     async fn append(
         &self,
         lease: &mut Self::Lease,
@@ -70,7 +70,7 @@ pub(super) trait SharedLog: Send + Sync {
         self.replica().refresh.run_after_failure(self.follow()).await
     }
 
-    /// Decides on a change by the latest state and appends it. Decides again where another server was first.
+    /// Decides on a change from the latest state and appends it. Decides again if another server was first.
     async fn change<T: Send>(
         &self,
         decide: impl FnOnce(&State) -> Result<(Vec<Change>, T), RegistryError> + Clone + Send,

@@ -17,10 +17,10 @@ pub(super) type Outcome = Result<(), Arc<StoreError>>;
 
 /// Runs one piece of work at a time. Its result goes to every caller that came before it began.
 pub(super) struct SingleFlight {
-    /// Held by the caller that works. Those that come meanwhile wait for the next run.
+    /// Permit of the caller that works. Callers that come meanwhile wait for the next run.
     turn: Semaphore,
     latest: Mutex<LatestRun>,
-    /// Least time between the end of one run and the start of the next.
+    /// Minimum time between the end of one run and the start of the next.
     pause: Duration,
 }
 

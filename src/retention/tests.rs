@@ -95,7 +95,7 @@ async fn an_age_beyond_all_time_deletes_nothing_and_an_age_of_zero_everything() 
     assert_eq!(count(&*queue).await, 0);
 }
 
-/// Dead letters of which the first purge panics, and the second deletes one.
+/// Dead letters whose first purge panics, and whose second purge deletes one.
 #[derive(Default)]
 struct PanickingOnce {
     purges: AtomicU64,

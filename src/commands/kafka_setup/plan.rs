@@ -93,7 +93,7 @@ pub(super) fn plan(wanted: &[WantedTopic; 4], found: &[Option<FoundTopic>; 4]) -
     if let Some(found) = found_registry.as_ref().filter(|found| found.partitions.len() != 1) {
         plan.problems.push(format!(
             "{} has {} partitions, and changes are in order only within one: --recreate deletes all topics with their \
-             records and creates them again, or --kafka-registry-topic names another topic",
+             records and creates them again; or pass another --kafka-registry-topic",
             registry.name,
             found.partitions.len()
         ));

@@ -11,7 +11,7 @@ use crate::api::{RotateSecret, SecretView};
 use crate::commands::flags::value::duration;
 use crate::commands::output::fields;
 
-/// Longest overlap that the server allows: 30 days.
+/// Maximum overlap that the server allows: 30 days.
 const MAX_OVERLAP: Duration = Duration::from_secs(30 * 86_400);
 
 #[derive(Debug, Subcommand)]

@@ -13,14 +13,14 @@ use super::outcome::{Failure, Outcome};
 use super::policy::RetryPolicy;
 use crate::common::clock::after;
 
-/// Longest `Retry-After` that is honoured. A longer one is cut to this.
+/// Maximum `Retry-After` that is honoured. A longer one is shortened to this.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// Interrupted attempts that a job is allowed beyond the attempts of its policy. The queue counts them. A queue in memory
 /// or on disk forgets the count when the process ends.
 const MAX_INTERRUPTED: u32 = 5;
 
-/// Shortest delay of a job whose endpoint can't be looked up because the registry is unavailable.
+/// Minimum delay of a job whose endpoint can't be looked up because the registry is unavailable.
 const REGISTRY_DELAY: Duration = Duration::from_secs(5);
 
 /// Decision on a job after an attempt.

@@ -9,7 +9,7 @@ use crate::dispatch::claim::DELIVERY_TASK;
 use crate::queue::dead::DeadFilter;
 use crate::registry::{self, Limits, RegistryPlace};
 
-/// Permits, of which the deliveries that panic would use up all if they kept theirs.
+/// Number of permits. Deliveries that panic would use up all of them if each kept its permit.
 const PERMITS: usize = 2;
 
 /// Dispatcher whose deliveries panic up to attempt number `panics`, and succeed after that.

@@ -48,7 +48,7 @@ impl CheckpointThread {
         Ok(Self { wake, is_log_long })
     }
 
-    /// Has the thread run a checkpoint soon.
+    /// Asks the thread to run a checkpoint soon.
     pub(super) fn notify(&self) {
         match self.wake.try_send(()) {
             Ok(()) | Err(TrySendError::Full(())) => {}
@@ -64,8 +64,8 @@ impl CheckpointThread {
     }
 }
 
-/// Copies the log into the file as far as no connection has to wait. Returns the pages of the log, and how many are
-/// copied.
+/// Copies the part of the log into the file that needs no connection to wait. Returns the number of pages in the log,
+/// and how many of them are copied.
 fn checkpoint(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
     connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get(1)?, row.get(2)?)))
 }

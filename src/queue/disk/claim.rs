@@ -51,7 +51,7 @@ impl DiskQueue {
         Ok(leases)
     }
 
-    /// Has the writer make a damaged job a dead letter.
+    /// Asks the writer to dead-letter a damaged job.
     fn bury_damaged(&self, lease: LeaseId, seq: u64, reason: String) {
         tracing::error!(seq, reason, "a job in the queue is damaged; it becomes a dead letter");
         let request = Request::Write(Operation::bury_damaged(lease, seq, reason), None);

@@ -39,7 +39,7 @@ pub(super) enum Operation {
     },
     Release {
         lanes: Vec<Lane>,
-        /// Lanes of which there is more to release, once written.
+        /// Lanes with further jobs to release, set when the operation is written.
         unfinished: Vec<Lane>,
     },
     Replay {

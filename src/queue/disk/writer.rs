@@ -60,7 +60,7 @@ pub(super) struct Writer {
     shared: Arc<SharedScheduler>,
     checkpoints: CheckpointThread,
     reserve: Reserve,
-    /// Lanes of which there is more to release.
+    /// Lanes with further jobs to release.
     releasing: Vec<Lane>,
     /// Bytes written to the log since the last checkpoint, approximately.
     written: usize,
@@ -259,7 +259,7 @@ impl Writer {
         self.shared.changed.notify_waiters();
     }
 
-    /// Has the log copied into the file when it has grown enough, or restarts it.
+    /// Restarts the log if it is long, or asks for a checkpoint if it has grown enough.
     fn checkpoint(&mut self) {
         if self.checkpoints.take_is_log_long() {
             let began = Instant::now();

@@ -9,7 +9,7 @@ use super::window::{LanePosition, WaitingJob, Window};
 use crate::queue::QueueConfig;
 use crate::queue::throttle::{Allowance, EndpointHealth, Throttle};
 
-/// Returns the throttle of an endpoint of which nothing is known.
+/// Returns the throttle of a new endpoint.
 pub(super) fn new_throttle(config: &QueueConfig) -> Throttle {
     Throttle::new(config.lane_in_flight)
 }

@@ -138,8 +138,8 @@ impl<J: Clone> Lanes<J> {
         self.wake(&lane, now);
     }
 
-    /// Gives expired leases back. It looks four times per lease duration, so a lease may last a quarter longer. There
-    /// are never more than `in_flight` leases to look at.
+    /// Gives expired leases back. It runs four times per lease duration, so a lease may last a quarter longer. There are
+    /// never more than `in_flight` leases to look at.
     pub(super) fn sweep_leases(&mut self, now: Timestamp) {
         if self.next_sweep.is_none_or(|at| now < at) {
             return;
@@ -152,7 +152,7 @@ impl<J: Clone> Lanes<J> {
             .collect();
         for id in expired {
             if let Some(lease) = self.leases.get_mut(id.slot) {
-                // Counted as an attempt: a job that ends its process on each attempt must not do so for ever.
+                // The attempt counts, so that a job whose deliveries never reach a verdict isn't leased for ever.
                 lease.waiting.failures = lease.waiting.failures.saturating_add(1);
             }
             self.give_back(id, now);
@@ -180,14 +180,14 @@ impl<J: Clone> Lanes<J> {
     }
 }
 
-/// Updates a throttle with what a verdict says of the endpoint. `failed` records a failure.
+/// Updates a throttle with what a verdict says about the endpoint. `failed` records a failure.
 fn update(throttle: &mut Throttle, verdict: &Verdict, failed: impl FnOnce(&mut Throttle)) {
     match verdict {
         Verdict::Done => throttle.succeeded(),
         Verdict::Retry { at, endpoint: EndpointState::Paused } => throttle.pause(*at),
         Verdict::Retry { endpoint: EndpointState::Failed, .. }
         | Verdict::Dead { cause: Cause::Exhausted(_) | Cause::Blocked(_) | Cause::Gone } => failed(throttle),
-        // Either no request was sent, or its result says nothing of the endpoint.
+        // Either no request was sent, or its result says nothing about the endpoint.
         Verdict::Dropped => {}
         Verdict::Retry { endpoint: EndpointState::Unknown | EndpointState::NotContacted, .. } => {}
         Verdict::Dead {

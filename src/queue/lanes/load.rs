@@ -14,7 +14,7 @@ use crate::common::job::Lane;
 const LOAD_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 impl<J: Clone> Lanes<J> {
-    /// Adds a lane of which the backend stores `jobs` jobs, the first of them at position `first`.
+    /// Adds a lane whose `jobs` jobs are all in the backend, the first of them at position `first`.
     pub fn add_unloaded(
         &mut self,
         lane: &Lane,

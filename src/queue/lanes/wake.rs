@@ -68,7 +68,7 @@ impl<J: Clone> Lanes<J> {
         }
     }
 
-    /// Has the lane woken at `at`, unless it is woken earlier.
+    /// Sets a timer that wakes the lane at `at`, unless an earlier one is set.
     pub(super) fn set_timer(&mut self, lane: &Lane, at: Timestamp) {
         let timer = (at, self.next_serial());
         let Some(state) = self.lanes.get_mut(lane) else { return };

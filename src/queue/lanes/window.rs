@@ -46,7 +46,7 @@ impl<J> Window<J> {
         Self { loaded: BTreeMap::new(), capacity, unloaded: 0, horizon: None }
     }
 
-    /// Creates the window of a lane of which the backend has `jobs` jobs, the first of them at `first`.
+    /// Creates the window of a lane whose `jobs` jobs are all in the backend, the first of them at `first`.
     pub(super) fn unloaded(capacity: usize, jobs: u64, first: LanePosition) -> Self {
         Self { loaded: BTreeMap::new(), capacity, unloaded: jobs, horizon: (jobs > 0).then_some(first) }
     }

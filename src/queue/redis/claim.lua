@@ -15,7 +15,7 @@ local max, length, slots = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3
 local used = { all = tonumber(ARGV[4]), new = tonumber(ARGV[5]), failing = tonumber(ARGV[6]), well = 0 }
 local more_due = false
 
--- The call was delayed for longer than the caller waits. A lease made now would reach no server and had to expire.
+-- The call was delayed for longer than the caller waits. A lease made now would reach no server and would have to expire.
 if ARGV[10] ~= '0' and now > tonumber(ARGV[10]) then
   local jobs, bytes = totals()
   return { '0', 0, jobs, bytes, whole(now), {} }

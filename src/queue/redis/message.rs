@@ -1,4 +1,4 @@
-//! Messages: reads one message in whatever state it is.
+//! Messages: reads a message in any state.
 
 use std::sync::Arc;
 

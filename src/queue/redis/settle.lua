@@ -37,7 +37,7 @@ local update_throttle = {
     lane.limit = math.max(math.floor(lane.limit / 2), 1)
     lane.failures = lane.failures + 1
     if lane.probes >= 0 then
-      -- The attempt began before the breaker opened, so its failure is no news.
+      -- The attempt began before the breaker opened, so it isn't a probe.
       if now < lane.open_until then return end
       lane.probes = lane.probes + 1
     elseif lane.failures < BREAKER_FAILURES then

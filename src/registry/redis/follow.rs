@@ -25,7 +25,7 @@ const RECORDS_PAGE: usize = 1_000;
 const MAX_LOADS: usize = 5;
 /// First and longest delay between attempts to catch up while Redis can't be reached.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-/// Longest time until a change of another server is read if its notification was lost.
+/// Maximum time until a change of another server is read if its notification was lost.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Tasks that follow the changes of other servers, until this is dropped.

@@ -33,7 +33,7 @@ pub(super) struct DirectRequest<'a> {
     pub(super) url: Cow<'a, str>,
     /// Payload, borrowed from the request's body.
     pub(super) payload: Option<&'a RawValue>,
-    /// Name of the tenant.
+    /// Publisher's own name for the recipient.
     pub(super) target: Option<Cow<'a, str>>,
     /// Event type.
     pub(super) kind: Option<Cow<'a, str>>,

@@ -30,7 +30,7 @@ enum Interruption<'a> {
     Server(&'a str),
     /// Kills Redis and starts it again.
     Redis(&'a RefCell<Redis>),
-    /// Lets Redis answer no command for ten seconds.
+    /// Makes Redis answer no command for ten seconds.
     Pause(&'a Redis),
 }
 
