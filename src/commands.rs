@@ -1,6 +1,6 @@
 //! The subcommands, one file each: an `Args` struct with the flags, and `run(args)`.
 //!
-//! [`flags`] holds flags that several commands share, `service` what the two delivering commands have in common, and
+//! [`flags`] holds flags that several commands share. `service` is the part that the two delivering commands share.
 //! `output` prints results.
 
 mod confirm;

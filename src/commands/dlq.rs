@@ -22,7 +22,7 @@ A message becomes a dead letter when its retries are used up, or when a retry ca
   gone         the customer answered 410
   refused      the server doesn't allow calls to the address
   disabled     the endpoint is disabled
-  interrupted  the server stopped or crashed during every attempt
+  interrupted  the server stopped or crashed during too many attempts
   damaged      the stored message can't be read
 Interrupted and damaged are the system's fault, the others the customer's (--fault).
 

@@ -72,7 +72,7 @@ impl Bits {
     }
 }
 
-/// The result: paths of the files, and what is known of the key.
+/// The result: paths of the files, and the key's id and size.
 #[derive(Serialize)]
 struct GeneratedFiles {
     private_key: PathBuf,

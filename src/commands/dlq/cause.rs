@@ -17,7 +17,7 @@ pub(super) enum CauseFlag {
     Refused,
     /// The endpoint is disabled
     Disabled,
-    /// The server stopped or crashed during every attempt
+    /// The server stopped or crashed during too many attempts
     Interrupted,
     /// The stored job can't be read
     Damaged,

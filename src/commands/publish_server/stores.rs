@@ -54,7 +54,7 @@ impl Stores {
         Ok(registry::open(&self.registry, data_dir, secret_key_file, limits).await?)
     }
 
-    /// Opens the queue, and warns where it doesn't fit the registry.
+    /// Opens the queue, and warns if it doesn't fit the registry.
     pub(super) async fn open_queue(
         &self,
         args: &Args,

@@ -60,7 +60,7 @@ impl DiskQueue {
     }
 }
 
-/// Gives back leases on drop that were not handed out.
+/// Gives back, on drop, the leases that were not handed out.
 struct GiveBack<'a> {
     shared: &'a SharedScheduler,
     ids: Vec<LeaseId>,

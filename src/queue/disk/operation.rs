@@ -1,4 +1,4 @@
-//! Operations: the changes that the queue asks of the writer thread.
+//! Operations: the changes that the queue sends to the writer thread.
 //!
 //! The writer calls [`Operation::write`] inside a transaction. Once that is committed, [`Operation::apply`] makes the
 //! same change in the scheduler and returns the answer. An operation keeps the results of its `write` for its
@@ -26,7 +26,7 @@ const RELEASE_BATCH: usize = 5_000;
 /// Approximate bytes that a job takes in the log besides its body.
 const JOB_OVERHEAD: usize = 2_048;
 
-/// Receiver of an operation's answer: the number of dead letters it changed, or 0.
+/// Channel for an operation's answer: the number of dead letters replayed or purged, otherwise 0.
 pub(super) type Reply = oneshot::Sender<Result<u64, QueueError>>;
 
 /// A change of the queue.

@@ -27,8 +27,8 @@ pub(super) struct SharedScheduler {
     pub(super) clock: Clock,
 }
 
-/// Jobs by lane, and what they take of the queue. It always reflects what is committed, except that the usage
-/// includes jobs that are still being written.
+/// Jobs by lane, and their usage of the queue's limits. It reflects what is committed, except that the usage includes
+/// jobs that are still being written.
 pub(super) struct DiskScheduler {
     pub(super) lanes: Lanes<MaybeCached>,
     pub(super) usage: QueueUsage,

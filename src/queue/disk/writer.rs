@@ -43,7 +43,7 @@ const DISK_FULL: &str = "the disk is full";
 
 /// A request to the writer thread.
 pub(super) enum Request {
-    /// Writes an operation, and answers if there is a receiver.
+    /// Writes an operation, and answers if there is a channel for the answer.
     Write(Operation, Option<Reply>),
     /// Loads the next positions of a lane into the scheduler.
     LoadLane(Lane),
@@ -52,7 +52,7 @@ pub(super) enum Request {
     LimitPages(u32),
 }
 
-/// An operation with the receiver of its answer.
+/// An operation with the channel for its answer.
 type Pending = (Operation, Option<Reply>);
 
 pub(super) struct Writer {
@@ -157,7 +157,7 @@ impl Writer {
     }
 
     fn write_alone(&mut self, pending: Pending) {
-        // If the operation before this one gave up the reserve, its space is not for more jobs.
+        // If the operation before this one gave up the reserve, the freed space is kept for settlements.
         if pending.0.adds_jobs() && !self.reserve.is_filled() {
             return self.refuse(pending, DISK_FULL);
         }
@@ -168,7 +168,7 @@ impl Writer {
         }
     }
 
-    /// Writes all operations in one transaction. Returns the time that was written.
+    /// Writes all operations in one transaction. Returns the time that the changes carry.
     fn try_write(&mut self, batch: &mut [Pending]) -> rusqlite::Result<Timestamp> {
         self.store.begin(batch.iter().any(|(operation, _)| operation.is_durable()))?;
         let now = self.shared.now();

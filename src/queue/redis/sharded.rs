@@ -85,7 +85,7 @@ impl ShardedQueue {
         command.arg(&self.channel).arg(format!(":{}", shard.index))
     }
 
-    /// Makes all servers poll all shards.
+    /// Makes the other servers poll all shards.
     pub(super) async fn wake_up_other_servers(&self) {
         let mut publish = redis::cmd("PUBLISH");
         publish.arg(&self.channel).arg("closed");

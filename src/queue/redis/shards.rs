@@ -1,4 +1,4 @@
-//! Shards: their number, the shard of each lane, and what this process knows of each shard.
+//! Shards: their number, the shard of each lane, and what this process knows about each shard.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
