@@ -112,7 +112,7 @@ echo
 printf '%-12s%s\n' 'messages' "$(counter jobs_published_total)" delivered "$(counter jobs_delivered_total)" \
   attempts "$(counter attempts_total)" retried "$(counter retries_total)" dead "$(counter jobs_dead_total)"
 echo
-# received NAME TYPE…: prints how many distinct messages a customer received. Fails where one has another type.
+# received NAME TYPE…: prints how many distinct messages a customer received. Fails if one has another type.
 received() {
   local name=$1; shift
   local types; types=$(IFS='|'; echo "$*")

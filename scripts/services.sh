@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Starts and stops the Redis and the Kafka that tests use, each on a free port. Data is in target/services/NAME, and the
-# log, which is kept after a stop, in target/services/NAME.log. Missing programs are installed with apt-get where the user
+# log, which is kept after a stop, in target/services/NAME.log. Missing programs are installed with apt-get if the user
 # is root.
 #   usage: scripts/services.sh start redis|kafka [NAME]
 #              prints VARIABLE=value lines once the service answers: WHK_TEST_REDIS; WHK_TEST_KAFKA,
@@ -14,7 +14,7 @@ cd "$(dirname "$0")/.."
 
 usage() { sed -n '2,/^set /{s/^# \{0,1\}//p}' "$0" >&2; exit 64; }
 
-# need PROGRAM PACKAGE: installs the package where the program is missing.
+# need PROGRAM PACKAGE: installs the package if the program is missing.
 need() {
   command -v "$1" >/dev/null && return
   [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null || { echo "$1 is missing; install $2" >&2; exit 1; }
@@ -171,7 +171,7 @@ transaction.state.log.num.partitions=4
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
 CONF
-  # Tests make many small topics, and an index takes 10 MiB each where it is allocated in full.
+  # Tests make many small topics, and an index takes 10 MiB each if it is allocated in full.
   echo 'log.index.size.max.bytes=65536' >>"$dir/server.properties"
   local java=(java -Xms256m -Xmx512m -XX:+UseSerialGC -XX:TieredStopAtLevel=1
     "-Dlog4j2.configurationFile=file:$dir/log4j2.properties" -cp "$(<"$classpath")")

@@ -2,10 +2,10 @@
 # Runs every check that a change must pass: format, lints, documentation, tests against real services and libraries, the
 # HTTP API against its own description, the demos, licences. Continuous integration runs the same. It takes at most 40
 # minutes from an empty cache on two cores.
-# Installs what it needs: under target/, and with apt-get where the user is root and a program is missing.
+# Installs what it needs: under target/, and with apt-get if the user is root and a program is missing.
 #   usage: scripts/test.sh [--full]
 #   --full    adds what is long: hundreds of kills of servers, Redis and Kafka; three Kafka brokers killed in turn; a
-#             backlog of a million jobs; a quick load run. Run it once before an issue is called resolved.
+#             backlog of a million jobs; a quick load run. Run it before a release.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -30,7 +30,7 @@ install() {
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$1" >/dev/null
 }
 
-# need PROGRAM PACKAGE: installs the package where the program is missing.
+# need PROGRAM PACKAGE: installs the package if the program is missing.
 need() { command -v "$1" >/dev/null || install "$2"; }
 
 step 'programs'
@@ -101,7 +101,7 @@ WHK=${CARGO_TARGET_DIR:-target}/debug/whk scripts/demo-redis.sh
 # The demo uses the Kafka that was started above.
 KAFKA_BROKERS=$WHK_TEST_KAFKA WHK=${CARGO_TARGET_DIR:-target}/debug/whk scripts/demo-kafka.sh
 
-# Advisories need a database from the network: run `cargo deny check advisories` where it can be reached.
+# Advisories need a database from the network: run `cargo deny check advisories` if it can be reached.
 step 'licences, bans, sources'
 cargo deny --log-level error check licenses bans sources
 

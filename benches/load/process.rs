@@ -41,7 +41,7 @@ impl Process {
         Ok(Self { child, port })
     }
 
-    /// Returns the stdout of the process; fails where it wasn't piped.
+    /// Returns the stdout of the process; fails if it wasn't piped.
     pub(crate) fn stdout(&mut self) -> anyhow::Result<ChildStdout> {
         self.child.stdout.take().context("stdout")
     }

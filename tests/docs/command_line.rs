@@ -88,7 +88,7 @@ fn script(span: &str) -> Option<String> {
     Some(program.fold(text, |all, file| all + &file))
 }
 
-/// Checks the flags and subcommands of one sentence. A flag belongs to a subcommand that the sentence names; where it
+/// Checks the flags and subcommands of one sentence. A flag belongs to a subcommand that the sentence names; if it
 /// names none, to any.
 fn check_sentence(whk: &Command, sentence: &str) -> Vec<String> {
     let mut findings = Vec::new();

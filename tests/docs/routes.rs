@@ -35,7 +35,7 @@ fn known(open_api: &str) -> Routes {
     known
 }
 
-/// A route as a document names it: without a method where it names none.
+/// A route as a document names it: without a method if it names none.
 #[derive(Debug, PartialEq, Eq)]
 struct Named<'a> {
     method: Option<&'a str>,

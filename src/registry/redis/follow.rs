@@ -1,4 +1,4 @@
-//! Following the changes of other servers, and reading all records where the stream doesn't reach back far enough.
+//! Following the changes of other servers, and reading all records if the stream doesn't reach back far enough.
 
 use std::collections::HashMap;
 use std::sync::Arc;

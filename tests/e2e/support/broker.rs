@@ -1,4 +1,4 @@
-//! Kafka brokers of a test's own, which it may kill.
+//! Kafka brokers that belong to one test, which may kill them.
 
 use std::fmt::Write as _;
 use std::fs::OpenOptions;

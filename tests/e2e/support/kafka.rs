@@ -1,4 +1,4 @@
-//! Topics of a test's own: in the Kafka that all tests share, or in brokers of its own.
+//! Topics of one test: in the Kafka that all tests share, or in brokers that belong to the test.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -14,13 +14,13 @@ use serde_json::json;
 use super::broker::{Broker, tool};
 use super::{Server, fixture, publish, run, services, stderr, wait_until, whk};
 
-/// Topics of a test's own.
+/// Topics of one test.
 pub(crate) struct Kafka {
     pub(crate) brokers: String,
     pub(crate) topic: String,
     /// Flags of whk for TLS and authentication.
     flags: Vec<String>,
-    /// Brokers of the test's own; empty where it shares one.
+    /// Brokers that belong to the test. Empty if it uses the shared one.
     own: Vec<Broker>,
 }
 

@@ -102,7 +102,7 @@ impl FlakyCustomer {
 
 /// Publishes one event to `url` for `target` and returns its message id.
 ///
-/// The error is the status of another answer than 202, or `None` where no answer came.
+/// The error is the status of an answer other than 202, or `None` if no answer came.
 fn publish(port: u16, url: &str, target: &str) -> Result<String, Option<String>> {
     let (status, body) = answer(port, url, target).ok_or(None)?;
     if status != "202" {

@@ -35,7 +35,7 @@ pub(crate) fn whk(arguments: &[&str]) -> Command {
     ] {
         command.env_remove(name);
     }
-    // A server creates this folder only where it is given no other data dir.
+    // A server creates this folder only if it is given no other data dir.
     static FOLDERS: AtomicUsize = AtomicUsize::new(0);
     let folder = format!("data-{}-{}", std::process::id(), FOLDERS.fetch_add(1, Ordering::Relaxed));
     command.env("WHK_DATA_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join(folder));

@@ -1,4 +1,4 @@
-//! A Redis server of a test's own, which it may kill.
+//! A Redis server that belongs to one test, which may kill it.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -15,7 +15,7 @@ pub(crate) struct Redis {
 }
 
 impl Redis {
-    /// Starts one on a free port. Panics where `redis-server` isn't installed.
+    /// Starts a server on a free port. Panics if `redis-server` isn't installed.
     pub(crate) fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();

@@ -21,7 +21,7 @@ fn locally<'a>(more: &[&'a str]) -> Vec<&'a str> {
 /// A server process, which is killed when this is dropped.
 pub(crate) struct Server {
     child: Child,
-    /// Data dir of the server; `None` where the test named one itself.
+    /// Data dir of the server; `None` if the test named one itself.
     data_dir: Option<tempfile::TempDir>,
     pub(crate) port: u16,
     log: Arc<Mutex<Vec<String>>>,
@@ -110,7 +110,7 @@ impl Server {
         Self::publish_to_tenants(&locally(more))
     }
 
-    /// Returns the data dir. Panics where the test named one itself.
+    /// Returns the data dir. Panics if the test named one itself.
     pub(crate) fn data_dir(&self) -> &Path {
         self.data_dir.as_ref().expect("a data dir").path()
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 /// Returns a variable that `scripts/services.sh start SERVICE` prints.
 ///
-/// Panics with the command to run where the variable isn't set: a test that needs a service never passes without it.
+/// Panics with the command to run if the variable isn't set: a test that needs a service never passes without it.
 pub(crate) fn service(variable: &str, service: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| {
         panic!(
