@@ -33,7 +33,7 @@ impl Attempt {
         let (status, error) = match &outcome.result {
             Ok(status) => (Some(*status), None),
             Err(failure @ Failure::Status { status, .. }) => (Some(*status), Some(failure.to_string())),
-            // Customers see this record, so it keeps the state of this machine to itself.
+            // Customers see this record, so it doesn't reveal the state of this machine.
             Err(Failure::Local(_)) => (None, Some("the request couldn't be sent".to_owned())),
             Err(failure) => (None, Some(failure.to_string())),
         };

@@ -56,7 +56,7 @@ impl fmt::Display for Cause {
     }
 }
 
-/// Name of a cause, as it is stored, filtered by and shown.
+/// Cause of a dead letter, without its details.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CauseKind {
