@@ -82,25 +82,33 @@ pub fn is_retriable_code(code: RDKafkaErrorCode) -> bool {
 /// the thread for at most `timeout`, as long as `attempt` keeps to its own time.
 ///
 /// # Errors
-/// The error of the last attempt.
+/// The error of the last attempt. If that attempt ran out of time, the error before it, which tells the cause.
 pub fn retry_until<T>(
     timeout: Duration,
     mut attempt: impl FnMut(Duration) -> KafkaResult<T>,
 ) -> KafkaResult<T> {
     let started = Instant::now();
     let mut delay = FIRST_DELAY;
+    let mut cause = None;
     loop {
         let error = match attempt(timeout.saturating_sub(started.elapsed())) {
             Err(error) if is_retriable(&error) => error,
             finished => return finished,
         };
         if timeout.saturating_sub(started.elapsed()) <= delay {
-            return Err(error);
+            return Err(if is_timeout(&error) { cause.unwrap_or(error) } else { error });
         }
         tracing::debug!(%error, "Kafka's error is retriable; trying again");
+        if !is_timeout(&error) {
+            cause = Some(error);
+        }
         std::thread::sleep(delay);
         delay = delay.saturating_mul(2).min(MAX_DELAY);
     }
+}
+
+fn is_timeout(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::OperationTimedOut)
 }
 
 #[cfg(test)]
@@ -169,6 +177,25 @@ mod tests {
         assert_eq!(answer, Err(failure(RDKafkaErrorCode::LeaderNotAvailable)));
         assert!((1..=3).contains(&attempts), "at 0, 50 and 150 ms, fewer on a busy machine: {attempts}");
         assert!(started.elapsed() < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_last_attempt_that_times_out_does_not_hide_the_cause() {
+        let timeout = Duration::from_millis(100);
+        let mut attempts = 0;
+        let answer: KafkaResult<()> = retry_until(timeout, |left| {
+            attempts += 1;
+            if attempts == 1 {
+                return Err(failure(RDKafkaErrorCode::BrokerTransportFailure));
+            }
+            std::thread::sleep(left);
+            Err(failure(RDKafkaErrorCode::OperationTimedOut))
+        });
+        assert_eq!(answer, Err(failure(RDKafkaErrorCode::BrokerTransportFailure)));
+
+        let answer: KafkaResult<()> =
+            retry_until(timeout, |_| Err(failure(RDKafkaErrorCode::OperationTimedOut)));
+        assert_eq!(answer, Err(failure(RDKafkaErrorCode::OperationTimedOut)));
     }
 
     #[test]
