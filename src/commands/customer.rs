@@ -14,6 +14,7 @@ use crate::common::crypto::signature::{Secret, Signer, Verifier};
 use crate::common::endpoint_url::EndpointUrl;
 use crate::common::http::{ServeLimits, address_of, bind, serve};
 use crate::common::shutdown::{Interrupted, Shutdown};
+use crate::common::task;
 use crate::customer::{CustomerConfig, Faults, ReceiverConfig, router};
 
 /// Receive deliveries: verify and decrypt them, then print one JSON line per event or forward it to your application
@@ -137,7 +138,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     }
     tracing::info!(address = %address_of(&listener), path = args.path, ?key_ids, "taking deliveries");
     let limits = ServeLimits { connections: args.max_connections, idle: args.idle_timeout };
-    let serving = tokio::spawn(serve(listener, router(config), limits, shutdown.drain.clone()));
+    let serving = task::spawn("http_server", serve(listener, router(config), limits, shutdown.drain.clone()));
 
     shutdown.drain.cancelled().await;
     match shutdown.abort.run_until_cancelled(tokio::time::timeout(args.drain_timeout, serving)).await {

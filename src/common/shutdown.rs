@@ -5,6 +5,8 @@ use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::task;
+
 /// A signal ended the command before it was done.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted")]
@@ -35,7 +37,7 @@ impl Shutdown {
         let (mut terminate, mut interrupt) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let tokens = shutdown.clone();
-        tokio::spawn(async move {
+        task::spawn("signals", async move {
             either(&mut terminate, &mut interrupt).await;
             tracing::info!("stopping; a second signal ends the process at once");
             tokens.drain.cancel();

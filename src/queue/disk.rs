@@ -122,7 +122,7 @@ impl DiskQueue {
             let reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
             read(&reader).map_err(|error| unreadable(error.into()))
         });
-        read.await.unwrap_or_else(|error| Err(unreadable(error.into())))
+        read.await.unwrap_or_else(|_| Err(QueueError::task_ended("the queue can't be read")))
     }
 }
 

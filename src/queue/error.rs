@@ -18,3 +18,12 @@ pub enum QueueError {
     #[error("{0}")]
     Unavailable(&'static str, #[source] Box<dyn Error + Send + Sync>),
 }
+
+impl QueueError {
+    /// Returns the error for a task of the queue that panicked or was cancelled before it ended.
+    ///
+    /// The panic message is left out, because it may quote an event. The panic itself is logged where it happens.
+    pub(in crate::queue) fn task_ended(action: &'static str) -> Self {
+        Self::Unavailable(action, "the task panicked or was cancelled; see the log".into())
+    }
+}

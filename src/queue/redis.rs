@@ -86,6 +86,7 @@ use super::{Capabilities, Depth, Lease, Queue, QueueConfig, QueueError, Settleme
 use crate::common::clock::Clock;
 use crate::common::job::{Job, Lane};
 use crate::common::redis::{RedisConfig, subscribe};
+use crate::common::task;
 
 /// Maximum time without a look at Redis while a claim waits, in case a wake-up was lost.
 ///
@@ -139,9 +140,8 @@ impl Queue for RedisQueue {
             }
             // The claim runs in a task of its own. If this future is dropped, the task still receives the leases and
             // returns them.
-            let claiming = tokio::spawn(Arc::clone(&self.sharded).claim_now(max));
-            let claimed =
-                claiming.await.map_err(|error| QueueError::Unavailable("claim", Box::new(error)))??;
+            let claiming = task::spawn("redis_claim", Arc::clone(&self.sharded).claim_now(max));
+            let claimed = claiming.await.map_err(|_| QueueError::task_ended("claim"))??;
             if !claimed.is_empty() {
                 return Ok(claimed.into_leases());
             }

@@ -8,6 +8,7 @@ use redis::aio::PubSub;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::config::{CONNECT_TIME, MAX_BACKOFF, MIN_BACKOFF, RedisConfig};
+use crate::common::task;
 
 /// Calls `received` with each message that is published on `channel`.
 ///
@@ -18,7 +19,7 @@ pub fn subscribe(
     channel: String,
     received: impl Fn(Option<&str>) + Send + 'static,
 ) -> AbortOnDropHandle<()> {
-    AbortOnDropHandle::new(tokio::spawn(async move {
+    AbortOnDropHandle::new(task::spawn("redis_subscription", async move {
         let (mut turn, mut backoff) = (0_usize, MIN_BACKOFF);
         loop {
             // Each attempt uses the next node. Every node of a cluster receives the messages published on any node.

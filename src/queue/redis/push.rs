@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use super::sharded::ShardedQueue;
 use super::shards::{Shard, Totals, lane_key, shard_of};
 use crate::common::job::{Job, Target};
+use crate::common::task;
 use crate::queue::{QueueError, record};
 
 /// Maximum jobs per call. Redis blocks all other clients while the script runs.
@@ -41,10 +42,10 @@ impl ShardedQueue {
         // Each shard has a task of its own. If the publisher disconnects, the tasks still run and notify claims.
         let pushes = by_shard.into_iter().map(|(shard, jobs)| {
             let sharded = Arc::clone(self);
-            tokio::spawn(async move { sharded.push_to(shard, &jobs, totals).await })
+            task::spawn("redis_push", async move { sharded.push_to(shard, &jobs, totals).await })
         });
         for pushed in join_all(pushes).await {
-            pushed.map_err(|error| QueueError::Unavailable("push", Box::new(error)))??;
+            pushed.map_err(|_| QueueError::task_ended("push"))??;
         }
         Ok(())
     }
