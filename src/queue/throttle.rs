@@ -1,6 +1,6 @@
 //! The throttle of one endpoint: how many attempts it is sent at once.
 //!
-//! Concurrency follows TCP: slow start, additive increase, multiplicative decrease. After [`BREAKER_FAILURES`]
+//! Concurrency follows TCP: slow start, additive increase, multiplicative decrease. After `BREAKER_FAILURES`
 //! failures in a row a breaker opens and nothing is sent. When its delay is over the breaker is half-open: one probe
 //! at a time finds out whether the endpoint is back.
 

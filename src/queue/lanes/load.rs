@@ -74,7 +74,7 @@ impl<J: Clone> Lanes<J> {
         self.wake(lane, now);
     }
 
-    /// Records that a lane could not be loaded. It is tried again after [`LOAD_RETRY_DELAY`].
+    /// Records that a lane could not be loaded. It is tried again after `LOAD_RETRY_DELAY`.
     pub fn load_failed(&mut self, lane: &Lane, now: Timestamp) {
         if let Some(state) = self.lanes.get_mut(lane) {
             state.is_loading = false;
