@@ -33,7 +33,10 @@ Each line: {\"id\":…,\"type\":…,\"time\":…,\"data\":…}. A message that c
 Answers:
   200  handled                                409  the same message is being handled
   400  can't be decrypted or parsed           413  too large
-  401  the signature is missing or wrong      5xx  failed on purpose, or the application's answer")]
+  401  the signature is missing or wrong      5xx  failed on purpose, or the application's answer
+
+Exit status: 0 stopped, 64 a flag, private key or secret can't be used, 66 a file doesn't exist, 69 the port isn't free, \
+77 the port or a file isn't permitted, 130 a second signal came before all deliveries were answered.")]
 pub struct Args {
     /// File with the private key to decrypt with (PEM). Repeat the flag to still open messages encrypted to a retired key
     #[arg(long, value_name = "FILE", default_value = "private_key.pem")]
@@ -109,7 +112,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let passphrase =
         args.passphrase_file.as_deref().map(Passphrase::read).transpose().context("--passphrase-file")?;
     let keys = args.private_key.iter().map(|path| PrivateKey::read(path, passphrase.as_ref()));
-    let keys = keys.collect::<Result<Vec<_>, _>>().context("--private-key; `whk keygen` makes a key pair")?;
+    let keys = keys.collect::<Result<Vec<_>, _>>().context("--private-key (`whk keygen` makes a key pair)")?;
     let key_ids: Vec<String> = keys.iter().map(|key| key.kid().to_owned()).collect();
     let secrets = args.secret_file.as_deref().map(Secret::read_all).transpose().context("--secret-file")?;
     let listener = bind(&args.hostname, args.port, "--port").await?;

@@ -17,7 +17,7 @@ use crate::common::kafka::Topics;
 use crate::common::kafka::admin::{Admin, Deadline, FoundTopic, Partition, WantedTopic};
 use crate::exit::UsageError;
 
-/// Create the topics in Kafka; existing topics are checked and never changed
+/// Create the topics in Kafka; existing topics are checked, and deleted only with --recreate
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

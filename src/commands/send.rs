@@ -34,7 +34,8 @@ Examples:
       publish 200 events per second
 
 In a payload {{seq}} stands for the number of the event, from 1, and {{now}} for microseconds since 1970.
-Without --subscribers or --tenant events are published in direct mode, which the server must have turned on.
+Without --subscribers or --tenant events are published in direct mode, which a server started with --public-key accepts; \
+other servers answer 401.
 Exit status: 0 all events were accepted, 1 an event was refused, 64 usage, 66 a file doesn't exist, 130 interrupted.")]
 pub struct Args {
     /// URL of the publish-server
@@ -104,6 +105,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     } else {
         Recipients::Urls(args.webhook_url)
     };
+    let is_direct = matches!(to, Recipients::Urls(_));
     let load = Load {
         publish_url: publish_url(&args.server)?,
         to,
@@ -138,7 +140,13 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             )
         }
         Some(reason) => {
-            anyhow::bail!("{} of {total} events were refused; the first: {reason}", summary.refused)
+            let hint = match is_direct && reason.starts_with("401") {
+                true => {
+                    "; pass --subscribers or --tenant, or turn direct mode on with `whk publish-server --public-key`"
+                }
+                false => "",
+            };
+            anyhow::bail!("{} of {total} events were refused; the first: {reason}{hint}", summary.refused)
         }
         None if unsent > 0 => {
             Err(Interrupted).with_context(|| format!("{unsent} of {total} events weren't published"))

@@ -57,7 +57,12 @@ pub(super) async fn authenticate(server: &Server, parts: &Parts) -> Result<Princ
         })?,
         None => None,
     };
-    principal.ok_or_else(|| unauthorized("the API key is unknown; it may have been revoked"))
+    principal.ok_or_else(|| {
+        unauthorized(
+            "this server doesn't know the API key, or it was revoked; the provider's own key is in provider_key.txt in the \
+             server's --data-dir, and `whk tenant api-key create` makes one for a tenant",
+        )
+    })
 }
 
 /// Refuses a request with an API key in its URL, because proxies log URLs.
@@ -82,7 +87,9 @@ impl Caller {
         match self.0 {
             Principal::Provider => Ok(()),
             Principal::Tenant(_) => {
-                Err(Problem::new(StatusCode::FORBIDDEN, "this route requires an API key of the provider"))
+                let detail = "this route requires an API key of the provider; a tenant's key works below /tenants/me, on the \
+                              command line with `--tenant me`";
+                Err(Problem::new(StatusCode::FORBIDDEN, detail))
             }
         }
     }

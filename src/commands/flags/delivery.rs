@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use ipnet::IpNet;
 
-use super::value::{count, duration};
+use super::value::{count, duration, network};
 use crate::common::retry::RetryPolicy;
 use crate::deliver::egress::EgressGuard;
 use crate::deliver::{DeliverConfig, ExtraRoots};
@@ -22,7 +22,7 @@ const LEASE_MARGIN: Duration = Duration::from_secs(30);
 pub(crate) struct DeliveryArgs {
     /// Private network that may be called, also over plain http: 10.0.0.0/8 or 127.0.0.0/8, for example. Repeat the flag or
     /// separate networks with commas. Without it only public addresses are called, over https
-    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    #[arg(long, value_parser = network, value_name = "CIDR", value_delimiter = ',')]
     pub(crate) allow_net: Vec<IpNet>,
     /// File with further root certificates (PEM) to trust, for endpoints whose certificates a private CA signed
     #[arg(long, value_name = "FILE")]

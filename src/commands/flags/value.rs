@@ -3,6 +3,7 @@
 use std::str::FromStr as _;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use jiff::{Span, SpanRelativeTo};
 
 /// Parses a duration such as `500ms`, `1h 30m` or `30d`. A day is 24 hours.
@@ -19,6 +20,11 @@ pub(crate) fn rate(text: &str) -> Result<f64, String> {
         Ok(rate) if (0.001..=1e9).contains(&rate) => Ok(rate),
         _ => Err("expected a number per second of at least 0.001".into()),
     }
+}
+
+/// Parses a network such as `10.0.0.0/8`.
+pub(crate) fn network(text: &str) -> Result<IpNet, String> {
+    text.parse().map_err(|_| "expected a network such as 10.0.0.0/8, or 10.0.0.1/32 for one address".to_owned())
 }
 
 /// Parses a count from 1 to 1,000,000. More connections, requests or jobs at once than that are a typing error.

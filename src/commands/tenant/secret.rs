@@ -20,8 +20,7 @@ pub(super) enum Command {
     Rotate {
         #[command(flatten)]
         endpoint: EndpointArg,
-        /// Time in which deliveries also carry signatures of the old secrets, so that the customer can switch; at most 720h
-        /// (30 days)
+        /// Time in which deliveries also carry signatures of the old secrets, so that the customer can switch; at most 30d
         #[arg(long, value_parser = overlap, default_value = "24h", value_name = "DURATION")]
         overlap: Duration,
         /// File with the new secret, `whsec_…`. Default: a new secret is generated
@@ -32,7 +31,7 @@ pub(super) enum Command {
 
 fn overlap(text: &str) -> Result<Duration, String> {
     let overlap = duration(text)?;
-    if overlap > MAX_OVERLAP { Err("expected at most 720h (30 days)".into()) } else { Ok(overlap) }
+    if overlap > MAX_OVERLAP { Err("expected at most 30d".into()) } else { Ok(overlap) }
 }
 
 pub(super) async fn run(connection: &Connection, command: Command) -> anyhow::Result<()> {

@@ -27,7 +27,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The server can't listen on the address.
 #[derive(Debug, thiserror::Error)]
-#[error("listen on {address}; choose another with {flag}")]
+#[error("can't listen on {address}; choose another with {flag}")]
 pub struct BindError {
     address: String,
     flag: &'static str,

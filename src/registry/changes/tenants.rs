@@ -80,7 +80,7 @@ impl Registry {
 
 fn refuse_taken(state: &State, name: &Name) -> Result<(), RegistryError> {
     match state.resolve(&TenantRef::Name(name.as_str().to_owned())) {
-        Some(_) => Err(RegistryError::Conflict("another tenant has this name")),
+        Some(_) => Err(RegistryError::Conflict("another tenant has this name; choose another name")),
         None => Ok(()),
     }
 }
