@@ -112,7 +112,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let passphrase =
         args.passphrase_file.as_deref().map(Passphrase::read).transpose().context("--passphrase-file")?;
     let keys = args.private_key.iter().map(|path| PrivateKey::read(path, passphrase.as_ref()));
-    let keys = keys.collect::<Result<Vec<_>, _>>().context("--private-key (`whk keygen` makes a key pair)")?;
+    let keys =
+        keys.collect::<Result<Vec<_>, _>>().context("--private-key (`whk keygen` makes a key pair)")?;
     let key_ids: Vec<String> = keys.iter().map(|key| key.kid().to_owned()).collect();
     let secrets = args.secret_file.as_deref().map(Secret::read_all).transpose().context("--secret-file")?;
     let listener = bind(&args.hostname, args.port, "--port").await?;

@@ -24,7 +24,8 @@ pub(crate) fn rate(text: &str) -> Result<f64, String> {
 
 /// Parses a network such as `10.0.0.0/8`.
 pub(crate) fn network(text: &str) -> Result<IpNet, String> {
-    text.parse().map_err(|_| "expected a network such as 10.0.0.0/8, or 10.0.0.1/32 for one address".to_owned())
+    text.parse()
+        .map_err(|_| "expected a network such as 10.0.0.0/8, or 10.0.0.1/32 for one address".to_owned())
 }
 
 /// Parses a count from 1 to 1,000,000. More connections, requests or jobs at once than that are a typing error.

@@ -64,7 +64,9 @@ pub enum KeyError {
     #[error("can't be decrypted: wrong passphrase or damaged file")]
     WrongPassphrase,
     /// The text is another kind of PEM, JWK or file.
-    #[error("holds {0}; expected an RSA key as PEM (PKCS#8, SPKI or PKCS#1), base64 of PEM, or (public keys) JWK")]
+    #[error(
+        "holds {0}; expected an RSA key as PEM (PKCS#8, SPKI or PKCS#1), base64 of PEM, or (public keys) JWK"
+    )]
     Unsupported(String),
     /// The first line of a passphrase file is empty.
     #[error("holds no passphrase in its first line")]

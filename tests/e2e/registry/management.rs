@@ -213,7 +213,10 @@ fn names_of_any_script_are_found_by_name_and_listed_by_page() {
         assert_eq!(api.get(&format!("/tenants/{encoded}")).json()["name"], name);
     }
     let taken = api.post("/tenants", json!({"name": "100 %"}));
-    assert_eq!((taken.status, taken.problem().as_str()), (409, "another tenant has this name; choose another name"));
+    assert_eq!(
+        (taken.status, taken.problem().as_str()),
+        (409, "another tenant has this name; choose another name")
+    );
     let (mut seen, mut cursor) = (Vec::new(), String::new());
     loop {
         let page = api.get(&format!("/tenants?limit=2{cursor}")).json();
