@@ -3,9 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::flags::log::LogArgs;
-use crate::commands::{
-    consume_kafka, customer, dlq, kafka_setup, keygen, message, publish_server, send, tenant,
-};
+use crate::commands::{customer, dlq, keygen, message, publish_server, send, tenant};
 
 /// Deliver webhooks: encrypted with each customer's own key, at least once, in order if asked
 #[derive(Debug, Parser)]
@@ -42,10 +40,11 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 #[expect(missing_docs, reason = "the doc comment of each `Args` is its help text")]
 pub enum Command {
-    KafkaSetup(Box<kafka_setup::Args>),
     Keygen(keygen::Args),
     PublishServer(Box<publish_server::Args>),
-    ConsumeKafka(Box<consume_kafka::Args>),
+    #[cfg(feature = "kafka")]
+    #[command(flatten)]
+    Kafka(crate::commands::kafka::KafkaCommand),
     Customer(Box<customer::Args>),
     Send(Box<send::Args>),
     Tenant(Box<tenant::Args>),
@@ -60,10 +59,10 @@ impl Command {
     /// The subcommand failed. [`crate::exit::code_of`] returns the exit code.
     pub async fn run(self) -> anyhow::Result<()> {
         match self {
-            Self::KafkaSetup(args) => kafka_setup::run(*args).await,
             Self::Keygen(args) => keygen::run(args).await,
             Self::PublishServer(args) => publish_server::run(*args).await,
-            Self::ConsumeKafka(args) => consume_kafka::run(*args).await,
+            #[cfg(feature = "kafka")]
+            Self::Kafka(command) => command.run().await,
             Self::Customer(args) => customer::run(*args).await,
             Self::Send(args) => send::run(*args).await,
             Self::Tenant(args) => tenant::run(*args).await,

@@ -4,11 +4,11 @@
 //! `output` prints results.
 
 mod confirm;
-pub mod consume_kafka;
 pub mod customer;
 pub mod dlq;
 pub mod flags;
-pub mod kafka_setup;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod keygen;
 pub mod message;
 mod output;

@@ -1,20 +1,19 @@
 //! Exit codes, and the table that maps errors to them. The numbers follow BSD's `sysexits.h`.
 
-use std::io::ErrorKind;
+#[cfg(feature = "kafka")]
+mod kafka;
 
-use rdkafka::error::KafkaError;
+use std::io::ErrorKind;
 
 use crate::client::ClientError;
 use crate::common::crypto::keys::KeyError;
 use crate::common::crypto::signature::SecretFileError;
 use crate::common::data_dir::DataDirError;
-use crate::common::kafka::admin::AdminError;
-use crate::common::kafka::is_not_permitted;
+use crate::common::kafka::NotBuiltIn;
 use crate::common::shutdown::Interrupted;
 use crate::common::sqlite::SqliteError;
 use crate::common::telemetry::LogFilterError;
 use crate::queue::disk::DiskError;
-use crate::queue::kafka::OpenKafkaError;
 use crate::queue::open::OpenQueueError;
 use crate::queue::redis::OpenRedisError;
 use crate::registry::{OpenError, StoreError};
@@ -63,6 +62,10 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref::<std::io::Error>() {
         return of_io(error.kind());
     }
+    #[cfg(feature = "kafka")]
+    if let Some(code) = kafka::code_of(cause) {
+        return Some(code);
+    }
     // `downcast_ref` finds a boxed source only as its box.
     if let Some(error) =
         cause.downcast_ref::<KeyError>().or(cause.downcast_ref::<Box<KeyError>>().map(Box::as_ref))
@@ -85,27 +88,16 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref::<ClientError>() {
         return of_client(error);
     }
-    if let Some(error) = cause.downcast_ref::<AdminError>() {
-        return Some(of_kafka(error));
-    }
     if let Some(error) = cause.downcast_ref::<OpenRedisError>() {
         return Some(match error {
             OpenRedisError::Unusable { .. } | OpenRedisError::Queue(_) => UNAVAILABLE,
             _ => USAGE,
         });
     }
-    if let Some(error) = cause.downcast_ref::<OpenKafkaError>() {
-        return Some(match error {
-            OpenKafkaError::Unreachable { source, .. } => of_kafka_client(source),
-            OpenKafkaError::Missing(_) => UNAVAILABLE,
-            OpenKafkaError::Settings(_) => USAGE,
-            OpenKafkaError::Unequal { .. } => FAILED,
-        });
-    }
     let bad_secret = cause
         .downcast_ref::<SecretFileError>()
         .is_some_and(|error| !matches!(error, SecretFileError::Read(_)));
-    if bad_secret || cause.is::<UsageError>() || cause.is::<LogFilterError>() {
+    if bad_secret || cause.is::<UsageError>() || cause.is::<LogFilterError>() || cause.is::<NotBuiltIn>() {
         return Some(USAGE);
     }
     cause.is::<Interrupted>().then_some(INTERRUPTED)
@@ -148,23 +140,6 @@ fn of_client(error: &ClientError) -> Option<u8> {
     }
 }
 
-fn of_kafka(error: &AdminError) -> u8 {
-    match error {
-        AdminError::Unreachable { .. } | AdminError::NotReady { .. } => UNAVAILABLE,
-        AdminError::Client(_) => USAGE,
-        error if error.is_not_permitted() => NOT_PERMITTED,
-        AdminError::Refused { .. } => FAILED,
-    }
-}
-
-fn of_kafka_client(error: &KafkaError) -> u8 {
-    match error {
-        KafkaError::ClientConfig(..) => USAGE,
-        error if error.rdkafka_error_code().is_some_and(is_not_permitted) => NOT_PERMITTED,
-        _ => UNAVAILABLE,
-    }
-}
-
 fn of_disk(error: &DiskError) -> Option<u8> {
     match error {
         DiskError::Sqlite(error) => of_sqlite_open(error),
@@ -192,7 +167,8 @@ fn of_store(error: &StoreError) -> Option<u8> {
         | StoreError::NewerInKafka { .. }
         | StoreError::Partitions { .. }
         | StoreError::WrongSharedKey { .. } => Some(USAGE),
-        StoreError::Kafka { source, .. } => Some(of_kafka_client(source)),
+        // The source comes next in the chain.
+        StoreError::Kafka { .. } => None,
         StoreError::Redis { .. } | StoreError::NoTopic(_) => Some(UNAVAILABLE),
         StoreError::Sqlite(error) => of_sqlite_open(error),
         _ => Some(FAILED),
@@ -252,5 +228,8 @@ mod tests {
         assert_eq!(code_of(&OpenError::Store(SqliteError::NotOurs("db".into()).into()).into()), USAGE);
         let damaged = KeyError::File { path: "key.pem".into(), source: KeyError::Malformed.into() };
         assert_eq!(code_of(&damaged.into()), USAGE);
+        assert_eq!(code_of(&NotBuiltIn.into()), USAGE);
+        let not_built_in = StoreError::Kafka { doing: "open the registry", source: NotBuiltIn.into() };
+        assert_eq!(code_of(&OpenError::Store(not_built_in).into()), USAGE);
     }
 }

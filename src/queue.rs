@@ -11,6 +11,7 @@ mod conformance;
 pub mod dead;
 pub mod disk;
 pub mod error;
+#[cfg_attr(not(feature = "kafka"), path = "queue/without_kafka.rs")]
 pub mod kafka;
 pub mod lanes;
 pub mod memory;

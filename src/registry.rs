@@ -8,6 +8,7 @@ mod changes;
 pub mod endpoint;
 mod error;
 pub mod headers;
+#[cfg_attr(not(feature = "kafka"), path = "registry/without_kafka.rs")]
 mod kafka;
 pub mod limits;
 mod lookups;

@@ -12,6 +12,7 @@ pub(crate) fn redis_url() -> String {
 ///
 /// # Panics
 /// The variable isn't set: a test that needs Kafka never passes without it.
+#[cfg(feature = "kafka")]
 pub(crate) fn kafka_brokers() -> String {
     variable("WHK_TEST_KAFKA", "kafka")
 }

@@ -50,7 +50,6 @@ pub use self::group::GroupConfig;
 use self::held::Log;
 use self::lag::{Lag, LogLag};
 use self::producer::Producer;
-pub use self::producer::{Batching, Compression};
 use self::record::Record;
 use super::{
     Capabilities, Depth, Lease, Queue, QueueConfig, QueueError, Settlement, TenantUsage, record as job_record,
@@ -58,7 +57,7 @@ use super::{
 use crate::common::clock::Clock;
 use crate::common::job::{Job, Lane};
 use crate::common::kafka::retriable::retry_until;
-use crate::common::kafka::{KafkaConfig, without_value};
+use crate::common::kafka::{Batching, Compression, KafkaConfig, without_value};
 
 /// Kafka can't be used as it is.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +90,19 @@ pub enum OpenKafkaError {
         /// Its partitions.
         of_second: usize,
     },
+}
+
+/// Opens the queue to publish to. `group` is the consumer group that delivers the jobs.
+///
+/// # Errors
+/// Kafka can't be reached, or its topics aren't there.
+pub async fn open(
+    kafka: &KafkaConfig,
+    batching: Batching,
+    group: &str,
+    config: &QueueConfig,
+) -> Result<Arc<dyn Queue>, OpenKafkaError> {
+    Ok(Arc::new(KafkaQueue::publish(kafka, batching, group, config).await?))
 }
 
 /// See the module's page.

@@ -4,12 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::disk::{DiskError, DiskQueue};
-use super::kafka::{Batching, KafkaQueue, OpenKafkaError};
+use super::kafka::{self, OpenKafkaError};
 use super::memory::MemoryQueue;
 use super::redis::{OpenRedisError, RedisQueue};
 use super::{Queue, QueueConfig};
 use crate::common::clock::Clock;
-use crate::common::kafka::KafkaConfig;
+use crate::common::kafka::{Batching, KafkaConfig};
 use crate::common::redis::RedisConfig;
 
 /// A backend, with its location.
@@ -51,9 +51,7 @@ pub async fn open(
     Ok(match backend {
         Backend::Memory => Arc::new(MemoryQueue::new(config, clock)),
         Backend::Disk(path) => Arc::new(DiskQueue::open(path, config, clock)?),
-        Backend::Kafka(kafka, batching, group) => {
-            Arc::new(KafkaQueue::publish(kafka, batching, group, &config).await?)
-        }
+        Backend::Kafka(place, batching, group) => kafka::open(place, batching, group, &config).await?,
         Backend::Redis(redis) => Arc::new(RedisQueue::open(redis, config, clock).await?),
     })
 }

@@ -3,8 +3,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rdkafka::error::KafkaError;
-
 use crate::common::crypto::keys::KeyError;
 use crate::common::crypto::vault::VaultError;
 use crate::common::data_dir::DataDirError;
@@ -136,8 +134,8 @@ pub enum StoreError {
     Kafka {
         /// The step that failed.
         doing: &'static str,
-        /// The error that librdkafka reported.
-        source: KafkaError,
+        /// The error that the client reported.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The topic of the registry doesn't exist.
     #[error("topic {0} isn't in Kafka: whk kafka-setup creates it; see --kafka-registry-topic")]

@@ -19,7 +19,11 @@ pub(super) enum Store {
     Redis(Arc<RedisStore>, #[expect(dead_code, reason = "it follows until it is dropped")] RedisFollower),
     Kafka(
         Arc<KafkaStore>,
-        #[cfg_attr(not(test), expect(dead_code, reason = "it follows until it is dropped"))] KafkaFollower,
+        #[cfg_attr(
+            all(feature = "kafka", not(test)),
+            expect(dead_code, reason = "it follows until it is dropped")
+        )]
+        KafkaFollower,
     ),
 }
 

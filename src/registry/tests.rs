@@ -23,7 +23,6 @@ use crate::common::endpoint_url::EndpointUrl;
 use crate::common::event_type::{EventFilter, EventType};
 use crate::common::id::EndpointId;
 use crate::common::job::ContentType;
-use crate::common::kafka::KafkaConfig;
 use crate::common::redis::RedisConfig;
 use crate::common::test_services;
 
@@ -51,29 +50,6 @@ impl Home {
         let prefix = format!("test-{}", uuid::Uuid::new_v4().simple());
         let config = RedisConfig::parse(url, &prefix).unwrap();
         Self { folder: tempfile::tempdir().unwrap(), place: RegistryPlace::Redis(config) }
-    }
-
-    /// Returns a home in the Kafka that all tests share, in a topic of its own.
-    pub(super) async fn in_kafka() -> Self {
-        let brokers = test_services::kafka_brokers();
-        let topic = format!("test-{}", uuid::Uuid::new_v4().simple());
-        let topics = crate::common::kafka::Topics::parse("unused", &topic).unwrap();
-        let config = KafkaConfig::parse(&brokers, topics, Duration::from_secs(10)).unwrap();
-        let home = Self { folder: tempfile::tempdir().unwrap(), place: RegistryPlace::Kafka(config.clone()) };
-        home.make_topic().await;
-        home
-    }
-
-    /// Creates the topic as `whk kafka-setup` does.
-    pub(super) async fn make_topic(&self) {
-        use crate::common::kafka::admin::{Admin, Deadline, WantedTopic};
-        let RegistryPlace::Kafka(config) = &self.place else { panic!("the registry isn't in Kafka") };
-        let topic = &config.topics.registry;
-        let admin = Admin::open(config).unwrap();
-        let settings = vec![("cleanup.policy", "compact".to_owned())];
-        let wanted = WantedTopic { name: topic.clone(), partitions: 1, replication: 1, settings };
-        admin.create(&[wanted]).await.unwrap();
-        admin.wait_until_ready(&[topic.as_str()], Deadline::new(Duration::from_secs(30))).await.unwrap();
     }
 
     fn path(&self, name: &str) -> PathBuf {

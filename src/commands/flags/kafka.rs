@@ -7,9 +7,10 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 
 use super::value::duration;
-use crate::common::kafka::{KafkaConfig, KafkaConfigError, Sasl, SaslMechanism, Secret, Tls, Topics};
+use crate::common::kafka::{
+    Batching, Compression, KafkaConfig, KafkaConfigError, Sasl, SaslMechanism, Secret, Tls, Topics,
+};
 use crate::exit::UsageError;
-use crate::queue::kafka::{Batching, Compression};
 
 /// The environment variable with the password. It is never a flag, because other users can see the arguments of a process.
 const PASSWORD: &str = "KAFKA_PASSWORD";

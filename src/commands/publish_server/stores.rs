@@ -8,7 +8,7 @@ use super::Args;
 use crate::commands::flags::backend::{QueueKind, RegistryKind};
 use crate::common::clock::Clock;
 use crate::common::data_dir::DataDir;
-use crate::common::kafka::KafkaConfig;
+use crate::common::kafka::{self, KafkaConfig};
 use crate::common::redis::RedisConfig;
 use crate::exit::UsageError;
 use crate::queue::open::{self, Backend};
@@ -27,10 +27,15 @@ impl Stores {
     /// Reads the flags about backends.
     ///
     /// # Errors
-    /// A flag's value can't be used, a file can't be read, or the queue and the registry don't go together.
+    /// A flag's value can't be used, a file can't be read, the queue and the registry don't go together, or this
+    /// build is without Kafka.
     pub(super) fn from_flags(args: &Args) -> anyhow::Result<Self> {
         let (redis, kafka) = (args.redis.config()?, args.kafka.config()?);
-        let registry = match args.data.registry.unwrap_or_else(|| args.queue.default_registry()) {
+        let registry_kind = args.data.registry.unwrap_or_else(|| args.queue.default_registry());
+        if args.queue == QueueKind::Kafka || registry_kind == RegistryKind::Kafka {
+            kafka::ensure_built_in()?;
+        }
+        let registry = match registry_kind {
             RegistryKind::Sqlite if args.queue == QueueKind::Kafka => {
                 let problem = "--registry sqlite can't be used with --queue kafka: `whk consume-kafka` couldn't see the \
                                tenants and would drop their jobs; use --registry kafka or redis";

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::time::Duration;
 
-use rdkafka::ClientConfig;
 use zeroize::Zeroizing;
 
 /// Maximum bytes of the name of a topic: Kafka's limit minus the longest suffix.
@@ -99,7 +98,9 @@ pub enum SaslMechanism {
 }
 
 impl SaslMechanism {
-    fn as_str(self) -> &'static str {
+    /// Returns the name of the mechanism.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Plain => "PLAIN",
             Self::ScramSha256 => "SCRAM-SHA-256",
@@ -118,6 +119,12 @@ impl Secret {
     pub fn new(text: String) -> Self {
         Self(Zeroizing::new(text))
     }
+
+    /// Returns the text.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
 }
 
 impl fmt::Debug for Secret {
@@ -126,10 +133,55 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Compression of records, on their way and in Kafka.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// No compression. Encrypted payloads hardly shrink.
+    #[default]
+    None,
+    /// gzip.
+    Gzip,
+    /// Snappy.
+    Snappy,
+    /// LZ4.
+    Lz4,
+    /// Zstandard.
+    Zstd,
+}
+
+impl Compression {
+    /// Returns the name of the codec.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Gzip => "gzip",
+            Self::Snappy => "snappy",
+            Self::Lz4 => "lz4",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
+/// Configuration of how records are gathered into requests.
+#[derive(Debug, Clone, Copy)]
+pub struct Batching {
+    /// Compression of each batch.
+    pub compression: Compression,
+    /// Maximum time the first record of a request waits for others.
+    pub linger: Duration,
+}
+
+impl Default for Batching {
+    fn default() -> Self {
+        Self { compression: Compression::default(), linger: Duration::from_millis(5) }
+    }
+}
+
 /// Configuration of a connection to Kafka.
 #[derive(Debug, Clone)]
 pub struct KafkaConfig {
-    brokers: String,
+    pub(super) brokers: String,
     /// Topics of whk.
     pub topics: Topics,
     /// TLS settings. `None` uses unencrypted connections.
@@ -158,50 +210,6 @@ impl KafkaConfig {
             return Err(KafkaConfigError::Brokers);
         }
         Ok(Self { brokers: brokers.join(","), topics, tls: None, sasl: None, timeout })
-    }
-
-    /// Returns the settings that all clients of librdkafka have in common.
-    ///
-    /// `Debug` of the result shows the private key, so it must not be logged.
-    #[must_use]
-    pub fn client(&self) -> ClientConfig {
-        let mut config = ClientConfig::new();
-        let timeout = self.timeout.as_millis().to_string();
-        config
-            .set("bootstrap.servers", &self.brokers)
-            .set("client.id", "whk")
-            .set("security.protocol", self.protocol())
-            .set("socket.timeout.ms", &timeout)
-            .set("socket.nagle.disable", "true")
-            .set("socket.keepalive.enable", "true")
-            .set("topic.metadata.refresh.interval.ms", "30000")
-            .set("reconnect.backoff.ms", "50")
-            .set("reconnect.backoff.max.ms", "1000");
-        if let Some(tls) = &self.tls {
-            match &tls.roots {
-                Some(pem) => config.set("ssl.ca.pem", pem),
-                None => config.set("ssl.ca.location", "probe"),
-            };
-            if let Some((certificates, key)) = &tls.own {
-                config.set("ssl.certificate.pem", certificates).set("ssl.key.pem", &*key.0);
-            }
-        }
-        if let Some(sasl) = &self.sasl {
-            config
-                .set("sasl.mechanisms", sasl.mechanism.as_str())
-                .set("sasl.username", &sasl.username)
-                .set("sasl.password", &*sasl.password.0);
-        }
-        config
-    }
-
-    fn protocol(&self) -> &'static str {
-        match (&self.tls, &self.sasl) {
-            (None, None) => "plaintext",
-            (Some(_), None) => "ssl",
-            (None, Some(_)) => "sasl_plaintext",
-            (Some(_), Some(_)) => "sasl_ssl",
-        }
     }
 }
 
@@ -242,6 +250,5 @@ mod tests {
             Some(Sasl { mechanism: SaslMechanism::Plain, username: "u".into(), password: password.clone() });
         config.tls = Some(Tls { roots: None, own: Some(("pem".into(), password)) });
         assert!(!format!("{config:?}{config}").contains("hunter2"));
-        assert_eq!(config.client().get("security.protocol"), Some("sasl_ssl"));
     }
 }

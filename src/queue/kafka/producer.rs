@@ -8,7 +8,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer as _};
 
 use super::record::Record;
-use crate::common::kafka::{KafkaConfig, KafkaContext};
+use crate::common::kafka::{Batching, KafkaConfig, KafkaContext};
 use crate::queue::QueueError;
 
 /// Records and KiB of them that wait for their acknowledgement; publishers that come then are told to wait.
@@ -17,49 +17,6 @@ const MOST_KIB: usize = 512 << 10;
 
 /// The largest record, in bytes, that is sent: what the topic itself allows is less.
 const MOST_RECORD: usize = 64 << 20;
-
-/// How records are compressed on their way and in Kafka.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Compression {
-    /// Not at all: sealed bodies are close to random
-    #[default]
-    None,
-    /// gzip
-    Gzip,
-    /// Snappy
-    Snappy,
-    /// LZ4
-    Lz4,
-    /// Zstandard
-    Zstd,
-}
-
-impl Compression {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Gzip => "gzip",
-            Self::Snappy => "snappy",
-            Self::Lz4 => "lz4",
-            Self::Zstd => "zstd",
-        }
-    }
-}
-
-/// How records are gathered into requests.
-#[derive(Debug, Clone, Copy)]
-pub struct Batching {
-    /// How they are compressed.
-    pub compression: Compression,
-    /// How long the first of a request waits for others.
-    pub linger: Duration,
-}
-
-impl Default for Batching {
-    fn default() -> Self {
-        Self { compression: Compression::default(), linger: Duration::from_millis(5) }
-    }
-}
 
 /// Between two producers that are made in place of one another.
 const RENEWED_EVERY: Duration = Duration::from_secs(1);

@@ -204,7 +204,7 @@ impl KafkaStore {
 
 /// Returns the error of a write that failed.
 pub(super) fn writing(source: KafkaError) -> StoreError {
-    StoreError::Kafka { doing: "write the registry", source }
+    StoreError::Kafka { doing: "write the registry", source: source.into() }
 }
 
 /// Sleeps for a random time that grows with the number of the attempt.

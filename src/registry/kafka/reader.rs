@@ -41,7 +41,8 @@ pub(super) struct LoadedLog {
 impl LogReader {
     /// Opens the log at its first record. Blocks.
     fn open(config: &KafkaConfig) -> Result<Self, StoreError> {
-        let failed = |source| StoreError::Kafka { doing: "open the registry", source };
+        let failed =
+            |source: KafkaError| StoreError::Kafka { doing: "open the registry", source: source.into() };
         let (context, topic) = (KafkaContext::default(), config.topics.registry.clone());
         let consumer: BaseConsumer<KafkaContext> = config
             .client()
@@ -171,7 +172,7 @@ pub(super) fn version_after(offset: i64) -> u64 {
 
 /// Returns the error of a read that failed.
 pub(super) fn reading(source: KafkaError) -> StoreError {
-    StoreError::Kafka { doing: "read the registry", source }
+    StoreError::Kafka { doing: "read the registry", source: source.into() }
 }
 
 /// Whether the topic was deleted, or replaced by a shorter one.

@@ -6,7 +6,9 @@ use super::*;
 use crate::common::crypto::api_key::{ApiKey, KeyKind};
 use crate::common::crypto::signature::Secret;
 use crate::common::crypto::tests::public_key;
-use crate::common::kafka::admin::{Admin, Deadline};
+use crate::common::kafka::Topics;
+use crate::common::kafka::admin::{Admin, Deadline, WantedTopic};
+use crate::common::test_services;
 use crate::registry::endpoint::{DisabledReason, EndpointPatch};
 use crate::registry::error::RegistryError;
 use crate::registry::limits::LimitOverrides;
@@ -21,6 +23,26 @@ const SECOND: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Home {
+    /// Returns a home in the Kafka that all tests share, in a topic of its own.
+    pub(in crate::registry) async fn in_kafka() -> Self {
+        let brokers = test_services::kafka_brokers();
+        let topic = format!("test-{}", Uuid::new_v4().simple());
+        let topics = Topics::parse("unused", &topic).unwrap();
+        let config = KafkaConfig::parse(&brokers, topics, Duration::from_secs(10)).unwrap();
+        let home = Self { folder: tempfile::tempdir().unwrap(), place: RegistryPlace::Kafka(config) };
+        home.make_topic().await;
+        home
+    }
+
+    /// Creates the topic as `whk kafka-setup` does.
+    async fn make_topic(&self) {
+        let (admin, topic) = (Admin::open(self.kafka()).unwrap(), &self.kafka().topics.registry);
+        let settings = vec![("cleanup.policy", "compact".to_owned())];
+        let wanted = WantedTopic { name: topic.clone(), partitions: 1, replication: 1, settings };
+        admin.create(&[wanted]).await.unwrap();
+        admin.wait_until_ready(&[topic.as_str()], Deadline::new(Duration::from_secs(30))).await.unwrap();
+    }
+
     fn kafka(&self) -> &KafkaConfig {
         match &self.place {
             RegistryPlace::Kafka(config) => config,

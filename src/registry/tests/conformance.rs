@@ -29,6 +29,7 @@ macro_rules! on_every_backend {
             })*
         }
 
+        #[cfg(feature = "kafka")]
         mod kafka {
             use super::Home;
             $(#[tokio::test]

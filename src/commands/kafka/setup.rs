@@ -9,9 +9,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use self::plan::{CLEANUP, IN_SYNC, MAX_BYTES, RETENTION, RequestedTopics, plan};
-use super::confirm::confirm;
-use super::flags::kafka::KafkaArgs;
-use super::flags::value::duration;
+use crate::commands::confirm::confirm;
+use crate::commands::flags::kafka::KafkaArgs;
+use crate::commands::flags::value::duration;
 use crate::commands::output::{self, OutputFormat, table};
 use crate::common::kafka::Topics;
 use crate::common::kafka::admin::{Admin, Deadline, FoundTopic, Partition, WantedTopic};
