@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use crate::support::{FAILS, RawCustomer, Server, fixture, get, post, publish, publish_to, whk};
+use crate::support::{FAILS, RawCustomer, Server, fixture, get, post, publish, publish_to, wait_until, whk};
 
 const MIB: usize = 1 << 20;
 
@@ -130,6 +130,8 @@ fn the_body_and_environment_of_the_scripts_are_accepted() {
     let event = customer.events(1).remove(0);
     assert_eq!(event["data"], serde_json::json!({"hello": "world", "id": "1"}));
     server.wait_for_metric("whk_jobs_delivered_total", 1);
+    // The counter rises before the job is settled, and the queue has room for one.
+    wait_until("an empty queue", || server.queued_jobs() == 0);
     let over = publish(&server, &format!(r#"{{"url":"http://127.0.0.1/","payload":{}}}"#, text_of(51)));
     assert_eq!(over.status, 413, "MAX_PAYLOAD_SIZE");
     publish_to(&server, &failing.url(), "{}");

@@ -54,6 +54,8 @@ fn a_second_signal_exits_at_once() {
     let hanging = RawCustomer::start(|_, _| thread::sleep(PATIENCE * 2));
     let mut server = Server::publish_locally(&["--drain-timeout", "1h"]);
     publish_to(&server, &hanging.url(), "{}");
+    // A job that isn't leased yet stays on disk, and the drain would end before the second signal.
+    server.wait_for_metric("whk_queue_jobs{state=\"leased\"}", 1);
     server.signal("TERM");
     server.wait_for_log("a second signal ends the process at once");
     server.signal("TERM");
