@@ -1,25 +1,24 @@
-//! The queue in Apache Kafka: publishers write to its topics, consumers of one group deliver from them, as many as the
-//! load needs.
+//! The queue in Apache Kafka. Servers publish jobs to its topics, and the consumers of one group deliver them.
 //!
 //! ```text
-//! events         jobs as they are published; all of a tenant in one partition, so that its order is kept
-//! events.retry   jobs that wait for longer than their partition should be held up for, in the partition of the same
-//!                number: retries that are far away, and those of endpoints that stand still
+//! events         published jobs; all jobs of a tenant are in one partition, which keeps their order
+//! events.retry   jobs that wait too long to stay in `events`: distant retries, and jobs of endpoints whose lanes are
+//!                blocked; in the partition of the same number
 //! events.dlq     dead letters, in the partition of the same number; compacted
 //! ```
 //!
-//! What was answered is acknowledged by all in-sync replicas of its partition: how many those are is the topic's
-//! `min.insync.replicas`. What a record holds stands in `record`, what a consumer commits in `offsets`, what it holds of
-//! its partitions in `held`.
+//! All in-sync replicas of a partition acknowledge a job before its publisher is answered. The topic's
+//! `min.insync.replicas` sets how many replicas that is. `record` defines the records, `offsets` the committed offsets,
+//! and `held` the jobs that a consumer holds of its partitions.
 //!
-//! Kafka's promise differs from that of the other queues in this:
+//! Kafka's promise differs from that of the other queues:
 //!
-//! - A push is atomic for each record alone: where it fails in the middle, some of its jobs may be there. Published again
-//!   under the same ids they come twice, unless a consumer holds the first of them at that moment.
-//! - How much a tenant, or all of them, have queued isn't bounded here, but by the topics' retention and Kafka's quotas.
-//! - What becomes of a message is told of the dead alone.
-//! - Attempts at a job are counted by the consumer that holds it: where its partition goes to another before it was
-//!   settled, that one begins to count anew.
+//! - A push is atomic per record. If it fails in the middle, some of its jobs may be stored. Jobs that are published again
+//!   under the same ids are delivered twice, unless a consumer holds the first copy at that moment.
+//! - The queue doesn't limit the jobs of a tenant or of all tenants. The retention of the topics and Kafka's quotas do.
+//! - Only dead letters can be looked up by message id.
+//! - The consumer that holds a job counts its attempts. If the partition moves to another consumer before the job is
+//!   settled, the count starts again.
 
 mod consumer;
 mod dead;
@@ -59,35 +58,35 @@ use crate::common::job::{Job, Lane};
 use crate::common::kafka::retriable::retry_until;
 use crate::common::kafka::{Batching, Compression, KafkaConfig, without_value};
 
-/// Kafka can't be used as it is.
+/// Kafka can't be used for the queue.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenKafkaError {
-    /// No broker answers, or refuses.
-    #[error("reach Kafka at {brokers}; see --kafka-brokers, or --kafka-username where it refuses")]
+    /// No broker answers, or the brokers refuse the client.
+    #[error("reach Kafka at {brokers}; see --kafka-brokers, or --kafka-username if it refuses the client")]
     Unreachable {
-        /// Where it was looked for.
+        /// Addresses of the brokers.
         brokers: String,
-        /// What librdkafka said.
+        /// The error that librdkafka reported.
         source: KafkaError,
     },
-    /// The client can't be made with these settings. What it says may repeat one of them.
+    /// The client can't be created with these settings. The text may quote a setting.
     #[error("the settings of Kafka can't be used: {0}; see the --kafka-… flags")]
     Settings(String),
     /// A topic is missing.
-    #[error("topic {0} is missing; `whk kafka-setup` makes it")]
+    #[error("topic {0} is missing; `whk kafka-setup` creates it")]
     Missing(String),
-    /// Jobs stay in the partition of the same number.
+    /// Two topics have different numbers of partitions. A job stays in the partition of the same number.
     #[error(
-        "{first} has {of_first} partitions and {second} {of_second}: they must have as many; see `whk kafka-setup`"
+        "{first} has {of_first} partitions and {second} {of_second}: the numbers must be equal; see `whk kafka-setup`"
     )]
     Unequal {
-        /// A topic.
+        /// Name of one topic.
         first: String,
-        /// Its partitions.
+        /// Number of its partitions.
         of_first: usize,
-        /// Another.
+        /// Name of the other topic.
         second: String,
-        /// Its partitions.
+        /// Number of its partitions.
         of_second: usize,
     },
 }
@@ -105,11 +104,11 @@ pub async fn open(
     Ok(Arc::new(KafkaQueue::publish(kafka, batching, group, config).await?))
 }
 
-/// See the module's page.
+/// The queue in Kafka. The module's page describes its topics and promises.
 pub struct KafkaQueue {
     kafka: KafkaConfig,
     producer: Producer,
-    /// Where it only publishes there is none.
+    /// `None` in a server, which only publishes.
     consumer: Option<Consumer>,
     lag: Lag,
     keeps_order: bool,
@@ -119,7 +118,7 @@ pub struct KafkaQueue {
 }
 
 impl KafkaQueue {
-    /// A queue to publish to; what is told of its depth is what `group` has left to do.
+    /// Opens a queue for publishing. Its depth counts the jobs that `group` has not settled.
     ///
     /// # Errors
     /// Kafka can't be reached, or its topics aren't there.
@@ -143,7 +142,7 @@ impl KafkaQueue {
         })
     }
 
-    /// The same, and jobs are claimed from it as well, as one consumer of a group.
+    /// Opens a queue for publishing and for claiming jobs, as one consumer of a group.
     ///
     /// # Errors
     /// Kafka can't be reached, or its topics aren't there.
@@ -153,8 +152,8 @@ impl KafkaQueue {
         config: QueueConfig,
         clock: Clock,
     ) -> Result<Self, OpenKafkaError> {
-        // A topic's limit is that of records as they are compressed: what a server could write to `events`, however that
-        // compresses, can be written to the others as well.
+        // Kafka limits the compressed size of a record. With the strongest compression, a record that a server could write to
+        // `events` fits the other topics as well.
         let batching = Batching { compression: Compression::Zstd, ..Batching::default() };
         let queue = Self::publish(kafka, batching, &group.group, &config).await?;
         let consumer = Consumer::join(kafka, group, config, queue.producer.clone(), clock);
@@ -180,7 +179,7 @@ impl Queue for KafkaQueue {
         }
         let topic: Arc<str> = self.kafka.topics.events.as_str().into();
         let record = |mut job: Job| {
-            // Whoever delivers it keeps order as whoever publishes it says.
+            // The consumer keeps order if this server asks for it.
             job.ordered |= self.keeps_order;
             Record {
                 topic: Arc::clone(&topic),
@@ -198,7 +197,7 @@ impl Queue for KafkaQueue {
         if let Some(consumer) = &self.consumer {
             return Ok(consumer.claim(max).await);
         }
-        // Others deliver.
+        // Consumers deliver, so a server waits until the queue is closed.
         let closed = self.closed.notified();
         tokio::pin!(closed);
         closed.as_mut().enable();
@@ -215,7 +214,7 @@ impl Queue for KafkaQueue {
         Ok(())
     }
 
-    /// Kafka answers, and takes this process into the group.
+    /// Checks that Kafka answers, and that the group accepts this process.
     async fn ready(&self) -> Result<(), QueueError> {
         let (topic, timeout) = (self.kafka.topics.events.clone(), self.kafka.timeout);
         let asked = self.lag.ask(move |consumer| {
@@ -231,7 +230,7 @@ impl Queue for KafkaQueue {
         }
     }
 
-    /// Of partitions that this process has it is exact; of others it is what their consumers haven't committed.
+    /// Counts exactly for the partitions of this process. For other partitions it counts the jobs that aren't committed.
     async fn depth(&self) -> Result<Depth, QueueError> {
         let lags = self.lag.of_logs(&self.kafka).await?;
         let mut depth = self.consumer.as_ref().map(Consumer::depth).unwrap_or_default();
